@@ -1,0 +1,180 @@
+namespace Lancet.Tile.IR;
+
+/// <summary>The operations of the tile IR. Every one can be lowered to PTX; none needs host memory.</summary>
+public enum Opcode
+{
+    /// <summary>Index of the running program along a grid axis (<see cref="Operation.Axis"/>): scalar int32.</summary>
+    ProgramId,
+
+    /// <summary>Number of programs along a grid axis: scalar int32.</summary>
+    ProgramCount,
+
+    /// <summary>A literal scalar: <see cref="Operation.Number"/> (floats) or <see cref="Operation.Integer"/> (integers and bool).</summary>
+    Constant,
+
+    /// <summary>The tile [0, 1, …, n − 1] of int32.</summary>
+    Range,
+
+    /// <summary>Repeats size-1 axes (or a scalar) to the result's shape.</summary>
+    Broadcast,
+
+    /// <summary>Inserts an axis of extent 1 at <see cref="Operation.Axis"/>.</summary>
+    ExpandDimension,
+
+    /// <summary>Swaps the two axes of a matrix.</summary>
+    Transpose,
+
+    /// <summary>Sum; wraps for integers.</summary>
+    Add,
+
+    /// <summary>Difference; wraps for integers.</summary>
+    Subtract,
+
+    /// <summary>Product; wraps for integers.</summary>
+    Multiply,
+
+    /// <summary>Quotient; integers truncate towards zero.</summary>
+    Divide,
+
+    /// <summary>Integer remainder, with the sign of the dividend.</summary>
+    Remainder,
+
+    /// <summary>The smaller; a NaN operand gives NaN.</summary>
+    Minimum,
+
+    /// <summary>The larger; a NaN operand gives NaN.</summary>
+    Maximum,
+
+    /// <summary>Bitwise (integers) or logical (bool) conjunction.</summary>
+    And,
+
+    /// <summary>Bitwise or logical disjunction.</summary>
+    Or,
+
+    /// <summary>Bitwise or logical exclusive disjunction.</summary>
+    Xor,
+
+    /// <summary>Bits moved left; the count is taken modulo the width.</summary>
+    ShiftLeft,
+
+    /// <summary>Bits moved right: arithmetic for signed, logical for unsigned types.</summary>
+    ShiftRight,
+
+    /// <summary>Negation.</summary>
+    Negate,
+
+    /// <summary>Bitwise or logical complement.</summary>
+    Not,
+
+    /// <summary>Absolute value.</summary>
+    Absolute,
+
+    /// <summary>2 to the power x.</summary>
+    Exp2,
+
+    /// <summary>e to the power x.</summary>
+    Exp,
+
+    /// <summary>Binary logarithm.</summary>
+    Log2,
+
+    /// <summary>Natural logarithm.</summary>
+    Log,
+
+    /// <summary>Square root.</summary>
+    Sqrt,
+
+    /// <summary>1 / √x.</summary>
+    Rsqrt,
+
+    /// <summary>Hyperbolic tangent.</summary>
+    Tanh,
+
+    /// <summary>Gauss error function.</summary>
+    Erf,
+
+    /// <summary>Sine, radians.</summary>
+    Sin,
+
+    /// <summary>Cosine, radians.</summary>
+    Cos,
+
+    /// <summary>Largest integral value not above x.</summary>
+    Floor,
+
+    /// <summary>Nearest integral value, ties to even.</summary>
+    Round,
+
+    /// <summary>Comparison by <see cref="Operation.Comparison"/>: a bool tile.</summary>
+    Compare,
+
+    /// <summary>Operand 1 where operand 0 (bool) holds, operand 2 elsewhere.</summary>
+    Select,
+
+    /// <summary>Conversion between element types: to nearest even for narrower floats, truncation for float to integer, wrap for narrower integers.</summary>
+    Cast,
+
+    /// <summary>The same bits under another element type of equal width.</summary>
+    BitCast,
+
+    /// <summary>A pointer tile moved by an integer tile, in elements.</summary>
+    PointerAdd,
+
+    /// <summary>Reads memory: operands pointer [, mask [, other]]. Masked-off elements read as other (0 if absent).</summary>
+    Load,
+
+    /// <summary>Writes memory: operands pointer, value [, mask].</summary>
+    Store,
+
+    /// <summary>Adds an integer to memory atomically and returns the former value: operands pointer, value [, mask].</summary>
+    AtomicAdd,
+
+    /// <summary>Sum along <see cref="Operation.Axis"/>, in a fixed order.</summary>
+    ReduceSum,
+
+    /// <summary>Largest along <see cref="Operation.Axis"/>.</summary>
+    ReduceMax,
+
+    /// <summary>Smallest along <see cref="Operation.Axis"/>.</summary>
+    ReduceMin,
+
+    /// <summary>Matrix product a[M,K] · b[K,N] + accumulator[M,N]; the accumulator is fp32 (fp64 for fp64 operands).</summary>
+    Dot,
+
+    /// <summary>Element of <see cref="Operation.Table"/> at an int32 index tile: fp32.</summary>
+    Lookup,
+
+    /// <summary>Philox-4x32-10 random word: operands counter (int64 tile), seed (int64 scalar); word (counter mod 4) of block (counter div 4): uint32.</summary>
+    Philox,
+
+    /// <summary>Counted loop: operands low, high, step (scalar int32), then the initial carried tiles; one region whose arguments are the index and the carried tiles.</summary>
+    For,
+
+    /// <summary>Operand 0 is a scalar bool, the rest the values when it does not hold; the region yields the values when it holds.</summary>
+    If,
+
+    /// <summary>Ends a region and names its results.</summary>
+    Yield,
+}
+
+/// <summary>Predicate of <see cref="Opcode.Compare"/>. Ordered: a comparison with NaN is false, except <see cref="NotEqual"/>.</summary>
+public enum Comparison
+{
+    /// <summary>a = b.</summary>
+    Equal,
+
+    /// <summary>a ≠ b.</summary>
+    NotEqual,
+
+    /// <summary>a &lt; b.</summary>
+    Less,
+
+    /// <summary>a ≤ b.</summary>
+    LessOrEqual,
+
+    /// <summary>a &gt; b.</summary>
+    Greater,
+
+    /// <summary>a ≥ b.</summary>
+    GreaterOrEqual,
+}

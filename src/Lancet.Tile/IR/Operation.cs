@@ -1,0 +1,81 @@
+namespace Lancet.Tile.IR;
+
+/// <summary>Where in a kernel's C# source an operation was written.</summary>
+/// <param name="File">Path of the source file, as the compiler saw it.</param>
+/// <param name="Line">Line number, from 1; 0 if unknown.</param>
+public readonly record struct SourceLocation(string File, int Line)
+{
+    /// <summary>For example <c>RmsNormKernel.cs:42</c>.</summary>
+    public override string ToString() => Line == 0 ? "unknown" : $"{Path.GetFileName(File)}:{Line}";
+}
+
+/// <summary>One SSA value: a result of an operation, an argument of a region, or a kernel parameter.</summary>
+public sealed class Value(int id, TileType type)
+{
+    /// <summary>Number unique within the kernel.</summary>
+    public int Id { get; } = id;
+
+    /// <summary>Type of the value.</summary>
+    public TileType Type { get; } = type;
+
+    /// <summary>The operation that produces it; null for kernel parameters and region arguments.</summary>
+    public Operation? Definition { get; internal set; }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"%{Id}";
+}
+
+/// <summary>A straight list of operations ending in <see cref="Opcode.Yield"/> (a kernel's body has none).</summary>
+public sealed class Region
+{
+    /// <summary>Values defined on entry: for a loop, the index and then the carried tiles.</summary>
+    public List<Value> Arguments { get; } = [];
+
+    /// <summary>The operations, in order of execution.</summary>
+    public List<Operation> Operations { get; } = [];
+}
+
+/// <summary>One operation of the IR: operands in, results out, attributes beside them.</summary>
+public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, SourceLocation location)
+{
+    /// <summary>What the operation does.</summary>
+    public Opcode Opcode { get; } = opcode;
+
+    /// <summary>Values read.</summary>
+    public Value[] Operands { get; } = operands;
+
+    /// <summary>Values defined.</summary>
+    public Value[] Results { get; } = results;
+
+    /// <summary>The only result.</summary>
+    public Value Result => Results[0];
+
+    /// <summary>Where it was written.</summary>
+    public SourceLocation Location { get; } = location;
+
+    /// <summary>Body of <see cref="Opcode.For"/> and <see cref="Opcode.If"/>.</summary>
+    public Region? Body { get; init; }
+
+    /// <summary>Grid axis, reduction axis or inserted axis.</summary>
+    public int Axis { get; init; }
+
+    /// <summary>Predicate of <see cref="Opcode.Compare"/>.</summary>
+    public Comparison Comparison { get; init; }
+
+    /// <summary>Value of an integer or bool <see cref="Opcode.Constant"/>.</summary>
+    public long Integer { get; init; }
+
+    /// <summary>Value of a floating-point <see cref="Opcode.Constant"/>.</summary>
+    public double Number { get; init; }
+
+    /// <summary>Entries of <see cref="Opcode.Lookup"/>; a power of two of them, at most 256.</summary>
+    public float[]? Table { get; init; }
+
+    /// <summary>Software-pipelining depth wished for a <see cref="Opcode.For"/> on the GPU; 1 for none.</summary>
+    public int Stages { get; init; } = 1;
+}
+
+/// <summary>A kernel's formal parameter.</summary>
+/// <param name="Name">Name for messages.</param>
+/// <param name="Value">Its SSA value: a scalar, or a scalar pointer.</param>
+public sealed record Parameter(string Name, Value Value);

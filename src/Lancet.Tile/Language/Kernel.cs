@@ -1,0 +1,45 @@
+using Lancet.Tile.IR;
+
+namespace Lancet.Tile;
+
+/// <summary>
+/// A traced kernel: parameters and a body in tile IR. One program of the kernel runs for every point of the launch grid; programs are
+/// independent of each other and may run in any order.
+/// </summary>
+public sealed class Kernel
+{
+    internal Kernel(string name, IReadOnlyList<Parameter> parameters, Region body, int warps) =>
+        (Name, Parameters, Body, Warps) = (name, parameters, body, warps);
+
+    /// <summary>Name, for messages, caches and the PTX entry point.</summary>
+    public string Name { get; }
+
+    /// <summary>Formal parameters, in the order in which the trace declared them.</summary>
+    public IReadOnlyList<Parameter> Parameters { get; }
+
+    /// <summary>The operations.</summary>
+    public Region Body { get; }
+
+    /// <summary>Warps of 32 threads that run one program on a GPU.</summary>
+    public int Warps { get; }
+
+    /// <summary>Back ends keep what they compiled from this kernel here.</summary>
+    internal object? CpuProgram;
+
+    /// <summary>
+    /// Runs <paramref name="body"/> once and records what it does. Compile-time choices are ordinary C# values captured by the body: C#
+    /// <c>if</c> and <c>for</c> unroll, <see cref="KernelBuilder.For(Tile, Tile, Tile, Tile[], Func{Tile, Tile[], Tile[]}, int, string, int)"/> is a loop at run time.
+    /// </summary>
+    /// <param name="name">Identifier of the kernel: letters, digits and underscores.</param>
+    /// <param name="body">Declares the parameters and emits the operations.</param>
+    /// <exception cref="TileException">The body combines tiles in a way that the IR does not allow.</exception>
+    public static Kernel Trace(string name, Action<KernelBuilder> body)
+    {
+        var builder = new KernelBuilder(name);
+        body(builder);
+        return builder.Finish();
+    }
+}
+
+/// <summary>An error in a kernel's construction or launch; the message names kernel, operation and source line.</summary>
+public sealed class TileException(string message) : Exception(message);

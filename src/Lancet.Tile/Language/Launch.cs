@@ -1,0 +1,39 @@
+namespace Lancet.Tile;
+
+/// <summary>How many programs of a kernel run along each axis.</summary>
+/// <param name="X">Programs along axis 0.</param>
+/// <param name="Y">Programs along axis 1.</param>
+/// <param name="Z">Programs along axis 2.</param>
+public readonly record struct Grid(int X, int Y = 1, int Z = 1)
+{
+    /// <summary>Programs in all.</summary>
+    public long Count => (long)X * Y * Z;
+}
+
+/// <summary>An actual argument of a launch: a buffer's address with its element type and extent, or a number. Converts from the number types.</summary>
+public readonly struct KernelArgument
+{
+    private KernelArgument(bool isPointer, DType element, long bits, long count) => (IsPointer, Element, Bits, Count) = (isPointer, element, bits, count);
+
+    /// <summary>Whether this is a buffer.</summary>
+    public bool IsPointer { get; }
+
+    /// <summary>Element type of the buffer, or type of the number.</summary>
+    public DType Element { get; }
+
+    /// <summary>The address, the integer, or the bits of the floating-point number (a float's in the low half).</summary>
+    public long Bits { get; }
+
+    /// <summary>Elements of the buffer that a kernel may touch.</summary>
+    public long Count { get; }
+
+    /// <summary>A buffer of <paramref name="count"/> elements at <paramref name="address"/> (host or device memory, whichever the launch runs on).</summary>
+    public static KernelArgument Pointer(nint address, DType element, long count) => new(true, element, address, count);
+
+#pragma warning disable CS1591 // conversions of plain numbers
+    public static implicit operator KernelArgument(int value) => new(false, DType.Int32, value, 1);
+    public static implicit operator KernelArgument(long value) => new(false, DType.Int64, value, 1);
+    public static implicit operator KernelArgument(float value) => new(false, DType.Float32, BitConverter.SingleToInt32Bits(value), 1);
+    public static implicit operator KernelArgument(double value) => new(false, DType.Float64, BitConverter.DoubleToInt64Bits(value), 1);
+#pragma warning restore CS1591
+}

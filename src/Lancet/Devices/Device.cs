@@ -1,0 +1,87 @@
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Devices;
+
+/// <summary>
+/// Where tensors live and kernels run. Calls are queued in order on one compute stream; only <see cref="CopyToHost"/> and
+/// <see cref="Synchronize"/> wait. Nothing above this class assumes that device memory can be read by the host.
+/// </summary>
+public abstract class Device : IDisposable
+{
+    /// <summary>Name for people, such as <c>cpu (AMD EPYC, 2 threads)</c>.</summary>
+    public abstract string Name { get; }
+
+    /// <summary>Bytes handed out by <see cref="Allocate"/> and not yet freed.</summary>
+    public abstract long AllocatedBytes { get; }
+
+    /// <summary>Largest value that <see cref="AllocatedBytes"/> has had.</summary>
+    public abstract long PeakAllocatedBytes { get; }
+
+    /// <summary>Bytes that could still be allocated.</summary>
+    public abstract long AvailableBytes { get; }
+
+    /// <summary>Allocates zeroed memory, aligned to at least 256 bytes.</summary>
+    /// <param name="bytes">Size.</param>
+    /// <param name="purpose">What for, for error messages and the memory breakdown.</param>
+    /// <exception cref="LancetException">The memory is not there.</exception>
+    public abstract DeviceBuffer Allocate(long bytes, string purpose);
+
+    /// <summary>Queues a kernel.</summary>
+    public abstract void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments);
+
+    /// <summary>Queues a matrix product.</summary>
+    public abstract void MatMul(in MatMul product);
+
+    /// <summary>Queues a copy of host bytes to the device. The source may be reused on return.</summary>
+    public abstract void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination);
+
+    /// <summary>Waits for all queued work and copies a tensor to the host.</summary>
+    public abstract void CopyToHost(Tensor source, Span<byte> destination);
+
+    /// <summary>Queues a copy between tensors of equal size in bytes.</summary>
+    public abstract void Copy(Tensor source, Tensor destination);
+
+    /// <summary>Queues setting all bytes to zero.</summary>
+    public abstract void Clear(Tensor destination);
+
+    /// <summary>Waits until all queued work is done.</summary>
+    public abstract void Synchronize();
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees what the device owns.</summary>
+    protected virtual void Dispose(bool disposing)
+    {
+    }
+}
+
+/// <summary>Memory on a device, freed on dispose.</summary>
+public abstract class DeviceBuffer : IDisposable
+{
+    /// <summary>Address of the first byte.</summary>
+    public abstract nint Address { get; }
+
+    /// <summary>Size.</summary>
+    public abstract long Bytes { get; }
+
+    /// <summary>A view of the start of the buffer, from a byte offset.</summary>
+    public Tensor View(DType dtype, Shape shape, long byteOffset = 0) => byteOffset + shape.Count * dtype.SizeInBytes() <= Bytes
+        ? new((nint)(Address + byteOffset), dtype, shape)
+        : throw new ArgumentOutOfRangeException(nameof(shape), $"{dtype}{shape} at byte {byteOffset} passes the end of a buffer of {Bytes} bytes.");
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees the memory.</summary>
+    protected abstract void Dispose(bool disposing);
+}
