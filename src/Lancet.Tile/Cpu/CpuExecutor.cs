@@ -1,0 +1,158 @@
+using System.Runtime.InteropServices;
+
+namespace Lancet.Tile.Cpu;
+
+/// <summary>
+/// Runs kernels on the processor: each kernel is compiled once to SIMD instructions over whole tiles, and the programs of a grid are shared
+/// out over a pool of threads. Results do not depend on the number of threads. A launch allocates nothing.
+/// </summary>
+public static unsafe class CpuExecutor
+{
+    private static readonly bool s_isDebugDefault = Environment.GetEnvironmentVariable("LANCET_TILE_DEBUG") == "1";
+    [ThreadStatic]
+    private static byte* t_scratch;
+    [ThreadStatic]
+    private static long t_scratchBytes;
+
+    /// <summary>Runs every program of <paramref name="grid"/> and returns when all are done.</summary>
+    /// <param name="kernel">The kernel; compiled on its first launch.</param>
+    /// <param name="grid">How many programs.</param>
+    /// <param name="arguments">One for each parameter; pointers to host memory.</param>
+    /// <param name="pool">Threads; the shared pool by default.</param>
+    /// <param name="debug">Checks every address against the argument's extent and finds programs that write to the same place. Slow. The environment variable LANCET_TILE_DEBUG=1 turns it on for all launches.</param>
+    /// <exception cref="TileException">The arguments do not fit the kernel's parameters, or a checked access is out of bounds.</exception>
+    public static void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, WorkerPool? pool = null, bool debug = false)
+    {
+        CheckArguments(kernel, arguments);
+        if (grid.X < 0 || grid.Y < 0 || grid.Z < 0 || grid.Count > int.MaxValue) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs is not possible.");
+        if (grid.Count == 0) return;
+        debug |= s_isDebugDefault;
+        var program = CpuProgram.Of(kernel);
+        pool ??= WorkerPool.Shared;
+        var bits = stackalloc long[arguments.Length + 1];
+        var counts = stackalloc long[arguments.Length + 1];
+        for (var i = 0; i < arguments.Length; i++) (bits[i], counts[i]) = (arguments[i].Bits, arguments[i].Count);
+        var launch = new LaunchState { Program = GCHandle.ToIntPtr(program.Handle), Arguments = bits, Counts = counts, Grid = grid, IsDebug = debug };
+        if (debug)
+        {
+            DebugState.Begin();
+            launch.Tasks = 1;
+            RunTask((nint)(&launch), 0, 0);
+            return;
+        }
+        launch.Tasks = (int)Math.Min(grid.Count, pool.ThreadCount == 1 ? 1 : pool.ThreadCount * 4L);
+        pool.Run(launch.Tasks, &RunTask, (nint)(&launch));
+    }
+
+    private static void CheckArguments(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
+    {
+        if (arguments.Length != kernel.Parameters.Count) throw new TileException($"kernel {kernel.Name} takes {kernel.Parameters.Count} arguments but was given {arguments.Length}.");
+        for (var i = 0; i < arguments.Length; i++)
+        {
+            var type = kernel.Parameters[i].Value.Type;
+            if (type.IsPointer == arguments[i].IsPointer && type.Element == arguments[i].Element) continue;
+            var given = (arguments[i].IsPointer ? "a pointer to " : "a scalar of ") + arguments[i].Element;
+            throw new TileException($"kernel {kernel.Name}, argument {i} ({kernel.Parameters[i].Name}): {type} is needed, {given} was given.");
+        }
+    }
+
+    private static void RunTask(nint context, int task, int worker)
+    {
+        var launch = (LaunchState*)context;
+        var program = (CpuProgram)GCHandle.FromIntPtr(launch->Program).Target!;
+        var compiled = launch->IsDebug ? program.Checked : program.Fast;
+        var frame = new Frame { Scratch = Scratch(compiled.ScratchBytes), Arguments = launch->Arguments, Counts = launch->Counts, Grid = launch->Grid };
+        var count = launch->Grid.Count;
+        long first = count * task / launch->Tasks, last = count * (task + 1) / launch->Tasks;
+        for (var i = first; i < last; i++)
+        {
+            frame.X = (int)(i % launch->Grid.X);
+            frame.Y = (int)(i / launch->Grid.X % launch->Grid.Y);
+            frame.Z = (int)(i / launch->Grid.X / launch->Grid.Y);
+            Instruction.Run(compiled.Code, ref frame);
+        }
+    }
+
+    private static byte* Scratch(long bytes)
+    {
+        if (t_scratchBytes >= bytes) return t_scratch;
+        if (t_scratch is not null) NativeMemory.AlignedFree(t_scratch);
+        t_scratch = (byte*)NativeMemory.AlignedAlloc((nuint)bytes, 64);
+        t_scratchBytes = bytes;
+        return t_scratch;
+    }
+
+    private struct LaunchState
+    {
+        public nint Program;
+        public long* Arguments;
+        public long* Counts;
+        public Grid Grid;
+        public int Tasks;
+        public bool IsDebug;
+    }
+}
+
+/// <summary>A kernel's compiled forms, kept with the kernel.</summary>
+internal sealed class CpuProgram
+{
+    private readonly Kernel _kernel;
+    private CompiledKernel? _fast;
+    private CompiledKernel? _checked;
+
+    private CpuProgram(Kernel kernel)
+    {
+        _kernel = kernel;
+        Handle = GCHandle.Alloc(this, GCHandleType.Weak);
+    }
+
+    ~CpuProgram() => Handle.Free();
+
+    /// <summary>Lets a launch name the program in unmanaged memory; the kernel keeps the program alive.</summary>
+    public GCHandle Handle { get; }
+
+    public CompiledKernel Fast => _fast ??= KernelCompiler.Compile(_kernel, false);
+
+    public CompiledKernel Checked => _checked ??= KernelCompiler.Compile(_kernel, true);
+
+    public static CpuProgram Of(Kernel kernel)
+    {
+        if (kernel.CpuProgram is CpuProgram existing) return existing;
+        Interlocked.CompareExchange(ref kernel.CpuProgram, new CpuProgram(kernel), null);
+        return (CpuProgram)kernel.CpuProgram;
+    }
+}
+
+/// <summary>Bookkeeping of a checked launch, which runs on one thread.</summary>
+internal static unsafe class DebugState
+{
+    [ThreadStatic]
+    private static Dictionary<long, (int X, int Y, int Z)>? t_writers;
+
+    public static void Begin() => t_writers = [];
+
+    public static void Check(AccessPattern pattern, ref Frame frame, byte* address, long stride, int lane, int count, int elementSize, bool isStore)
+    {
+        var start = frame.Arguments[pattern.Parameter];
+        var extent = frame.Counts[pattern.Parameter];
+        for (var i = 0; i < count; i++)
+        {
+            var at = (long)address + (i * stride * elementSize);
+            var index = (at - start) / elementSize;
+            if (at < start || index >= extent)
+            {
+                throw new TileException(
+                    $"kernel {pattern.KernelName}, {pattern.Operation.Opcode} at {pattern.Operation.Location}: element {lane + i} of the tile touches index {index} of {pattern.ParameterName}, " +
+                    $"which has {extent} elements (program {frame.X}, {frame.Y}, {frame.Z}).");
+            }
+            if (!isStore) continue;
+            var program = (frame.X, frame.Y, frame.Z);
+            if (t_writers!.TryGetValue(at, out var other) && other != program)
+            {
+                throw new TileException(
+                    $"kernel {pattern.KernelName}, {pattern.Operation.Opcode} at {pattern.Operation.Location}: programs {other} and {program} both write index {index} of {pattern.ParameterName}.");
+            }
+            t_writers[at] = program;
+        }
+    }
+}

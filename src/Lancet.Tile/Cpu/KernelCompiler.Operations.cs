@@ -1,0 +1,466 @@
+using Lancet.Tile.IR;
+
+namespace Lancet.Tile.Cpu;
+
+// One method per group of opcodes: which form the result takes, and which instruction computes it.
+internal sealed partial class KernelCompiler
+{
+    private void CompileOperation(Operation operation)
+    {
+        switch (operation.Opcode)
+        {
+            case Opcode.ProgramId or Opcode.ProgramCount:
+                _code.Add(new ProgramInstruction(NewAffine(operation.Result, []), operation.Axis, operation.Opcode == Opcode.ProgramCount));
+                break;
+            case Opcode.Constant:
+                CompileConstant(operation);
+                break;
+            case Opcode.Range:
+                _code.Add(new SetAffineInstruction(NewAffine(operation.Result, [operation.Result.Type.Dimensions[0] > 1]), 0, 1));
+                break;
+            case Opcode.Broadcast:
+                CompileBroadcast(operation);
+                break;
+            case Opcode.ExpandDimension:
+                CompileExpand(operation);
+                break;
+            case Opcode.Transpose:
+                CompileTranspose(operation);
+                break;
+            case Opcode.PointerAdd:
+                CompilePointerAdd(operation);
+                break;
+            case Opcode.Compare:
+                CompileCompare(operation);
+                break;
+            case Opcode.Select:
+                CompileSelect(operation);
+                break;
+            case Opcode.Cast or Opcode.BitCast:
+                CompileCast(operation);
+                break;
+            case Opcode.Load or Opcode.Store or Opcode.AtomicAdd:
+                CompileMemory(operation);
+                break;
+            case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
+                CompileReduce(operation);
+                break;
+            case Opcode.Dot:
+                CompileDot(operation);
+                break;
+            case Opcode.Lookup:
+                CompileLookup(operation);
+                break;
+            case Opcode.Philox:
+                _code.Add(new PhiloxInstruction(Dense(operation.Operands[0]), ScalarOf(operation.Operands[1]), NewLanes(operation.Result)));
+                break;
+            case Opcode.For:
+                CompileFor(operation);
+                break;
+            case Opcode.If:
+                CompileIf(operation);
+                break;
+            default:
+                CompileArithmetic(operation);
+                break;
+        }
+    }
+
+    private void CompileConstant(Operation operation)
+    {
+        var type = operation.Result.Type;
+        if (type.Element is DType.Int32 or DType.Int64)
+        {
+            _code.Add(new SetAffineInstruction(NewAffine(operation.Result, []), operation.Integer, 0));
+            return;
+        }
+        var offset = NewLanes(operation.Result).Offset;
+        var bits = type.Element switch
+        {
+            DType.Float64 => BitConverter.DoubleToInt64Bits(operation.Number),
+            DType.BFloat16 => BitConverter.SingleToInt32Bits(BFloat16.Round((float)operation.Number)),
+            DType.Float16 => BitConverter.SingleToInt32Bits((float)(Half)operation.Number),
+            DType.Float32 => BitConverter.SingleToInt32Bits((float)operation.Number),
+            DType.Bool => operation.Integer != 0 ? -1 : 0,
+            _ => operation.Integer,
+        };
+        _code.Add(new SetLaneInstruction(offset, bits, type.Element == DType.Float64));
+    }
+
+    private void CompileBroadcast(Operation operation)
+    {
+        var (source, result) = (operation.Operands[0], operation.Result);
+        int[] from = [.. source.Type.Dimensions], to = [.. result.Type.Dimensions];
+        if (source.Type.IsPointer && _pointerParameter.TryGetValue(source, out var parameter)) _pointerParameter[result] = parameter;
+        if (_forms[source] is Form.Affine or Form.Box)
+        {
+            var axes = new int[to.Length];
+            for (var axis = 0; axis < to.Length; axis++) axes[axis] = from.Length == 0 || (from[axis] == 1 && to[axis] != 1) ? -1 : axis;
+            MoveAxes(source, result, axes, false);
+            return;
+        }
+        var lanes = (Form.Lanes)_forms[source];
+        var (rows, cols) = Extent(result.Type);
+        if (source.Type.Count == 1)
+        {
+            Alias(result, new LaneView(lanes.View.Offset, rows, cols, 0, 0), lanes.Slot);
+        }
+        else if (to.Length == 2)
+        {
+            var view = lanes.View;
+            Alias(result, new LaneView(view.Offset, rows, cols, from[0] == 1 ? 0 : view.RowStride, from[1] == 1 ? 0 : view.ColStride), lanes.Slot);
+        }
+        else
+        {
+            var dense = Dense(source);
+            var target = NewLanes(result);
+            _code.Add(LaneSize(result.Type) == 4 ? new Broadcast3Instruction<int>(dense.Offset, from, target.Offset, to) : new Broadcast3Instruction<long>(dense.Offset, from, target.Offset, to));
+        }
+    }
+
+    private void CompileExpand(Operation operation)
+    {
+        var (source, result) = (operation.Operands[0], operation.Result);
+        if (_forms[source] is Form.Affine or Form.Box)
+        {
+            var axes = new int[result.Type.Rank];
+            for (var axis = 0; axis < axes.Length; axis++) axes[axis] = axis == operation.Axis ? -1 : axis < operation.Axis ? axis : axis - 1;
+            MoveAxes(source, result, axes, false);
+            return;
+        }
+        var lanes = (Form.Lanes)_forms[source];
+        var (rows, cols) = Extent(result.Type);
+        var view = lanes.View;
+        if (cols == view.Cols) Alias(result, view with { Rows = rows }, lanes.Slot);
+        else if (view.Rows == 1) Alias(result, new LaneView(view.Offset, rows, 1, view.ColStride, 1), lanes.Slot);
+        else CopyTo(result.Type, view, ((Form.Lanes)NewForm(result)).Slot!);
+    }
+
+    private void CompileTranspose(Operation operation)
+    {
+        var (source, result) = (operation.Operands[0], operation.Result);
+        if (_forms[source] is Form.Affine or Form.Box)
+        {
+            MoveAxes(source, result, [1, 0], false);
+            return;
+        }
+        var lanes = (Form.Lanes)_forms[source];
+        var view = lanes.View;
+        Alias(result, new LaneView(view.Offset, view.Cols, view.Rows, view.Cols == 1 ? 0 : view.ColStride, view.Rows == 1 ? 1 : view.RowStride), lanes.Slot);
+    }
+
+    private void MoveAxes(Value source, Value result, int[] from, bool wraps)
+    {
+        if (_forms[source] is Form.Affine affine)
+        {
+            var target = NewAffine(result, [.. from.Select(axis => axis >= 0 && affine.Varies[axis])]);
+            _code.Add(new AffineAxesInstruction(affine.Descriptor, target, from, wraps));
+        }
+        else
+        {
+            var target = NewDescriptor();
+            _forms[result] = new Form.Box(target);
+            _code.Add(new BoxAxesInstruction(((Form.Box)_forms[source]).Descriptor, target, from, [.. source.Type.Dimensions], [.. result.Type.Dimensions]));
+        }
+    }
+
+    /// <summary>A value that is another view of an existing slot.</summary>
+    private void Alias(Value value, LaneView view, Slot? slot)
+    {
+        if (slot is not null) slot.Users++;
+        _forms[value] = new Form.Lanes(view, slot);
+    }
+
+    private void CompilePointerAdd(Operation operation)
+    {
+        var (pointer, offset, result) = (operation.Operands[0], operation.Operands[1], operation.Result);
+        _pointerParameter[result] = _pointerParameter[pointer];
+        var size = result.Type.Element.SizeInBytes();
+        if (AffineOf(pointer) is { } p && AffineOf(offset) is { } o)
+        {
+            var target = NewAffine(result, [.. p.Varies.Zip(o.Varies, (a, b) => a || b)]);
+            _code.Add(new AffineAddInstruction(p.Descriptor, o.Descriptor, target, 1, size, false));
+            return;
+        }
+        var (addresses, offsets) = (RowsOf(pointer), RowsOf(offset));
+        _code.Add(new AddressInstruction(addresses, offsets, NewLanes(result), LaneSize(offset.Type) == 4, size));
+    }
+
+    private void CompileArithmetic(Operation operation)
+    {
+        var (operands, result) = (operation.Operands, operation.Result);
+        var element = result.Type.Element;
+        var is32 = element == DType.Int32;
+        if (element is DType.Int32 or DType.Int64 && TryAffine(operation, is32)) return;
+        if (element == DType.Bool && operation.Opcode == Opcode.And && _forms[operands[0]] is Form.Box left && _forms[operands[1]] is Form.Box right)
+        {
+            var target = NewDescriptor();
+            _forms[result] = new Form.Box(target);
+            _code.Add(new BoxAndInstruction(left.Descriptor, right.Descriptor, target));
+            return;
+        }
+        if (operands.Length == 1)
+        {
+            var x = Dense(operands[0]);
+            _code.Add(InstructionFactory.Unary(operation.Opcode, element, x, NewLanesOver(result, operands)) ?? throw Error(operation, $"{operation.Opcode} of {element} is not supported"));
+        }
+        else
+        {
+            var (a, b) = (RowsOf(operands[0]), RowsOf(operands[1]));
+            _code.Add(InstructionFactory.Binary(operation.Opcode, element, a, b, NewLanesOver(result, operands)) ?? throw Error(operation, $"{operation.Opcode} of {element} is not supported"));
+        }
+    }
+
+    private bool TryAffine(Operation operation, bool is32)
+    {
+        if (AffineOf(operation.Operands[0]) is not { } a) return false;
+        var result = operation.Result;
+        if (operation.Operands.Length == 1)
+        {
+            if (operation.Opcode == Opcode.Negate)
+            {
+                var minusOne = NewDescriptor();
+                _code.Add(new SetAffineInstruction(minusOne, -1, 0));
+                _code.Add(new AffineScaleInstruction(a.Descriptor, minusOne, NewAffine(result, a.Varies), is32));
+                return true;
+            }
+            if (!a.IsUniform) return false;
+            _code.Add(new ScalarIntegerInstruction(operation.Opcode, a.Descriptor, a.Descriptor, NewAffine(result, a.Varies), is32));
+            return true;
+        }
+        if (AffineOf(operation.Operands[1]) is not { } b) return false;
+        bool[] varies = [.. a.Varies.Zip(b.Varies, (x, y) => x || y)];
+        switch (operation.Opcode)
+        {
+            case Opcode.Add or Opcode.Subtract:
+                _code.Add(new AffineAddInstruction(a.Descriptor, b.Descriptor, NewAffine(result, varies), operation.Opcode == Opcode.Add ? 1 : -1, 1, is32));
+                return true;
+            case Opcode.Multiply when b.IsUniform:
+                _code.Add(new AffineScaleInstruction(a.Descriptor, b.Descriptor, NewAffine(result, varies), is32));
+                return true;
+            case Opcode.Multiply when a.IsUniform:
+                _code.Add(new AffineScaleInstruction(b.Descriptor, a.Descriptor, NewAffine(result, varies), is32));
+                return true;
+            case Opcode.Multiply:
+                return false;
+            default:
+                if (!a.IsUniform || !b.IsUniform) return false;
+                _code.Add(new ScalarIntegerInstruction(operation.Opcode, a.Descriptor, b.Descriptor, NewAffine(result, varies), is32));
+                return true;
+        }
+    }
+
+    private void CompileCompare(Operation operation)
+    {
+        var (x, y, result) = (operation.Operands[0], operation.Operands[1], operation.Result);
+        if (operation.Comparison != Comparison.NotEqual && result.Type.Rank > 0 && x.Type.Element is DType.Int32 or DType.Int64 && AffineOf(x) is { } a && AffineOf(y) is { } b)
+        {
+            var varying = Enumerable.Range(0, result.Type.Rank).Where(axis => a.Varies[axis] || b.Varies[axis]).ToArray();
+            if (operation.Comparison != Comparison.NotEqual && varying.Length <= 1)
+            {
+                var target = NewDescriptor();
+                _forms[result] = new Form.Box(target);
+                _code.Add(new BoxCompareInstruction(operation.Comparison, a.Descriptor, b.Descriptor, target, varying.Length == 0 ? 0 : varying[0], [.. result.Type.Dimensions]));
+                return;
+            }
+        }
+        var (left, right) = (RowsOf(x), RowsOf(y));
+        _code.Add(InstructionFactory.Compare(operation.Comparison, x.Type.Element, left, right, NewLanes(result)));
+    }
+
+    private void CompileSelect(Operation operation)
+    {
+        var (mask, a, b) = (RowsOf(operation.Operands[0]), RowsOf(operation.Operands[1]), RowsOf(operation.Operands[2]));
+        var result = NewLanesOver(operation.Result, operation.Operands[1], operation.Operands[2]);
+        _code.Add(LaneSize(operation.Result.Type) == 4 ? new SelectInstruction<int>(mask, a, b, result) : new SelectInstruction<long>(mask, a, b, result));
+    }
+
+    private void CompileCast(Operation operation)
+    {
+        var (source, result) = (operation.Operands[0], operation.Result);
+        var (from, to) = (source.Type.Element, result.Type.Element);
+        if (operation.Opcode == Opcode.Cast && from is DType.Int32 or DType.Int64 && to is DType.Int32 or DType.Int64 && AffineOf(source) is { } affine)
+        {
+            _code.Add(new AffineAxesInstruction(affine.Descriptor, NewAffine(result, affine.Varies), [.. Enumerable.Range(0, result.Type.Rank)], to == DType.Int32));
+            return;
+        }
+        if (operation.Opcode == Opcode.Cast && (from, to) is (DType.BFloat16 or DType.Float16, DType.Float32) or (DType.Int8 or DType.UInt8, DType.Int32))
+        {
+            // Narrow tiles are held widened already.
+            var held = (Form.Lanes)_forms[source];
+            Alias(result, held.View, held.Slot);
+            return;
+        }
+        var dense = Dense(source);
+        if (operation.Opcode == Opcode.BitCast)
+        {
+            if (from is DType.BFloat16 or DType.Float16 or DType.Int8 or DType.UInt8 || to is DType.BFloat16 or DType.Float16 or DType.Int8 or DType.UInt8)
+                throw Error(operation, "a change of type of 8 and 16-bit lanes by their bits is not supported");
+            var target = NewLanesOver(result, source);
+            _code.Add(LaneSize(result.Type) == 4 ? new CopyInstruction<int>(dense, target) : new CopyInstruction<long>(dense, target));
+            return;
+        }
+        InstructionFactory.Cast(from, to, dense, NewLanesOver(result, source), _code);
+    }
+
+    private void CompileMemory(Operation operation)
+    {
+        var operands = operation.Operands;
+        var pointer = operands[0];
+        var maskIndex = operation.Opcode == Opcode.Load ? 1 : 2;
+        var mask = operands.Length > maskIndex ? operands[maskIndex] : null;
+        var parameter = _pointerParameter[pointer];
+        var affine = AffineOf(pointer);
+        var address = affine?.Descriptor ?? Dense(pointer).Offset;
+        var (maskOffset, maskView) = (-1, (LaneView?)null);
+        if (mask is not null)
+        {
+            if (_forms[mask] is Form.Box box) maskOffset = box.Descriptor;
+            else maskView = LanesOf(mask);
+        }
+        var pattern = new AccessPattern(address, affine is not null, maskOffset, maskView, [.. pointer.Type.Dimensions], parameter, _kernel.Parameters[parameter].Name, operation, _kernel.Name);
+        if (operation.Opcode == Opcode.Load)
+        {
+            var other = operands.Length > 2 ? operands[2].Definition!.Number + operands[2].Definition!.Integer : 0;
+            _code.Add(InstructionFactory.Load(pattern, pointer.Type.Element, NewLanes(operation.Result), other, _isChecked));
+        }
+        else if (operation.Opcode == Opcode.Store)
+        {
+            var value = RowsOf(operands[1]);
+            _code.Add(InstructionFactory.Store(pattern, pointer.Type.Element, value, _isChecked));
+        }
+        else
+        {
+            var value = Dense(operands[1]);
+            _code.Add(new AtomicAddInstruction(pattern, value, NewLanes(operation.Result), pointer.Type.Element == DType.Int32) { IsChecked = _isChecked });
+        }
+    }
+
+    private void CompileReduce(Operation operation)
+    {
+        var (source, result) = (operation.Operands[0], operation.Result);
+        if (operation.Axis == source.Type.Rank - 1)
+        {
+            var view = RowsOf(source);
+            if (view.ColStride == 0) view = Dense(source);
+            _code.Add(InstructionFactory.ReduceColumns(operation.Opcode, source.Type.Element, view, NewLanes(result)));
+            return;
+        }
+        var dense = Dense(source);
+        var (outer, inner) = (1, 1);
+        for (var axis = 0; axis < operation.Axis; axis++) outer *= source.Type.Dimensions[axis];
+        for (var axis = operation.Axis + 1; axis < source.Type.Rank; axis++) inner *= source.Type.Dimensions[axis];
+        _code.Add(InstructionFactory.ReduceRows(operation.Opcode, source.Type.Element, dense.Offset, outer, source.Type.Dimensions[operation.Axis], inner, NewLanes(result).Offset));
+    }
+
+    private void CompileDot(Operation operation)
+    {
+        var (a, b, c) = (LanesOf(operation.Operands[0]), LanesOf(operation.Operands[1]), RowsOf(operation.Operands[2]));
+        var result = NewLanesOver(operation.Result, operation.Operands[2]);
+        if (operation.Result.Type.Element == DType.Float64)
+        {
+            _code.Add(new DotDoubleInstruction(a, b, c, result));
+            return;
+        }
+        var packed = b.ColStride == 1 ? null : _layout.Allocate(b.Rows * b.Cols * sizeof(float));
+        _code.Add(new DotInstruction(a, b, c, result, packed?.Offset ?? 0));
+        if (packed is not null) _layout.Free(packed);
+    }
+
+    private void CompileLookup(Operation operation)
+    {
+        var index = Dense(operation.Operands[0]);
+        _code.Add(new LookupInstruction(operation.Table!, index, NewLanesOver(operation.Result, operation.Operands[0])));
+    }
+
+    private void CompileFor(Operation operation)
+    {
+        var body = operation.Body!;
+        var carried = operation.Operands.Length - 3;
+        var slots = new Slot[carried];
+        for (var i = 0; i < carried; i++)
+        {
+            var (initial, argument) = (operation.Operands[i + 3], body.Arguments[i + 1]);
+            var from = LanesOf(initial);
+            slots[i] = _layout.Allocate(from.Count * LaneSize(argument.Type));
+            slots[i].IsPinned = true;
+            CopyTo(argument.Type, from, slots[i]);
+        }
+        int low = ScalarOf(operation.Operands[0]), high = ScalarOf(operation.Operands[1]), step = ScalarOf(operation.Operands[2]);
+        var index = NewAffine(body.Arguments[0], []);
+        var outerCode = _code;
+        _code = [];
+        for (var i = 0; i < carried; i++)
+        {
+            var (rows, cols) = Extent(body.Arguments[i + 1].Type);
+            slots[i].Users = 1;
+            _forms[body.Arguments[i + 1]] = new Form.Lanes(LaneView.Dense(slots[i].Offset, rows, cols), slots[i]);
+        }
+        CompileRegion(body);
+        _scope.Index = body.Operations.Count - 1;
+        EmitYield(body.Operations[^1].Operands, slots);
+        foreach (var argument in body.Arguments) Release(argument);
+        CloseScope(body);
+        outerCode.Add(new ForInstruction(low, high, step, index, [.. _code]));
+        _code = outerCode;
+        for (var i = 0; i < carried; i++)
+        {
+            var (rows, cols) = Extent(operation.Results[i].Type);
+            (slots[i].IsPinned, slots[i].Users) = (false, 1);
+            _forms[operation.Results[i]] = new Form.Lanes(LaneView.Dense(slots[i].Offset, rows, cols), slots[i]);
+        }
+    }
+
+    private void CompileIf(Operation operation)
+    {
+        var body = operation.Body!;
+        var condition = LanesOf(operation.Operands[0]).Offset;
+        var slots = new Slot[operation.Results.Length];
+        var outerCode = _code;
+        var otherwise = operation.Operands.Skip(1).Select(LanesOf).ToArray();
+        _code = [];
+        for (var i = 0; i < slots.Length; i++)
+        {
+            slots[i] = _layout.Allocate(otherwise[i].Count * LaneSize(operation.Results[i].Type));
+            CopyTo(operation.Results[i].Type, otherwise[i], slots[i]);
+        }
+        var elseCode = _code;
+        _code = [];
+        CompileRegion(body);
+        EmitYield(body.Operations[^1].Operands, slots);
+        CloseScope(body);
+        outerCode.Add(new IfInstruction(condition, [.. _code], [.. elseCode]));
+        _code = outerCode;
+        for (var i = 0; i < slots.Length; i++)
+        {
+            var (rows, cols) = Extent(operation.Results[i].Type);
+            slots[i].Users = 1;
+            _forms[operation.Results[i]] = new Form.Lanes(LaneView.Dense(slots[i].Offset, rows, cols), slots[i]);
+        }
+    }
+
+    /// <summary>Copies yielded values to their slots as if at once: a source that lies in another target is copied aside first.</summary>
+    private void EmitYield(Value[] values, Slot[] slots)
+    {
+        var views = new LaneView[values.Length];
+        var temporaries = new List<Slot>();
+        for (var i = 0; i < values.Length; i++)
+        {
+            views[i] = LanesOf(values[i]);
+            if (!slots.Where((slot, j) => j != i && views[i].Offset >= slot.Offset && views[i].Offset < slot.Offset + slot.Size).Any()) continue;
+            var aside = _layout.Allocate(views[i].Count * LaneSize(values[i].Type));
+            temporaries.Add(aside);
+            CopyTo(values[i].Type, views[i], aside);
+            views[i] = LaneView.Dense(aside.Offset, views[i].Rows, views[i].Cols);
+        }
+        for (var i = 0; i < values.Length; i++) CopyTo(values[i].Type, views[i], slots[i]);
+        temporaries.ForEach(_layout.Free);
+    }
+
+    private void CopyTo(TileType type, LaneView from, Slot slot)
+    {
+        var to = LaneView.Dense(slot.Offset, from.Rows, from.Cols);
+        if (from.IsDense && from.Offset == slot.Offset) return;
+        _code.Add(LaneSize(type) == 4 ? new CopyInstruction<int>(from, to) : new CopyInstruction<long>(from, to));
+    }
+}

@@ -1,0 +1,145 @@
+using System.Globalization;
+using System.Runtime.ExceptionServices;
+
+namespace Lancet.Tile.Cpu;
+
+/// <summary>
+/// Threads that share out numbered tasks. Tasks are independent, so which thread runs which has no influence on results. A run allocates
+/// nothing; idle threads spin briefly and then sleep.
+/// </summary>
+public sealed unsafe class WorkerPool : IDisposable
+{
+    private const int SpinsBeforeSleep = 2000;
+    private static readonly Lazy<WorkerPool> s_shared = new(() => new WorkerPool(DefaultThreadCount()));
+    [ThreadStatic]
+    private static bool t_isInsideRun;
+
+    private readonly Thread[] _threads;
+    private readonly SemaphoreSlim _wake = new(0);
+    private readonly Lock _runLock = new();
+    private delegate*<nint, int, int, void> _body;
+    private nint _context;
+    private int _taskCount;
+    private int _nextTask;
+    private int _generation;
+    private int _busy;
+    private int _sleeping;
+    private volatile bool _isDisposed;
+    private Exception? _error;
+
+    /// <summary>Starts a pool of <paramref name="threads"/> threads, of which the caller of <see cref="Run"/> is one.</summary>
+    public WorkerPool(int threads)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
+        ThreadCount = threads;
+        _threads = new Thread[threads - 1];
+        for (var i = 0; i < _threads.Length; i++)
+        {
+            var worker = i + 1;
+            _threads[i] = new Thread(() => Work(worker)) { IsBackground = true, Name = $"lancet worker {worker}" };
+            _threads[i].Start();
+        }
+    }
+
+    /// <summary>One pool for the process: a thread per processor, or as many as the environment variable LANCET_THREADS says.</summary>
+    public static WorkerPool Shared => s_shared.Value;
+
+    /// <summary>Threads that take part in a run.</summary>
+    public int ThreadCount { get; }
+
+    /// <summary>Runs <paramref name="body"/>(context, task, worker) for every task below <paramref name="taskCount"/> and returns when all are done. Inside a task, runs inline.</summary>
+    /// <exception cref="Exception">The first exception that a task threw.</exception>
+    public void Run(int taskCount, delegate*<nint, int, int, void> body, nint context)
+    {
+        if (taskCount <= 0) return;
+        if (taskCount == 1 || _threads.Length == 0 || t_isInsideRun)
+        {
+            for (var task = 0; task < taskCount; task++) body(context, task, 0);
+            return;
+        }
+        lock (_runLock)
+        {
+            _body = body;
+            (_context, _taskCount, _nextTask, _error) = (context, taskCount, 0, null);
+            Volatile.Write(ref _busy, _threads.Length);
+            Interlocked.Increment(ref _generation);
+            var sleeping = Volatile.Read(ref _sleeping);
+            if (sleeping > 0) _wake.Release(_threads.Length);
+            t_isInsideRun = true;
+            try
+            {
+                TakeTasks(0);
+            }
+            finally
+            {
+                t_isInsideRun = false;
+                var spinner = default(SpinWait);
+                while (Volatile.Read(ref _busy) > 0) spinner.SpinOnce(-1);
+            }
+            if (_error is { } error) ExceptionDispatchInfo.Throw(error);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_isDisposed) return;
+        _isDisposed = true;
+        _wake.Release(Math.Max(1, _threads.Length));
+        foreach (var thread in _threads) thread.Join();
+        _wake.Dispose();
+    }
+
+    private static int DefaultThreadCount() =>
+        int.TryParse(Environment.GetEnvironmentVariable("LANCET_THREADS"), NumberStyles.None, CultureInfo.InvariantCulture, out var threads) && threads > 0
+            ? threads
+            : Environment.ProcessorCount;
+
+    private void Work(int worker)
+    {
+        var seen = 0;
+        t_isInsideRun = true;
+        while (!_isDisposed)
+        {
+            if (!WaitForWork(ref seen)) return;
+            TakeTasks(worker);
+            Interlocked.Decrement(ref _busy);
+        }
+    }
+
+    private bool WaitForWork(ref int seen)
+    {
+        for (var spin = 0; spin < SpinsBeforeSleep; spin++)
+        {
+            if (Volatile.Read(ref _generation) != seen)
+            {
+                seen = Volatile.Read(ref _generation);
+                return !_isDisposed;
+            }
+            Thread.SpinWait(20);
+        }
+        Interlocked.Increment(ref _sleeping);
+        while (Volatile.Read(ref _generation) == seen && !_isDisposed) _wake.Wait();
+        Interlocked.Decrement(ref _sleeping);
+        seen = Volatile.Read(ref _generation);
+        return !_isDisposed;
+    }
+
+    private void TakeTasks(int worker)
+    {
+        try
+        {
+            while (true)
+            {
+                var task = Interlocked.Increment(ref _nextTask) - 1;
+                if (task >= _taskCount) return;
+                _body(_context, task, worker);
+            }
+        }
+        catch (Exception error)
+        {
+            Interlocked.CompareExchange(ref _error, error, null);
+            Volatile.Write(ref _nextTask, _taskCount);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Devices;
+
+/// <summary>A device that computes nothing: a step run on it only tells what it would allocate and launch. Its addresses must not be followed.</summary>
+public sealed class PlanningDevice : Device
+{
+    private long _allocated;
+    private long _peak;
+
+    /// <summary>Kernels and matrix products queued so far.</summary>
+    public long LaunchCount { get; private set; }
+
+    /// <summary>Floating-point operations of the matrix products queued so far.</summary>
+    public double MatMulOperations { get; private set; }
+
+    /// <inheritdoc/>
+    public override string Name => "plan";
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => _allocated;
+
+    /// <inheritdoc/>
+    public override long PeakAllocatedBytes => _peak;
+
+    /// <inheritdoc/>
+    public override long AvailableBytes => long.MaxValue;
+
+    /// <inheritdoc/>
+    public override DeviceBuffer Allocate(long bytes, string purpose)
+    {
+        _allocated += bytes;
+        _peak = Math.Max(_peak, _allocated);
+        return new ImaginaryBuffer(this, bytes);
+    }
+
+    /// <inheritdoc/>
+    public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments) => LaunchCount++;
+
+    /// <inheritdoc/>
+    public override void MatMul(in MatMul product)
+    {
+        LaunchCount++;
+        MatMulOperations += 2.0 * product.M * product.N * product.K;
+    }
+
+    /// <inheritdoc/>
+    public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination)
+    {
+    }
+
+    /// <inheritdoc/>
+    public override void CopyToHost(Tensor source, Span<byte> destination) => destination.Clear();
+
+    /// <inheritdoc/>
+    public override void Copy(Tensor source, Tensor destination)
+    {
+    }
+
+    /// <inheritdoc/>
+    public override void Clear(Tensor destination)
+    {
+    }
+
+    /// <inheritdoc/>
+    public override void Synchronize()
+    {
+    }
+
+    private sealed class ImaginaryBuffer(PlanningDevice device, long bytes) : DeviceBuffer
+    {
+        private bool _isFreed;
+
+        public override nint Address => 1 << 20;
+
+        public override long Bytes => bytes;
+
+        protected override void Dispose(bool disposing)
+        {
+            if (_isFreed) return;
+            _isFreed = true;
+            device._allocated -= bytes;
+        }
+    }
+}

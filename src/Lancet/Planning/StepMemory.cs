@@ -1,0 +1,133 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Planning;
+
+/// <summary>What a buffer of a step is for; the memory breakdown is by purpose.</summary>
+public enum MemoryPurpose
+{
+    /// <summary>Kept from the forward to the backward pass.</summary>
+    SavedActivations,
+
+    /// <summary>Lives inside a forward or backward computation.</summary>
+    Workspace,
+
+    /// <summary>Logits of one chunk of tokens.</summary>
+    Logits,
+
+    /// <summary>Keys and values of generated sequences.</summary>
+    KeyValueCache,
+}
+
+/// <summary>
+/// The memory of a step. A step asks for the same buffers in the same order every time, so it is run once without computing
+/// (<see cref="BeginPlanning"/>), which tells the lifetime of every buffer; <see cref="EndPlanning"/> gives each an offset such that buffers
+/// alive together do not overlap. Real steps then get those offsets back, in order, and allocate nothing.
+/// </summary>
+/// <remarks>
+/// Offsets are assigned largest buffer first, each at the lowest offset that is free during its lifetime (greedy by size, as in Pisarchyk
+/// and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+/// </remarks>
+public sealed class StepMemory
+{
+    private const long Alignment = 256;
+    private readonly List<Slot> _slots = [];
+    private readonly Dictionary<nint, int> _open = [];
+    private int _time;
+    private int _next;
+    private bool _isPlanning;
+    private nint _base;
+
+    /// <summary>Bytes that the planned buffers need together.</summary>
+    public long RequiredBytes { get; private set; }
+
+    /// <summary>Number of buffers of a step.</summary>
+    public int BufferCount => _slots.Count;
+
+    /// <summary>Starts the dry run.</summary>
+    public void BeginPlanning()
+    {
+        _slots.Clear();
+        _open.Clear();
+        (_time, _next, _isPlanning) = (0, 0, true);
+    }
+
+    /// <summary>Ends the dry run and assigns offsets.</summary>
+    public void EndPlanning()
+    {
+        foreach (var index in _open.Values) _slots[index] = _slots[index] with { End = int.MaxValue };
+        _open.Clear();
+        _isPlanning = false;
+        AssignOffsets();
+    }
+
+    /// <summary>Places the planned buffers in real memory of at least <see cref="RequiredBytes"/>.</summary>
+    public void Bind(nint address) => _base = address;
+
+    /// <summary>Starts a real step.</summary>
+    public void BeginStep() => _next = 0;
+
+    /// <summary>The step's next buffer. Its contents are undefined.</summary>
+    /// <exception cref="InvalidOperationException">The step asks for more than the dry run did.</exception>
+    public Tensor Allocate(MemoryPurpose purpose, DType dtype, Shape shape)
+    {
+        var bytes = Math.Max(1, shape.Count) * dtype.SizeInBytes();
+        if (_isPlanning)
+        {
+            var fake = (nint)((_slots.Count + 1L) << 40);
+            _open[fake] = _slots.Count;
+            _slots.Add(new Slot(purpose, (bytes + Alignment - 1) / Alignment * Alignment, _time++, 0, 0));
+            return new Tensor(fake, dtype, shape);
+        }
+        if (_base == 0) throw new InvalidOperationException("The step memory is not bound to real memory.");
+        if (_next >= _slots.Count || bytes > _slots[_next].Bytes) throw new InvalidOperationException($"Buffer {_next} of the step needs {bytes} bytes, more than was planned.");
+        return new Tensor((nint)(_base + _slots[_next++].Offset), dtype, shape);
+    }
+
+    /// <summary>Ends a buffer's life; another may take its place from here on.</summary>
+    public void Free(Tensor tensor)
+    {
+        if (!_isPlanning || !tensor.Exists) return;
+        if (!_open.Remove(tensor.Address, out var index)) throw new InvalidOperationException("A buffer is freed twice, or is a part of one.");
+        _slots[index] = _slots[index] with { End = _time++ };
+    }
+
+    /// <summary>Bytes by purpose at the moment when most memory is in use; the gaps between buffers count as workspace.</summary>
+    public IReadOnlyDictionary<MemoryPurpose, long> Breakdown()
+    {
+        long best = -1;
+        var result = new Dictionary<MemoryPurpose, long>();
+        foreach (var moment in _slots)
+        {
+            var alive = _slots.Where(slot => slot.Start <= moment.Start && moment.Start < slot.End).ToList();
+            var total = alive.Sum(slot => slot.Bytes);
+            if (total <= best) continue;
+            best = total;
+            result = alive.GroupBy(slot => slot.Purpose).ToDictionary(group => group.Key, group => group.Sum(slot => slot.Bytes));
+        }
+        if (best >= 0) result[MemoryPurpose.Workspace] = result.GetValueOrDefault(MemoryPurpose.Workspace) + RequiredBytes - best;
+        return result;
+    }
+
+    private void AssignOffsets()
+    {
+        var placed = new List<int>();
+        RequiredBytes = 0;
+        foreach (var index in Enumerable.Range(0, _slots.Count).OrderByDescending(i => _slots[i].Bytes).ThenBy(i => i))
+        {
+            var slot = _slots[index];
+            long offset = 0;
+            foreach (var other in placed.Select(i => _slots[i]).Where(o => o.Start < slot.End && slot.Start < o.End).OrderBy(o => o.Offset))
+            {
+                if (offset + slot.Bytes <= other.Offset) break;
+                offset = Math.Max(offset, other.Offset + other.Bytes);
+            }
+            _slots[index] = slot with { Offset = offset };
+            RequiredBytes = Math.Max(RequiredBytes, offset + slot.Bytes);
+            placed.Add(index);
+        }
+    }
+
+    private readonly record struct Slot(MemoryPurpose Purpose, long Bytes, int Start, int End, long Offset);
+}
