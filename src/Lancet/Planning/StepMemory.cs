@@ -1,4 +1,3 @@
-using Lancet.Devices;
 using Lancet.Tensors;
 using Lancet.Tile;
 

@@ -1,0 +1,212 @@
+using System.Runtime.Intrinsics;
+using Lancet.Tile;
+using Lancet.Tile.Cpu;
+
+namespace Lancet.Devices.Cpu;
+
+/// <summary>
+/// Matrix products on the processor: C = alpha · op(A) · op(B) + beta · C + bias. B is packed slab by slab into columns of the register tile's
+/// width, A block by block into rows of its height, both converted to fp32 on the way; a block of C is accumulated in fp32 and written once
+/// (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
+/// </summary>
+/// <remarks>
+/// An element of C is the sum of its blocks of <see cref="DepthBlock"/> products, each a chain of fused multiply-adds in order of k, added up
+/// in order. It depends on its row of A and its column of B alone: not on M, N, the place of the row, the threads or the block sizes.
+/// </remarks>
+public static unsafe class CpuGemm
+{
+    /// <summary>Products summed in registers before they are added to C.</summary>
+    public const int DepthBlock = 256;
+
+    private const int RowBlock = 96;
+    private const int ColumnBlock = 512;
+    private const long SlabBytes = 8 << 20;
+
+    /// <summary>Computes the product and returns when it is done.</summary>
+    /// <param name="pool">Threads.</param>
+    /// <param name="m">Rows of C.</param>
+    /// <param name="n">Columns of C.</param>
+    /// <param name="k">Summed extent; with 0, C becomes beta · C + bias.</param>
+    /// <param name="a">Left operand.</param>
+    /// <param name="b">Right operand.</param>
+    /// <param name="c">Result, row-major.</param>
+    /// <param name="cType">fp32, bf16, fp16 or fp64.</param>
+    /// <param name="ldc">Elements between rows of C.</param>
+    /// <param name="alpha">Factor of the product.</param>
+    /// <param name="beta">Factor of the former C; with 0 it is not read.</param>
+    /// <param name="bias">Added to each row: n elements, or null.</param>
+    /// <param name="workspace">Packing buffers.</param>
+    public static void Multiply(WorkerPool pool, int m, int n, int k, in GemmOperand a, in GemmOperand b, void* c, DType cType, long ldc, float alpha, float beta, float* bias, GemmWorkspace workspace)
+    {
+        if (m == 0 || n == 0) return;
+        if (cType == DType.Float64)
+        {
+            MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, bias);
+            return;
+        }
+        int height = MicroKernel.Rows, width = MicroKernel.Columns;
+        var rowBlock = Math.Min(RowBlock, RoundUp(m, height));
+        var columnBlock = Math.Min(ColumnBlock, RoundUp(n, width));
+        while ((long)Blocks(m, rowBlock) * Blocks(n, columnBlock) < 3 * pool.ThreadCount && columnBlock > 2 * width) columnBlock = RoundUp(columnBlock / 2, width);
+        while ((long)Blocks(m, rowBlock) * Blocks(n, columnBlock) < 3 * pool.ThreadCount && rowBlock > 2 * height) rowBlock = RoundUp(rowBlock / 2, height);
+        var slab = (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / columnBlock * columnBlock, columnBlock, RoundUp(n, columnBlock));
+        var depth = Math.Min(DepthBlock, Math.Max(k, 1));
+        var packedB = Aligned((long)slab * k);
+        long packedA = Aligned((long)rowBlock * depth), tile = Aligned((long)rowBlock * columnBlock), rows = Aligned(depth);
+        var perWorker = packedA + tile + rows;
+        var memory = (float*)workspace.Ensure((packedB + (perWorker * pool.ThreadCount)) * sizeof(float));
+        var product = new Product
+        {
+            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = bias, RowBlock = rowBlock, ColumnBlock = columnBlock,
+            PackedB = memory, Worker = memory + packedB, PerWorker = perWorker, TileOffset = packedA, RowOffset = packedA + tile,
+        };
+        for (var start = 0; start < n; start += slab)
+        {
+            (product.SlabStart, product.SlabCount) = (start, Math.Min(slab, n - start));
+            pool.Run(Blocks(product.SlabCount, width), &PackB, (nint)(&product));
+            pool.Run(Blocks(m, rowBlock) * Blocks(product.SlabCount, columnBlock), &Block, (nint)(&product));
+        }
+    }
+
+    private static int RoundUp(int value, int to) => (value + to - 1) / to * to;
+
+    private static int Blocks(int count, int size) => (count + size - 1) / size;
+
+    private static long Aligned(long floats) => (floats + 15) / 16 * 16;
+
+    /// <summary>Packs one strip of columns of B: [K][width], missing columns as zeros.</summary>
+    private static void PackB(nint context, int strip, int worker)
+    {
+        ref var p = ref *(Product*)context;
+        var width = MicroKernel.Columns;
+        var first = p.SlabStart + (strip * width);
+        var count = Math.Min(width, p.SlabStart + p.SlabCount - first);
+        var target = p.PackedB + ((long)strip * width * p.K);
+        if (p.B.IsTransposed) PackAcross(p.B, first, count, 0, p.K, width, target, p.WorkerRow(worker));
+        else PackAlong(p.B, first, count, 0, p.K, width, target);
+    }
+
+    /// <summary>Packs strips whose elements lie along stored rows: stored row k holds them side by side.</summary>
+    private static void PackAlong(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target)
+    {
+        for (var k = 0; k < depth; k++, target += width)
+        {
+            operand.ReadRow(start + k, first, count, target);
+            for (var i = count; i < width; i++) target[i] = 0;
+        }
+    }
+
+    /// <summary>Packs strips whose elements lie across stored rows: each stored row is one of them, running along k.</summary>
+    private static void PackAcross(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target, float* row)
+    {
+        for (var from = 0; from < depth; from += DepthBlock)
+        {
+            var run = Math.Min(DepthBlock, depth - from);
+            var at = target + ((long)from * width);
+            for (var i = 0; i < width; i++)
+            {
+                if (i >= count)
+                {
+                    for (var k = 0; k < run; k++) at[(k * width) + i] = 0;
+                    continue;
+                }
+                var source = row;
+                if (operand.IsFloat32) source = operand.Float32At(first + i, start + from);
+                else operand.ReadRow(first + i, start + from, run, row);
+                var to = at + i;
+                for (var k = 0; k < run; k++, to += width) *to = source[k];
+            }
+        }
+    }
+
+    private static void Block(nint context, int task, int worker)
+    {
+        ref var p = ref *(Product*)context;
+        int height = MicroKernel.Rows, width = MicroKernel.Columns;
+        var rowBlocks = Blocks(p.M, p.RowBlock);
+        int firstRow = task % rowBlocks * p.RowBlock, firstColumn = task / rowBlocks * p.ColumnBlock;
+        int rows = Math.Min(p.RowBlock, p.M - firstRow), columns = Math.Min(p.ColumnBlock, p.SlabCount - firstColumn);
+        var packed = p.Worker + (worker * p.PerWorker);
+        var tile = packed + p.TileOffset;
+        long stride = RoundUp(columns, width);
+        for (var start = 0; start < p.K; start += DepthBlock)
+        {
+            var depth = Math.Min(DepthBlock, p.K - start);
+            for (var i = 0; i < rows; i += height)
+            {
+                var target = packed + ((long)i * depth);
+                var count = Math.Min(height, rows - i);
+                if (p.A.IsTransposed) PackAlong(p.A, firstRow + i, count, start, depth, height, target);
+                else PackAcross(p.A, firstRow + i, count, start, depth, height, target, p.WorkerRow(worker));
+            }
+            for (var i = 0; i < rows; i += height)
+                for (var j = 0; j < columns; j += width)
+                    MicroKernel.Multiply(depth, packed + ((long)i * depth), p.PackedB + ((long)(firstColumn + j) * p.K) + ((long)start * width), tile + (i * stride) + j, stride, start == 0);
+        }
+        if (p.K == 0) new Span<float>(tile, checked((int)(RoundUp(rows, height) * stride))).Clear();
+        for (var i = 0; i < rows; i++) WriteRow(ref p, tile + (i * stride), firstRow + i, p.SlabStart + firstColumn, columns);
+    }
+
+    private static void WriteRow(ref Product p, float* tile, int row, int column, int count)
+    {
+        var at = (row * p.Ldc) + column;
+        var bias = p.Bias is null ? null : p.Bias + column;
+        if (p.CType == DType.Float32)
+        {
+            var target = (float*)p.C + at;
+            var i = 0;
+            for (; i <= count - 16; i += 16)
+            {
+                var value = Vector512.Load(tile + i) * Vector512.Create(p.Alpha);
+                if (p.Beta != 0) value += Vector512.Create(p.Beta) * Vector512.Load(target + i);
+                if (bias is not null) value += Vector512.Load(bias + i);
+                value.Store(target + i);
+            }
+            for (; i < count; i++) target[i] = Finish(ref p, tile[i], target[i], bias, i);
+        }
+        else if (p.CType == DType.BFloat16)
+        {
+            var target = (BFloat16*)p.C + at;
+            for (var i = 0; i < count; i++) target[i] = (BFloat16)Finish(ref p, tile[i], p.Beta == 0 ? 0 : target[i], bias, i);
+        }
+        else
+        {
+            var target = (Half*)p.C + at;
+            for (var i = 0; i < count; i++) target[i] = (Half)Finish(ref p, tile[i], p.Beta == 0 ? 0 : (float)target[i], bias, i);
+        }
+    }
+
+    private static float Finish(ref Product p, float sum, float former, float* bias, int i)
+    {
+        var value = sum * p.Alpha;
+        if (p.Beta != 0) value += p.Beta * former;
+        return bias is null ? value : value + bias[i];
+    }
+
+    private static void MultiplyDouble(int m, int n, int k, in GemmOperand a, in GemmOperand b, double* c, long ldc, float alpha, float beta, float* bias)
+    {
+        for (var i = 0; i < m; i++)
+        {
+            for (var j = 0; j < n; j++)
+            {
+                var sum = 0.0;
+                for (var x = 0; x < k; x++) sum += (a.IsTransposed ? a.DoubleAt(x, i) : a.DoubleAt(i, x)) * (b.IsTransposed ? b.DoubleAt(j, x) : b.DoubleAt(x, j));
+                ref var target = ref c[(i * ldc) + j];
+                target = (alpha * sum) + (beta == 0 ? 0 : beta * target) + (bias is null ? 0 : bias[j]);
+            }
+        }
+    }
+
+    private struct Product
+    {
+        public int M, N, K, RowBlock, ColumnBlock, SlabStart, SlabCount;
+        public GemmOperand A, B;
+        public void* C;
+        public DType CType;
+        public long Ldc, PerWorker, TileOffset, RowOffset;
+        public float Alpha, Beta;
+        public float* Bias, PackedB, Worker;
+
+        public readonly float* WorkerRow(int worker) => Worker + (worker * PerWorker) + RowOffset;
+    }
+}
