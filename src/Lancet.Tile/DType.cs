@@ -53,4 +53,7 @@ public static class DTypeExtensions
 
     /// <summary>Whether the type is one of the integer types.</summary>
     public static bool IsInteger(this DType dtype) => dtype is DType.Int8 or DType.UInt8 or DType.Int32 or DType.UInt32 or DType.Int64;
+
+    /// <summary>The type that statistics, sums and masters have beside data of this type: fp64 for fp64, else fp32.</summary>
+    public static DType Accumulator(this DType dtype) => dtype == DType.Float64 ? DType.Float64 : DType.Float32;
 }

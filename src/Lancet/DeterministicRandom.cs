@@ -4,7 +4,7 @@ namespace Lancet;
 /// A small random generator whose sequence depends on its seed alone, on every machine and version: SplitMix64 (Steele, Lea and Flood,
 /// "Fast Splittable Pseudorandom Number Generators", 2014).
 /// </summary>
-public struct DeterministicRandom
+public sealed class DeterministicRandom
 {
     private ulong _state;
 

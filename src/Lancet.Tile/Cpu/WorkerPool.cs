@@ -15,7 +15,9 @@ public sealed unsafe class WorkerPool : IDisposable
     private static bool t_isInsideRun;
 
     private readonly Thread[] _threads;
-    private readonly SemaphoreSlim _wake = new(0);
+    // A permit belongs to one thread: a shared semaphore would let a thread that is done take the permit of one that still sleeps.
+    private readonly SemaphoreSlim[] _wake;
+    private readonly int[] _isAsleep;
     private readonly Lock _runLock = new();
     private delegate*<nint, int, int, void> _body;
     private nint _context;
@@ -23,7 +25,6 @@ public sealed unsafe class WorkerPool : IDisposable
     private int _nextTask;
     private int _generation;
     private int _busy;
-    private int _sleeping;
     private volatile bool _isDisposed;
     private Exception? _error;
 
@@ -33,9 +34,12 @@ public sealed unsafe class WorkerPool : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
         ThreadCount = threads;
         _threads = new Thread[threads - 1];
+        _wake = new SemaphoreSlim[threads - 1];
+        _isAsleep = new int[threads - 1];
         for (var i = 0; i < _threads.Length; i++)
         {
             var worker = i + 1;
+            _wake[i] = new SemaphoreSlim(0);
             _threads[i] = new Thread(() => Work(worker)) { IsBackground = true, Name = $"lancet worker {worker}" };
             _threads[i].Start();
         }
@@ -63,8 +67,7 @@ public sealed unsafe class WorkerPool : IDisposable
             (_context, _taskCount, _nextTask, _error) = (context, taskCount, 0, null);
             Volatile.Write(ref _busy, _threads.Length);
             Interlocked.Increment(ref _generation);
-            var sleeping = Volatile.Read(ref _sleeping);
-            if (sleeping > 0) _wake.Release(_threads.Length);
+            WakeSleepers();
             t_isInsideRun = true;
             try
             {
@@ -85,9 +88,10 @@ public sealed unsafe class WorkerPool : IDisposable
     {
         if (_isDisposed) return;
         _isDisposed = true;
-        _wake.Release(Math.Max(1, _threads.Length));
+        Interlocked.Increment(ref _generation);
+        WakeSleepers();
         foreach (var thread in _threads) thread.Join();
-        _wake.Dispose();
+        foreach (var semaphore in _wake) semaphore.Dispose();
     }
 
     private static int DefaultThreadCount() =>
@@ -101,13 +105,13 @@ public sealed unsafe class WorkerPool : IDisposable
         t_isInsideRun = true;
         while (!_isDisposed)
         {
-            if (!WaitForWork(ref seen)) return;
+            if (!WaitForWork(worker - 1, ref seen)) return;
             TakeTasks(worker);
             Interlocked.Decrement(ref _busy);
         }
     }
 
-    private bool WaitForWork(ref int seen)
+    private bool WaitForWork(int index, ref int seen)
     {
         for (var spin = 0; spin < SpinsBeforeSleep; spin++)
         {
@@ -118,11 +122,17 @@ public sealed unsafe class WorkerPool : IDisposable
             }
             Thread.SpinWait(20);
         }
-        Interlocked.Increment(ref _sleeping);
-        while (Volatile.Read(ref _generation) == seen && !_isDisposed) _wake.Wait();
-        Interlocked.Decrement(ref _sleeping);
+        Interlocked.Exchange(ref _isAsleep[index], 1);
+        // Either the generation has moved on and nobody has sent a permit yet, or a permit is coming.
+        if (Volatile.Read(ref _generation) == seen || Interlocked.Exchange(ref _isAsleep[index], 0) == 0) _wake[index].Wait();
         seen = Volatile.Read(ref _generation);
         return !_isDisposed;
+    }
+
+    private void WakeSleepers()
+    {
+        for (var i = 0; i < _isAsleep.Length; i++)
+            if (Interlocked.Exchange(ref _isAsleep[i], 0) == 1) _wake[i].Release();
     }
 
     private void TakeTasks(int worker)

@@ -36,7 +36,7 @@ public readonly struct MatMul
     /// <summary>0 overwrites C, 1 adds to it.</summary>
     public float Beta { get; init; }
 
-    /// <summary>Added to every row: fp32 of N elements, or absent.</summary>
+    /// <summary>Added to every row: N elements of fp32 (fp64 if C is fp64), or absent.</summary>
     public Tensor Bias { get; init; }
 }
 

@@ -47,7 +47,7 @@ public sealed unsafe class CpuDevice : Device
     /// <inheritdoc/>
     public override void MatMul(in MatMul product)
     {
-        var bias = product.Bias.Exists ? (float*)product.Bias.Address : null;
+        var bias = product.Bias.Exists ? (void*)product.Bias.Address : null;
         CpuGemm.Multiply(
             _pool, product.M, product.N, product.K, Operand(product.A, product.A.IsTransposed ? product.M : product.K),
             Operand(product.B, product.B.IsTransposed ? product.K : product.N), (void*)product.C.Address, product.C.DType,

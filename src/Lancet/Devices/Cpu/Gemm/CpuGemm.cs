@@ -34,14 +34,14 @@ public static unsafe class CpuGemm
     /// <param name="ldc">Elements between rows of C.</param>
     /// <param name="alpha">Factor of the product.</param>
     /// <param name="beta">Factor of the former C; with 0 it is not read.</param>
-    /// <param name="bias">Added to each row: n elements, or null.</param>
+    /// <param name="bias">Added to each row: n elements of fp32 (fp64 if C is fp64), or null.</param>
     /// <param name="workspace">Packing buffers.</param>
-    public static void Multiply(WorkerPool pool, int m, int n, int k, in GemmOperand a, in GemmOperand b, void* c, DType cType, long ldc, float alpha, float beta, float* bias, GemmWorkspace workspace)
+    public static void Multiply(WorkerPool pool, int m, int n, int k, in GemmOperand a, in GemmOperand b, void* c, DType cType, long ldc, float alpha, float beta, void* bias, GemmWorkspace workspace)
     {
         if (m == 0 || n == 0) return;
         if (cType == DType.Float64)
         {
-            MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, bias);
+            MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, (double*)bias);
             return;
         }
         int height = MicroKernel.Rows, width = MicroKernel.Columns;
@@ -57,7 +57,7 @@ public static unsafe class CpuGemm
         var memory = (float*)workspace.Ensure((packedB + (perWorker * pool.ThreadCount)) * sizeof(float));
         var product = new Product
         {
-            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = bias, RowBlock = rowBlock, ColumnBlock = columnBlock,
+            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, RowBlock = rowBlock, ColumnBlock = columnBlock,
             PackedB = memory, Worker = memory + packedB, PerWorker = perWorker, TileOffset = packedA, RowOffset = packedA + tile,
         };
         for (var start = 0; start < n; start += slab)
@@ -183,7 +183,7 @@ public static unsafe class CpuGemm
         return bias is null ? value : value + bias[i];
     }
 
-    private static void MultiplyDouble(int m, int n, int k, in GemmOperand a, in GemmOperand b, double* c, long ldc, float alpha, float beta, float* bias)
+    private static void MultiplyDouble(int m, int n, int k, in GemmOperand a, in GemmOperand b, double* c, long ldc, float alpha, float beta, double* bias)
     {
         for (var i = 0; i < m; i++)
         {

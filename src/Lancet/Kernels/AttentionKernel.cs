@@ -1,0 +1,298 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>Where queries, keys and values lie, and how scores are made.</summary>
+/// <param name="QueryHeads">Query heads.</param>
+/// <param name="KeyValueHeads">Key/value heads; divides the query heads.</param>
+/// <param name="HeadDimension">Elements of a head, 16 to 256.</param>
+/// <param name="Scale">Factor of q·k.</param>
+/// <param name="SoftCap">c in c·tanh(s/c), or 0 for none.</param>
+public readonly record struct AttentionShape(int QueryHeads, int KeyValueHeads, int HeadDimension, double Scale, double SoftCap)
+{
+    /// <summary>Query heads that share a key/value head.</summary>
+    public int Group => QueryHeads / KeyValueHeads;
+}
+
+/// <summary>
+/// Causal attention over packed sequences in the FlashAttention-2 form (Dao 2023): scores exist for one block at a time.
+/// <code>
+/// forward    s = scale·q·kᵀ     s ← c·tanh(s/c)     p = softmax over visible keys     o = p·v     L = log₂ Σ 2^(s·log₂e)
+/// backward   δ = Σ do·o (per row)     p = 2^(s·log₂e − L)
+///            dv = pᵀ·do     ds = p·(do·vᵀ − δ)·(1 − (s/c)²)·scale     dq = ds·k     dk = dsᵀ·q
+/// </code>
+/// Which keys a query sees is an interval [keyBegin, keyEnd) of the flat token stream, and which queries see a key is [queryBegin, queryEnd):
+/// causality, sequence borders and a sliding window (0 ≤ i − j &lt; W) are all in those four arrays, whose bounds never fall from token to
+/// token, so a block of rows may straddle sequences. A row that sees nothing gives zeros. dK/dV is computed with keys as rows, dQ with
+/// queries as rows: no atomics, so the same bits every time. Kept: q, k, v, o and L.
+/// </summary>
+/// <param name="shape">Heads and scores.</param>
+public sealed class AttentionKernel(AttentionShape shape)
+{
+    private const double Log2E = 1.4426950408889634;
+
+    private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
+    private static readonly KernelSet<Choice> DeltaKernels = new(TraceDelta);
+    private static readonly KernelSet<Choice> QueryKernels = new(TraceQueryGradient);
+    private static readonly KernelSet<Choice> KeyValueKernels = new(TraceKeyValueGradient);
+
+    /// <summary>o and L.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="q">[T, query heads · head dimension].</param>
+    /// <param name="key">[T, key/value heads · head dimension].</param>
+    /// <param name="v">Like the keys, with their row stride.</param>
+    /// <param name="intervals">Visibility.</param>
+    /// <param name="o">[T, query heads · head dimension], dense.</param>
+    /// <param name="logSumExp">L: [query heads, T] in the accumulator's type.</param>
+    public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp)
+    {
+        var choice = Select(q, key);
+        device.Launch(
+            ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
+            [q.Tensor, key.Tensor, v.Tensor, o, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+    }
+
+    /// <summary>dq, dk and dv.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="q">As in the forward pass.</param>
+    /// <param name="key">As in the forward pass.</param>
+    /// <param name="v">As in the forward pass.</param>
+    /// <param name="intervals">Visibility.</param>
+    /// <param name="o">From the forward pass.</param>
+    /// <param name="logSumExp">From the forward pass.</param>
+    /// <param name="dOut">Gradient of o, dense.</param>
+    /// <param name="delta">Workspace [query heads, T] in the accumulator's type.</param>
+    /// <param name="dq">With the row stride of q.</param>
+    /// <param name="dk">With the row stride of the keys.</param>
+    /// <param name="dv">With the row stride of the keys.</param>
+    public void Backward(
+        Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp, Tensor dOut, Tensor delta,
+        ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
+    {
+        var choice = Select(q, key);
+        var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
+        device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o, dOut, delta, intervals.Count]);
+        device.Launch(
+            KeyValueKernels[choice], new Grid(rowBlocks, shape.KeyValueHeads),
+            [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count]);
+        device.Launch(
+            QueryKernels[choice], new Grid(rowBlocks, shape.QueryHeads),
+            [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+    }
+
+    private Choice Select(ColumnSlice q, ColumnSlice key) => new(shape, q.Tensor.DType, q.RowStride, key.RowStride);
+
+    private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
+    {
+        var parts = new Parts(k, choice);
+        var q = k.Pointer(choice.DType, "q");
+        var key = k.Pointer(choice.DType, "k");
+        var v = k.Pointer(choice.DType, "v");
+        var o = k.Pointer(choice.DType, "o");
+        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
+        var begins = k.Pointer(DType.Int32, "key_begin");
+        var ends = k.Pointer(DType.Int32, "key_end");
+        var count = k.Scalar(DType.Int32, "count");
+        var head = k.ProgramId(1);
+        var first = k.ProgramId(0) * choice.RowBlock;
+        var row = first + k.Range(choice.RowBlock);
+        var queries = parts.Load(q, row, count, head, choice.StrideQ);
+        var begin = k.Load(begins + row, row < count, int.MaxValue);
+        var end = k.Load(ends + row, row < count);
+        var last = Min(first + choice.RowBlock, count) - 1;
+        var state = k.For(
+            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock),
+            [k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
+            (start, carried) =>
+            {
+                var column = start + k.Range(choice.ColumnBlock);
+                var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
+                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
+                var s = TileMath.Select(isVisible, parts.Scores(Dot(queries, keys.Transposed())), double.NegativeInfinity);
+                var maximum = Max(carried[0], ReduceMax(s, 1));
+                // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
+                var pivot = TileMath.Select(maximum > double.NegativeInfinity, maximum, 0);
+                var p = Exp2(s - pivot.AsColumn());
+                var fade = Exp2(carried[0] - pivot);
+                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideK);
+                return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
+            }, stages: 2);
+        var sum = state[1];
+        var isEmpty = sum.EqualTo(0);
+        var inverse = 1 / TileMath.Select(isEmpty, 1, sum);
+        parts.Store(o, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension, state[2] * inverse.AsColumn());
+        // +∞ makes the backward pass's powers 0 in a row that sees nothing.
+        k.Store(logSumExp + (head * count + row), TileMath.Select(isEmpty, double.PositiveInfinity, state[0] + Log2(sum)), row < count);
+    });
+
+    private static Kernel TraceDelta(Choice choice) => Kernel.Trace("attention_delta", k =>
+    {
+        var parts = new Parts(k, choice);
+        var o = k.Pointer(choice.DType, "o");
+        var dOut = k.Pointer(choice.DType, "d_o");
+        var delta = k.Pointer(choice.Accumulator, "delta");
+        var count = k.Scalar(DType.Int32, "count");
+        var head = k.ProgramId(1);
+        var row = k.ProgramId(0) * choice.RowBlock + k.Range(choice.RowBlock);
+        var stride = choice.Shape.QueryHeads * choice.Shape.HeadDimension;
+        var product = parts.Load(o, row, count, head, stride).ToFloat32() * parts.Load(dOut, row, count, head, stride).ToFloat32();
+        k.Store(delta + (head * count + row), Sum(product, 1), row < count);
+    });
+
+    private static Kernel TraceQueryGradient(Choice choice) => Kernel.Trace("attention_backward_q", k =>
+    {
+        var parts = new Parts(k, choice);
+        var q = k.Pointer(choice.DType, "q");
+        var key = k.Pointer(choice.DType, "k");
+        var v = k.Pointer(choice.DType, "v");
+        var dOut = k.Pointer(choice.DType, "d_o");
+        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
+        var delta = k.Pointer(choice.Accumulator, "delta");
+        var dq = k.Pointer(choice.DType, "d_q");
+        var begins = k.Pointer(DType.Int32, "key_begin");
+        var ends = k.Pointer(DType.Int32, "key_end");
+        var count = k.Scalar(DType.Int32, "count");
+        var head = k.ProgramId(1);
+        var first = k.ProgramId(0) * choice.RowBlock;
+        var row = first + k.Range(choice.RowBlock);
+        var queries = parts.Load(q, row, count, head, choice.StrideQ);
+        var gradients = parts.Load(dOut, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
+        var begin = k.Load(begins + row, row < count, int.MaxValue);
+        var end = k.Load(ends + row, row < count);
+        var rowLog = k.Load(logSumExp + (head * count + row), row < count, double.PositiveInfinity).AsColumn();
+        var rowDelta = k.Load(delta + (head * count + row), row < count).AsColumn();
+        var last = Min(first + choice.RowBlock, count) - 1;
+        var sum = k.For(
+            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
+            (start, carried) =>
+            {
+                var column = start + k.Range(choice.ColumnBlock);
+                var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
+                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideK);
+                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
+                var s = parts.Scores(Dot(queries, keys.Transposed()));
+                var p = TileMath.Select(isVisible, Exp2(s - rowLog), 0);
+                var ds = parts.ScoreGradient(p * (Dot(gradients, values.Transposed()) - rowDelta), s);
+                return [Dot(ds.To(choice.DType), keys, carried[0])];
+            }, stages: 2)[0];
+        parts.Store(dq, row, count, head, choice.StrideQ, sum);
+    });
+
+    private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
+    {
+        var parts = new Parts(k, choice);
+        var q = k.Pointer(choice.DType, "q");
+        var key = k.Pointer(choice.DType, "k");
+        var v = k.Pointer(choice.DType, "v");
+        var dOut = k.Pointer(choice.DType, "d_o");
+        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
+        var delta = k.Pointer(choice.Accumulator, "delta");
+        var dk = k.Pointer(choice.DType, "d_k");
+        var dv = k.Pointer(choice.DType, "d_v");
+        var begins = k.Pointer(DType.Int32, "query_begin");
+        var ends = k.Pointer(DType.Int32, "query_end");
+        var count = k.Scalar(DType.Int32, "count");
+        var head = k.ProgramId(1);
+        var first = k.ProgramId(0) * choice.RowBlock;
+        var row = first + k.Range(choice.RowBlock);
+        var keys = parts.Load(key, row, count, head, choice.StrideK);
+        var values = parts.Load(v, row, count, head, choice.StrideK);
+        var begin = k.Load(begins + row, row < count, int.MaxValue);
+        var end = k.Load(ends + row, row < count);
+        var last = Min(first + choice.RowBlock, count) - 1;
+        var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
+        var sums = k.For(0, choice.Shape.Group, 1, [zeros, zeros], (member, outer) =>
+        {
+            var queryHead = head * choice.Shape.Group + member;
+            return k.For(k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
+            {
+                var column = start + k.Range(choice.ColumnBlock);
+                var queries = parts.Load(q, column, count, queryHead, choice.StrideQ);
+                var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
+                var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
+                var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
+                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
+                var s = parts.Scores(Dot(keys, queries.Transposed()));
+                var p = TileMath.Select(isVisible, Exp2(s - columnLog), 0);
+                var ds = parts.ScoreGradient(p * (Dot(values, gradients.Transposed()) - columnDelta), s);
+                return [Dot(ds.To(choice.DType), queries, carried[0]), Dot(p.To(choice.DType), gradients, carried[1])];
+            }, stages: 2);
+        });
+        parts.Store(dk, row, count, head, choice.StrideK, sums[0]);
+        parts.Store(dv, row, count, head, choice.StrideK, sums[1]);
+    });
+
+    /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂.</summary>
+    private sealed class Parts(KernelBuilder k, Choice choice)
+    {
+        public Tile.Tile Load(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride) => k.Load(Address(pointer, row, head, stride), Inside(row, count));
+
+        public void Store(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride, Tile.Tile value) =>
+            k.Store(Address(pointer, row, head, stride), value.To(choice.DType), Inside(row, count));
+
+        /// <summary>log₂e · cap(scale · x).</summary>
+        public Tile.Tile Scores(Tile.Tile x) => choice.Shape.SoftCap == 0
+            ? x * (choice.Shape.Scale * Log2E)
+            : Tanh(x * (choice.Shape.Scale / choice.Shape.SoftCap)) * (choice.Shape.SoftCap * Log2E);
+
+        /// <summary>Gradient of q·k from the gradient of the capped score; <paramref name="s"/> is what <see cref="Scores"/> gave.</summary>
+        public Tile.Tile ScoreGradient(Tile.Tile ds, Tile.Tile s)
+        {
+            if (choice.Shape.SoftCap == 0) return ds * choice.Shape.Scale;
+            var share = s * (1 / (choice.Shape.SoftCap * Log2E));
+            return ds * (1 - share * share) * choice.Shape.Scale;
+        }
+
+        private Pointer Address(Pointer pointer, Tile.Tile row, Tile.Tile head, long stride) =>
+            pointer + ((row.ToInt64() * stride).AsColumn() + (head * choice.Shape.HeadDimension + k.Range(choice.Width)).AsRow());
+
+        private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
+    }
+
+    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK)
+    {
+        public DType Accumulator => DType.Accumulator();
+
+        public int Width => Blocks.PowerOfTwo(Shape.HeadDimension);
+
+        public int RowBlock => 64;
+
+        public int ColumnBlock => 64;
+    }
+}
+
+/// <summary>Which tokens see which, as intervals of the flat token stream; int32 [T] each, never falling from token to token.</summary>
+/// <param name="KeyBegin">First key that a query sees.</param>
+/// <param name="KeyEnd">After the last key that a query sees.</param>
+/// <param name="QueryBegin">First query that sees a key.</param>
+/// <param name="QueryEnd">After the last query that sees a key.</param>
+public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd)
+{
+    /// <summary>Tokens.</summary>
+    public int Count => (int)KeyBegin.Count;
+
+    /// <summary>Fills in the intervals of causal attention within each sequence, on the host.</summary>
+    /// <param name="cuSeqlens">Offsets of the sequences, and the token count.</param>
+    /// <param name="window">Sliding window W, 0 ≤ i − j &lt; W; 0 for none.</param>
+    /// <param name="keyBegin">[T].</param>
+    /// <param name="keyEnd">[T].</param>
+    /// <param name="queryBegin">[T].</param>
+    /// <param name="queryEnd">[T].</param>
+    public static void Fill(ReadOnlySpan<int> cuSeqlens, int window, Span<int> keyBegin, Span<int> keyEnd, Span<int> queryBegin, Span<int> queryEnd)
+    {
+        for (var sequence = 0; sequence + 1 < cuSeqlens.Length; sequence++)
+        {
+            var (start, end) = (cuSeqlens[sequence], cuSeqlens[sequence + 1]);
+            for (var t = start; t < end; t++)
+            {
+                keyBegin[t] = window > 0 ? Math.Max(start, t - window + 1) : start;
+                keyEnd[t] = t + 1;
+                queryBegin[t] = t;
+                queryEnd[t] = window > 0 ? (int)Math.Min(end, (long)t + window) : end;
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>
+/// Sums over rows in a fixed order, for gradients of biases and scales: first <c>partial[p] = Σ_rows of share p</c>, then
+/// <c>gradient += Σ_p partial[p]</c>.
+/// </summary>
+public static class ColumnSumKernel
+{
+    private const int Programs = 64;
+    private const int Width = 256;
+
+    private static readonly KernelSet<(DType DType, long Stride, int Columns)> PartialKernels = new(TracePartial);
+    private static readonly KernelSet<(DType DType, int Columns)> AddKernels = new(TraceAdd);
+
+    /// <summary>gradient += Σ_rows x.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="rows">Rows of x.</param>
+    /// <param name="x">[rows, columns].</param>
+    /// <param name="partial">Workspace of <see cref="PartialShape"/> in the accumulator's type.</param>
+    /// <param name="gradient">[columns].</param>
+    public static void Add(Device device, int rows, ColumnSlice x, Tensor partial, Tensor gradient)
+    {
+        var (programs, columns) = ((int)partial.Shape[0], (int)partial.Shape[1]);
+        device.Launch(PartialKernels[(x.Tensor.DType, x.RowStride, columns)], new Grid(programs, Blocks.Of(columns, Width)), [x.Tensor, partial, rows, Blocks.Of(rows, programs)]);
+        AddRows(device, partial, gradient);
+    }
+
+    /// <summary>Shape of the workspace for a number of rows.</summary>
+    public static Shape PartialShape(int rows, int columns) => new(Math.Max(1, Math.Min(rows, Programs)), columns);
+
+    /// <summary>gradient += Σ_p partial[p].</summary>
+    internal static void AddRows(Device device, Tensor partial, Tensor gradient) => device.Launch(
+        AddKernels[(partial.DType, (int)partial.Shape[1])], new Grid(Blocks.Of(partial.Shape[1], Width)), [partial, gradient, (int)partial.Shape[0]]);
+
+    private static Kernel TracePartial((DType DType, long Stride, int Columns) choice) => Kernel.Trace("column_sum_partial", k =>
+    {
+        var x = k.Pointer(choice.DType, "x");
+        var partial = k.Pointer(choice.DType.Accumulator(), "partial");
+        var rows = k.Scalar(DType.Int32, "rows");
+        var rowsPerProgram = k.Scalar(DType.Int32, "rows_per_program");
+        var column = k.ProgramId(1) * Width + k.Range(Width);
+        var inside = column < choice.Columns;
+        var first = k.ProgramId(0) * rowsPerProgram;
+        var sum = k.For(first, Min(first + rowsPerProgram, rows), k.Constant(DType.Int32, 1), [k.Zeros(choice.DType.Accumulator(), Width)], (row, carried) =>
+            [carried[0] + k.Load(x + (row.ToInt64() * choice.Stride + column), inside).ToFloat32()])[0];
+        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), sum, inside);
+    });
+
+    private static Kernel TraceAdd((DType DType, int Columns) choice) => Kernel.Trace("column_sum_add", k =>
+    {
+        var partial = k.Pointer(choice.DType, "partial");
+        var gradient = k.Pointer(choice.DType, "gradient");
+        var count = k.Scalar(DType.Int32, "partials");
+        var column = k.ProgramId(0) * Width + k.Range(Width);
+        var inside = column < choice.Columns;
+        var sum = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, 1), [k.Zeros(choice.DType, Width)], (p, carried) =>
+            [carried[0] + k.Load(partial + (p * choice.Columns + column), inside)])[0];
+        k.Store(gradient + column, k.Load(gradient + column, inside) + sum, inside);
+    });
+}

@@ -1,0 +1,102 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>
+/// Cross-entropy of one chunk of rows of logits, and its gradient written over them.
+/// <code>
+/// z = s·x     z ← c·tanh(z/c) if there is a soft cap c
+/// loss = log Σⱼ exp(zⱼ) − z[label]                     0 where the label is −100
+/// dx = g·(softmax(z) − onehot(label))·s·(1 − (z/c)²)   0 where the label is −100
+/// </code>
+/// A row's logits are read in blocks, so that the vocabulary may have any size; maximum and sum are kept online in fp32.
+/// </summary>
+/// <param name="vocabulary">Columns.</param>
+/// <param name="scale">s.</param>
+/// <param name="softCap">c, or 0 for none.</param>
+public sealed class CrossEntropyKernel(int vocabulary, double scale, double softCap)
+{
+    private const int Block = 4096;
+    private static readonly KernelSet<Choice> Kernels = new(Trace);
+
+    /// <summary>Losses only.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="logits">[rows, vocabulary], kept.</param>
+    /// <param name="labels">int32 [rows].</param>
+    /// <param name="losses">[rows] in the accumulator's type.</param>
+    public void Forward(Device device, Tensor logits, Tensor labels, Tensor losses) => device.Launch(
+        Kernels[new(vocabulary, scale, softCap, logits.DType, false)], new Grid((int)labels.Count), [logits, labels, losses, losses]);
+
+    /// <summary>Losses, and the gradient in place of the logits.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="logits">[rows, vocabulary], overwritten by their gradient.</param>
+    /// <param name="labels">int32 [rows].</param>
+    /// <param name="losses">[rows] in the accumulator's type, not scaled.</param>
+    /// <param name="gradientScale">g: one number in the accumulator's type, 1 / label tokens of the step.</param>
+    public void ForwardBackward(Device device, Tensor logits, Tensor labels, Tensor losses, Tensor gradientScale) => device.Launch(
+        Kernels[new(vocabulary, scale, softCap, logits.DType, true)], new Grid((int)labels.Count), [logits, labels, losses, gradientScale]);
+
+    private static Kernel Trace(Choice choice) => Kernel.Trace(choice.HasGradient ? "cross_entropy_forward_backward" : "cross_entropy_forward", k =>
+    {
+        var accumulator = choice.DType.Accumulator();
+        var logits = k.Pointer(choice.DType, "logits");
+        var labels = k.Pointer(DType.Int32, "labels");
+        var losses = k.Pointer(accumulator, "losses");
+        var gradientScale = k.Pointer(accumulator, "gradient_scale");
+        k.Warps = 8;
+        var block = Math.Min(Block, Blocks.PowerOfTwo(choice.Vocabulary));
+        var row = k.ProgramId(0);
+        var label = k.Load(labels + row);
+        var start = logits + row.ToInt64() * choice.Vocabulary;
+        var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, block));
+        var column = k.Range(block);
+
+        Tile.Tile Read(Tile.Tile first, double other)
+        {
+            var value = k.Load(start + (first + column), first + column < choice.Vocabulary, other).ToFloat32();
+            if (choice.Scale != 1) value *= choice.Scale;
+            return choice.SoftCap == 0 ? value : choice.SoftCap * Tanh(value / choice.SoftCap);
+        }
+
+        k.If(label < 0, () =>
+        {
+            k.Store(losses + row, k.Zeros(accumulator));
+            if (choice.HasGradient) k.For(zero, end, step, [], (first, _) =>
+            {
+                k.Store(start + (first + column), k.Zeros(choice.DType, block), first + column < choice.Vocabulary);
+                return [];
+            });
+        });
+        k.If(label >= 0, () =>
+        {
+            // A soft cap would turn the −∞ of a missing column into −c, so those columns are masked after it.
+            var running = k.For(zero, end, step, [k.Full(accumulator, double.NegativeInfinity), k.Zeros(accumulator)], (first, carried) =>
+            {
+                var value = Select(first + column < choice.Vocabulary, Read(first, 0), double.NegativeInfinity);
+                var maximum = Max(carried[0], ReduceMax(value));
+                return [maximum, carried[1] * Exp(carried[0] - maximum) + Sum(Exp(value - maximum))];
+            });
+            var logSum = running[0] + Log(running[1]);
+            var target = k.Load(start + label).ToFloat32();
+            if (choice.Scale != 1) target *= choice.Scale;
+            if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);
+            k.Store(losses + row, logSum - target);
+            if (!choice.HasGradient) return;
+            var factor = k.Load(gradientScale);
+            if (choice.Scale != 1) factor *= choice.Scale;
+            k.For(zero, end, step, [], (first, _) =>
+            {
+                var value = Read(first, 0);
+                var gradient = (Exp(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, block), 0)) * factor;
+                if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
+                k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
+                return [];
+            });
+        });
+    });
+
+    private readonly record struct Choice(int Vocabulary, double Scale, double SoftCap, DType DType, bool HasGradient);
+}

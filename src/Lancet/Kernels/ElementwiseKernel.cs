@@ -1,0 +1,54 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>Plain passes over memory: y += x, conversion, and the sum of a step's losses.</summary>
+public static class ElementwiseKernel
+{
+    private static readonly KernelSet<(DType From, DType To, bool IsAdded)> Kernels = new(Trace);
+    private static readonly KernelSet<DType> SumKernels = new(TraceSum);
+
+    /// <summary>y += x.</summary>
+    public static void AddTo(Device device, Tensor x, Tensor y) => Launch(device, x, y, true);
+
+    /// <summary>y = x, converted to y's dtype.</summary>
+    public static void Convert(Device device, Tensor x, Tensor y) => Launch(device, x, y, false);
+
+    /// <summary>total[0] += Σ x, in fp64 and in order.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="x">fp32 or fp64 of any count.</param>
+    /// <param name="total">fp64 [1].</param>
+    public static void AddSum(Device device, Tensor x, Tensor total) => device.Launch(SumKernels[x.DType], new Grid(1), [x, total, (int)x.Count]);
+
+    private static void Launch(Device device, Tensor x, Tensor y, bool isAdded)
+    {
+        if (x.Count != y.Count) throw new ArgumentException($"{x} beside {y}.");
+        device.Launch(Kernels[(x.DType, y.DType, isAdded)], new Grid(Blocks.Of(x.Count, Blocks.Elementwise)), [x, y, x.Count]);
+    }
+
+    private static Kernel Trace((DType From, DType To, bool IsAdded) choice) => Kernel.Trace(choice.IsAdded ? "add_to" : "convert", k =>
+    {
+        var x = k.Pointer(choice.From, "x");
+        var y = k.Pointer(choice.To, "y");
+        var count = k.Scalar(DType.Int64, "count");
+        var index = k.ProgramId(0).ToInt64() * Blocks.Elementwise + k.Range(Blocks.Elementwise).ToInt64();
+        var inside = index < count;
+        var value = k.Load(x + index, inside).To(choice.To.Accumulator());
+        if (choice.IsAdded) value += k.Load(y + index, inside).ToFloat32();
+        k.Store(y + index, value.To(choice.To), inside);
+    });
+
+    private static Kernel TraceSum(DType dtype) => Kernel.Trace("sum", k =>
+    {
+        var x = k.Pointer(dtype, "x");
+        var total = k.Pointer(DType.Float64, "total");
+        var count = k.Scalar(DType.Int32, "count");
+        var lane = k.Range(Blocks.Elementwise);
+        var sums = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, Blocks.Elementwise), [k.Zeros(DType.Float64, Blocks.Elementwise)], (first, carried) =>
+            [carried[0] + k.Load(x + (first + lane), first + lane < count).To(DType.Float64)])[0];
+        k.Store(total, k.Load(total) + Sum(sums));
+    });
+}

@@ -1,0 +1,101 @@
+using Lancet.Devices;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>Activation of a gated MLP.</summary>
+public enum GatedActivation
+{
+    /// <summary>x·σ(x): SwiGLU.</summary>
+    Silu,
+
+    /// <summary>½x(1 + tanh(√(2/π)(x + 0.044715x³))): GeGLU, tanh form.</summary>
+    GeluTanh,
+
+    /// <summary>½x(1 + erf(x/√2)): GeGLU, exact form.</summary>
+    Gelu,
+}
+
+/// <summary>
+/// h = f(e)·g for the gate e and the up projection g, side by side in one row [e | g] (Shazeer, "GLU Variants", 2020).
+/// <code>
+/// forward    h = f(e)·g
+/// backward   de = dh·g·f'(e)     dg = dh·f(e)     and h again, which the down projection's adapter needs
+///   silu       s = σ(e):  f = e·s       f' = s·(1 + e·(1 − s))
+///   gelu_tanh  a = √(2/π)(e + 0.044715e³), t = ½(1 + tanh a):  f = e·t    f' = t + ½e(1 − tanh²a)·√(2/π)(1 + 0.134145e²)
+///   gelu       f = ½e(1 + erf(e/√2))    f' = ½(1 + erf(e/√2)) + e·exp(−e²/2)/√(2π)
+/// </code>
+/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg.
+/// </summary>
+/// <param name="activation">f.</param>
+/// <param name="width">Intermediate size: columns of h, half of those of [e | g].</param>
+public sealed class GatedActivationKernel(GatedActivation activation, int width)
+{
+    private const int Block = 1024;
+    private static readonly KernelSet<Choice> Kernels = new(Trace);
+
+    /// <summary>h = f(e)·g.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="rows">Tokens.</param>
+    /// <param name="gateUp">[rows, 2·width].</param>
+    /// <param name="h">[rows, width] that is written.</param>
+    public void Forward(Device device, int rows, Tensor gateUp, Tensor h) =>
+        device.Launch(Kernels[new(activation, width, h.DType, false)], new Grid(rows, Blocks.Of(width, Block)), [gateUp, h]);
+
+    /// <summary>Gradients in place.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="rows">Tokens.</param>
+    /// <param name="gateUp">[rows, 2·width]: [e | g] before, [de | dg] after.</param>
+    /// <param name="dh">[rows, width]: gradient of h before, h after.</param>
+    public void Backward(Device device, int rows, Tensor gateUp, Tensor dh) =>
+        device.Launch(Kernels[new(activation, width, dh.DType, true)], new Grid(rows, Blocks.Of(width, Block)), [gateUp, dh]);
+
+    private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
+    {
+        var gateUp = k.Pointer(choice.DType, "gate_up");
+        var hidden = k.Pointer(choice.DType, "h");
+        var row = k.ProgramId(0).ToInt64();
+        var column = k.ProgramId(1) * Block + k.Range(Block);
+        var inside = column < choice.Width;
+        var gate = gateUp + (row * (2 * choice.Width) + column);
+        var up = gate + choice.Width;
+        var target = hidden + (row * choice.Width + column);
+        var e = k.Load(gate, inside).ToFloat32();
+        var g = k.Load(up, inside).ToFloat32();
+        if (!choice.IsBackward)
+        {
+            k.Store(target, (Activate(choice.Activation, e, out _) * g).To(choice.DType), inside);
+            return;
+        }
+        var dh = k.Load(target, inside).ToFloat32();
+        var f = Activate(choice.Activation, e, out var derivative);
+        k.Store(target, (f * g).To(choice.DType), inside);
+        k.Store(gate, (dh * g * derivative).To(choice.DType), inside);
+        k.Store(up, (dh * f).To(choice.DType), inside);
+    });
+
+    private static Tile.Tile Activate(GatedActivation activation, Tile.Tile e, out Tile.Tile derivative)
+    {
+        switch (activation)
+        {
+            case GatedActivation.Silu:
+                var s = Sigmoid(e);
+                derivative = s * (1 + e * (1 - s));
+                return e * s;
+            case GatedActivation.GeluTanh:
+                var root = Math.Sqrt(2 / Math.PI);
+                var tanh = Tanh(root * (e + 0.044715 * (e * e * e)));
+                var t = 0.5 * (1 + tanh);
+                derivative = t + 0.5 * e * (1 - tanh * tanh) * (root * (1 + (3 * 0.044715) * (e * e)));
+                return e * t;
+            default:
+                var cdf = 0.5 * (1 + Erf(e * Math.Sqrt(0.5)));
+                derivative = cdf + e * Exp(-0.5 * (e * e)) * (1 / Math.Sqrt(2 * Math.PI));
+                return e * cdf;
+        }
+    }
+
+    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, bool IsBackward);
+}

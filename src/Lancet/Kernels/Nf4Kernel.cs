@@ -1,0 +1,133 @@
+using Lancet.Devices;
+using Lancet.Quantization;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Tile.TileMath;
+
+namespace Lancet.Kernels;
+
+/// <summary>
+/// NF4 with double quantisation (Dettmers et al., "QLoRA", 2023) in the layout of bitsandbytes; see <see cref="Nf4Weight"/>.
+/// <code>
+/// quantise     a_b = max |w| over block b of 64        code = nearest NF4 value to w / a_b
+///              c = mean of all a_b      A_n = max |a_b − c| over 256 blocks      scale code = nearest dynamic 8-bit value to (a_b − c) / A_n
+/// dequantise   w = NF4[code] · (dynamic[scale code] · A_n + c)
+/// </code>
+/// The base weight is frozen, so there is no gradient; dX = dY·W dequantises it again.
+/// </summary>
+public static class Nf4Kernel
+{
+    private const int Half = Nf4Weight.BlockSize / 2;
+    private const int BlocksPerProgram = 16;
+
+    private static readonly KernelSet<DType> QuantizeKernels = new(TraceQuantize);
+    private static readonly KernelSet<DType> DequantizeKernels = new(TraceDequantize);
+    private static readonly Kernel MeanKernel = TraceMean();
+    private static readonly Kernel ScaleKernel = TraceScales();
+
+    /// <summary>Bytes of each part of a quantised weight, in the order codes, scale codes, second-level scales.</summary>
+    public static (long Codes, long Scales, long NestedScales) Sizes(long count) =>
+        ((count + 1) / 2, Blocks.Of(count, Nf4Weight.BlockSize), Blocks.Of(Blocks.Of(count, Nf4Weight.BlockSize), Nf4Weight.NestedBlockSize));
+
+    /// <summary>Quantises a dense matrix.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="weight">[rows, columns] in fp32, bf16 or fp16; an even number of elements.</param>
+    /// <param name="target">Where the parts go; <see cref="Nf4Weight.NestedCodeTable"/> is filled in already.</param>
+    /// <param name="absMax">Workspace: fp32, one per block of 64.</param>
+    public static void Quantize(Device device, Tensor weight, Nf4Weight target, Tensor absMax)
+    {
+        var blocks = Blocks.Of(weight.Count, Nf4Weight.BlockSize);
+        device.Launch(QuantizeKernels[weight.DType], new Grid(Blocks.Of(blocks, BlocksPerProgram)), [weight, target.Codes, absMax, weight.Count]);
+        device.Launch(MeanKernel, new Grid(1), [absMax, target.NestedOffset, blocks]);
+        device.Launch(ScaleKernel, new Grid(Blocks.Of(blocks, Nf4Weight.NestedBlockSize)), [absMax, target.NestedOffset, target.AbsMaxCodes, target.NestedAbsMax, blocks]);
+    }
+
+    /// <summary>Writes out a quantised matrix.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="weight">The quantised matrix.</param>
+    /// <param name="target">[rows, columns] in fp32, bf16 or fp16.</param>
+    public static void Dequantize(Device device, Nf4Weight weight, Tensor target) => device.Launch(
+        DequantizeKernels[target.DType], new Grid(Blocks.Of(Blocks.Of(target.Count, Nf4Weight.BlockSize), BlocksPerProgram)),
+        [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target, target.Count]);
+
+    /// <summary>Number of midpoints below x, by bisection of an ascending table of 256.</summary>
+    internal static Tile.Tile Search(KernelBuilder k, float[] midpoints, Tile.Tile x)
+    {
+        var index = k.Zeros(DType.Int32, x.Dimensions);
+        for (var step = 128; step > 0; step >>= 1) index += Select(x > k.Lookup(midpoints, index + (step - 1)), k.Full(DType.Int32, step, x.Dimensions), 0);
+        return index;
+    }
+
+    private static Kernel TraceQuantize(DType dtype) => Kernel.Trace("nf4_quantize", k =>
+    {
+        var weight = k.Pointer(dtype, "weight");
+        var codes = k.Pointer(DType.UInt8, "codes");
+        var absMax = k.Pointer(DType.Float32, "abs_max");
+        var count = k.Scalar(DType.Int64, "count");
+        var block = k.ProgramId(0) * BlocksPerProgram + k.Range(BlocksPerProgram);
+        var pair = block.ToInt64().AsColumn() * Half + k.Range(Half).ToInt64().AsRow();
+        var even = k.Load(weight + pair * 2, pair * 2 < count).To(DType.Float32);
+        var odd = k.Load(weight + (pair * 2 + 1), pair * 2 + 1 < count).To(DType.Float32);
+        var scale = ReduceMax(Max(Abs(even), Abs(odd)), 1);
+        k.Store(absMax + block, scale, block.ToInt64() * Nf4Weight.BlockSize < count);
+        var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0).AsColumn();
+        var packed = (Code(k, even * inverse) << 4) + Code(k, odd * inverse);
+        k.Store(codes + pair, packed.To(DType.UInt8), pair * 2 < count);
+    });
+
+    // The code is the number of midpoints between neighbouring NF4 values that lie below x.
+    private static Tile.Tile Code(KernelBuilder k, Tile.Tile x)
+    {
+        var table = Nf4Code.Table;
+        var code = k.Zeros(DType.Int32, x.Dimensions);
+        for (var i = 0; i + 1 < table.Length; i++)
+            code += Select(x > (float)(((double)table[i] + table[i + 1]) / 2), k.Full(DType.Int32, 1, x.Dimensions), 0);
+        return code;
+    }
+
+    private static Kernel TraceMean() => Kernel.Trace("nf4_mean", k =>
+    {
+        var absMax = k.Pointer(DType.Float32, "abs_max");
+        var offset = k.Pointer(DType.Float32, "nested_offset");
+        var count = k.Scalar(DType.Int32, "blocks");
+        var lane = k.Range(Blocks.Elementwise);
+        var sum = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, Blocks.Elementwise), [k.Zeros(DType.Float64, Blocks.Elementwise)], (first, carried) =>
+            [carried[0] + k.Load(absMax + (first + lane), first + lane < count).To(DType.Float64)])[0];
+        k.Store(offset, (Sum(sum) / count.To(DType.Float64)).To(DType.Float32));
+    });
+
+    private static Kernel TraceScales() => Kernel.Trace("nf4_scales", k =>
+    {
+        var absMax = k.Pointer(DType.Float32, "abs_max");
+        var offset = k.Pointer(DType.Float32, "nested_offset");
+        var codes = k.Pointer(DType.UInt8, "abs_max_codes");
+        var nested = k.Pointer(DType.Float32, "nested_abs_max");
+        var count = k.Scalar(DType.Int32, "blocks");
+        var block = k.ProgramId(0) * Nf4Weight.NestedBlockSize + k.Range(Nf4Weight.NestedBlockSize);
+        var inside = block < count;
+        var value = Select(inside, k.Load(absMax + block, inside) - k.Load(offset), 0);
+        var scale = ReduceMax(Abs(value));
+        k.Store(nested + k.ProgramId(0), scale);
+        var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
+        k.Store(codes + block, Search(k, DynamicCode.Midpoints(DynamicCode.Signed), value * inverse).To(DType.UInt8), inside);
+    });
+
+    private static Kernel TraceDequantize(DType dtype) => Kernel.Trace("nf4_dequantize", k =>
+    {
+        var codes = k.Pointer(DType.UInt8, "codes");
+        var scales = k.Pointer(DType.UInt8, "abs_max_codes");
+        var nested = k.Pointer(DType.Float32, "nested_abs_max");
+        var table = k.Pointer(DType.Float32, "nested_code_table");
+        var offset = k.Pointer(DType.Float32, "nested_offset");
+        var target = k.Pointer(dtype, "target");
+        var count = k.Scalar(DType.Int64, "count");
+        var block = k.ProgramId(0) * BlocksPerProgram + k.Range(BlocksPerProgram);
+        var exists = block.ToInt64() * Nf4Weight.BlockSize < count;
+        var scale = k.Load(table + k.Load(scales + block, exists).To(DType.Int32), exists) * k.Load(nested + block / Nf4Weight.NestedBlockSize, exists) + k.Load(offset);
+        var pair = block.ToInt64().AsColumn() * Half + k.Range(Half).ToInt64().AsRow();
+        var packed = k.Load(codes + pair, pair * 2 < count).To(DType.Int32);
+        var nf4 = Nf4Code.Table.ToArray();
+        k.Store(target + pair * 2, (k.Lookup(nf4, packed >> 4) * scale.AsColumn()).To(dtype), pair * 2 < count);
+        k.Store(target + (pair * 2 + 1), (k.Lookup(nf4, packed & 15) * scale.AsColumn()).To(dtype), pair * 2 + 1 < count);
+    });
+}
