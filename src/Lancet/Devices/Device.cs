@@ -33,6 +33,12 @@ public abstract class Device : IDisposable
     /// <summary>Queues a matrix product.</summary>
     public abstract void MatMul(in MatMul product);
 
+    /// <summary>Sets aside the workspace of later matrix products, so that none of them has to allocate.</summary>
+    /// <param name="bytes">What the largest product needs.</param>
+    public virtual void ReserveMatMulWorkspace(long bytes)
+    {
+    }
+
     /// <summary>Queues a copy of host bytes to the device. The source may be reused on return.</summary>
     public abstract void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination);
 

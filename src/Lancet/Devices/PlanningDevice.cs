@@ -4,7 +4,8 @@ using Lancet.Tile;
 namespace Lancet.Devices;
 
 /// <summary>A device that computes nothing: a step run on it only tells what it would allocate and launch. Its addresses must not be followed.</summary>
-public sealed class PlanningDevice : Device
+/// <param name="threads">Threads of the processor that is planned for.</param>
+public sealed class PlanningDevice(int threads) : Device
 {
     private long _allocated;
     private long _peak;
@@ -14,6 +15,9 @@ public sealed class PlanningDevice : Device
 
     /// <summary>Floating-point operations of the matrix products queued so far.</summary>
     public double MatMulOperations { get; private set; }
+
+    /// <summary>Largest packing workspace that one of the matrix products needs on a processor with the given threads.</summary>
+    public long MatMulWorkspaceBytes { get; private set; }
 
     /// <inheritdoc/>
     public override string Name => "plan";
@@ -42,6 +46,7 @@ public sealed class PlanningDevice : Device
     public override void MatMul(in MatMul product)
     {
         LaunchCount++;
+        MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, Cpu.CpuGemm.WorkspaceBytes(product.M, product.N, product.K, product.C.DType, threads));
         MatMulOperations += 2.0 * product.M * product.N * product.K;
     }
 

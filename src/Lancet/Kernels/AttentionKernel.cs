@@ -43,13 +43,13 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="device">Device.</param>
     /// <param name="q">[T, query heads · head dimension].</param>
     /// <param name="key">[T, key/value heads · head dimension].</param>
-    /// <param name="v">Like the keys, with their row stride.</param>
+    /// <param name="v">Like the keys.</param>
     /// <param name="intervals">Visibility.</param>
     /// <param name="o">[T, query heads · head dimension], dense.</param>
     /// <param name="logSumExp">L: [query heads, T] in the accumulator's type.</param>
     public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp)
     {
-        var choice = Select(q, key);
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, 0);
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, o, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
@@ -65,14 +65,15 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="logSumExp">From the forward pass.</param>
     /// <param name="dOut">Gradient of o, dense.</param>
     /// <param name="delta">Workspace [query heads, T] in the accumulator's type.</param>
-    /// <param name="dq">With the row stride of q.</param>
-    /// <param name="dk">With the row stride of the keys.</param>
-    /// <param name="dv">With the row stride of the keys.</param>
+    /// <param name="dq">Like q; the three gradients share a row stride.</param>
+    /// <param name="dk">Like the keys.</param>
+    /// <param name="dv">Like the values.</param>
     public void Backward(
         Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp, Tensor dOut, Tensor delta,
         ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
     {
-        var choice = Select(q, key);
+        if (dq.RowStride != dk.RowStride || dk.RowStride != dv.RowStride) throw new ArgumentException("dq, dk and dv lie in one buffer.");
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, dq.RowStride);
         var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
         device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o, dOut, delta, intervals.Count]);
         device.Launch(
@@ -82,8 +83,6 @@ public sealed class AttentionKernel(AttentionShape shape)
             QueryKernels[choice], new Grid(rowBlocks, shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
     }
-
-    private Choice Select(ColumnSlice q, ColumnSlice key) => new(shape, q.Tensor.DType, q.RowStride, key.RowStride);
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {
@@ -111,21 +110,21 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
-                var s = TileMath.Select(isVisible, parts.Scores(Dot(queries, keys.Transposed())), double.NegativeInfinity);
+                var s = Select(isVisible, parts.Scores(Dot(queries, keys.Transposed())), double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(s, 1));
                 // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
-                var pivot = TileMath.Select(maximum > double.NegativeInfinity, maximum, 0);
+                var pivot = Select(maximum > double.NegativeInfinity, maximum, 0);
                 var p = Exp2(s - pivot.AsColumn());
                 var fade = Exp2(carried[0] - pivot);
-                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideK);
+                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
             }, stages: 2);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
-        var inverse = 1 / TileMath.Select(isEmpty, 1, sum);
+        var inverse = 1 / Select(isEmpty, 1, sum);
         parts.Store(o, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension, state[2] * inverse.AsColumn());
         // +∞ makes the backward pass's powers 0 in a row that sees nothing.
-        k.Store(logSumExp + (head * count + row), TileMath.Select(isEmpty, double.PositiveInfinity, state[0] + Log2(sum)), row < count);
+        k.Store(logSumExp + (head * count + row), Select(isEmpty, double.PositiveInfinity, state[0] + Log2(sum)), row < count);
     });
 
     private static Kernel TraceDelta(Choice choice) => Kernel.Trace("attention_delta", k =>
@@ -171,14 +170,14 @@ public sealed class AttentionKernel(AttentionShape shape)
             {
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
-                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideK);
+                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
                 var s = parts.Scores(Dot(queries, keys.Transposed()));
-                var p = TileMath.Select(isVisible, Exp2(s - rowLog), 0);
+                var p = Select(isVisible, Exp2(s - rowLog), 0);
                 var ds = parts.ScoreGradient(p * (Dot(gradients, values.Transposed()) - rowDelta), s);
                 return [Dot(ds.To(choice.DType), keys, carried[0])];
             }, stages: 2)[0];
-        parts.Store(dq, row, count, head, choice.StrideQ, sum);
+        parts.Store(dq, row, count, head, choice.StrideGradient, sum);
     });
 
     private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
@@ -199,7 +198,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var first = k.ProgramId(0) * choice.RowBlock;
         var row = first + k.Range(choice.RowBlock);
         var keys = parts.Load(key, row, count, head, choice.StrideK);
-        var values = parts.Load(v, row, count, head, choice.StrideK);
+        var values = parts.Load(v, row, count, head, choice.StrideV);
         var begin = k.Load(begins + row, row < count, int.MaxValue);
         var end = k.Load(ends + row, row < count);
         var last = Min(first + choice.RowBlock, count) - 1;
@@ -216,13 +215,13 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
                 var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
                 var s = parts.Scores(Dot(keys, queries.Transposed()));
-                var p = TileMath.Select(isVisible, Exp2(s - columnLog), 0);
+                var p = Select(isVisible, Exp2(s - columnLog), 0);
                 var ds = parts.ScoreGradient(p * (Dot(values, gradients.Transposed()) - columnDelta), s);
                 return [Dot(ds.To(choice.DType), queries, carried[0]), Dot(p.To(choice.DType), gradients, carried[1])];
             }, stages: 2);
         });
-        parts.Store(dk, row, count, head, choice.StrideK, sums[0]);
-        parts.Store(dv, row, count, head, choice.StrideK, sums[1]);
+        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0]);
+        parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
 
     /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂.</summary>
@@ -252,7 +251,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
     }
 
-    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK)
+    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideGradient)
     {
         public DType Accumulator => DType.Accumulator();
 

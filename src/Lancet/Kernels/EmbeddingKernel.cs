@@ -41,7 +41,7 @@ public static class EmbeddingKernel
     /// <param name="scale">The forward pass's factor.</param>
     public static void Backward(Device device, Tensor tokenIds, Tensor order, Tensor segmentEnds, Tensor dy, Tensor gradient, double scale)
     {
-        var columns = (int)gradient.Shape[1];
+        var columns = (int)dy.Shape[1];
         device.Launch(BackwardKernels[(columns, dy.DType, scale)], new Grid((int)tokenIds.Count, Blocks.Of(columns, Block)), [tokenIds, order, segmentEnds, dy, gradient]);
     }
 

@@ -19,14 +19,17 @@ public sealed unsafe class CpuDevice : Device
     /// <summary>Creates a device over a pool of threads; the shared pool if none is given.</summary>
     public CpuDevice(WorkerPool? pool = null) => _pool = pool ?? WorkerPool.Shared;
 
+    /// <summary>Threads that kernels and products run on.</summary>
+    public int ThreadCount => _pool.ThreadCount;
+
     /// <inheritdoc/>
     public override string Name => $"cpu ({_pool.ThreadCount} threads)";
 
     /// <inheritdoc/>
-    public override long AllocatedBytes => Interlocked.Read(ref _allocated);
+    public override long AllocatedBytes => Interlocked.Read(ref _allocated) + _workspace.Bytes;
 
     /// <inheritdoc/>
-    public override long PeakAllocatedBytes => Interlocked.Read(ref _peak);
+    public override long PeakAllocatedBytes => Interlocked.Read(ref _peak) + _workspace.Bytes;
 
     /// <inheritdoc/>
     public override long AvailableBytes => GC.GetGCMemoryInfo().TotalAvailableMemoryBytes - Environment.WorkingSet;
@@ -53,6 +56,9 @@ public sealed unsafe class CpuDevice : Device
             Operand(product.B, product.B.IsTransposed ? product.K : product.N), (void*)product.C.Address, product.C.DType,
             product.LeadingDimensionC == 0 ? product.N : product.LeadingDimensionC, product.Alpha, product.Beta, bias, _workspace);
     }
+
+    /// <inheritdoc/>
+    public override void ReserveMatMulWorkspace(long bytes) => _workspace.Ensure(bytes);
 
     /// <inheritdoc/>
     public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination)

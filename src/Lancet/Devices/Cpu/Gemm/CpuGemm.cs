@@ -44,29 +44,23 @@ public static unsafe class CpuGemm
             MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, (double*)bias);
             return;
         }
-        int height = MicroKernel.Rows, width = MicroKernel.Columns;
-        var rowBlock = Math.Min(RowBlock, RoundUp(m, height));
-        var columnBlock = Math.Min(ColumnBlock, RoundUp(n, width));
-        while ((long)Blocks(m, rowBlock) * Blocks(n, columnBlock) < 3 * pool.ThreadCount && columnBlock > 2 * width) columnBlock = RoundUp(columnBlock / 2, width);
-        while ((long)Blocks(m, rowBlock) * Blocks(n, columnBlock) < 3 * pool.ThreadCount && rowBlock > 2 * height) rowBlock = RoundUp(rowBlock / 2, height);
-        var slab = (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / columnBlock * columnBlock, columnBlock, RoundUp(n, columnBlock));
-        var depth = Math.Min(DepthBlock, Math.Max(k, 1));
-        var packedB = Aligned((long)slab * k);
-        long packedA = Aligned((long)rowBlock * depth), tile = Aligned((long)rowBlock * columnBlock), rows = Aligned(depth);
-        var perWorker = packedA + tile + rows;
-        var memory = (float*)workspace.Ensure((packedB + (perWorker * pool.ThreadCount)) * sizeof(float));
+        var blocks = new Blocking(m, n, k, pool.ThreadCount);
+        var memory = (float*)workspace.Ensure(blocks.WorkspaceBytes);
         var product = new Product
         {
-            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, RowBlock = rowBlock, ColumnBlock = columnBlock,
-            PackedB = memory, Worker = memory + packedB, PerWorker = perWorker, TileOffset = packedA, RowOffset = packedA + tile,
+            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, RowBlock = blocks.Rows, ColumnBlock = blocks.Columns,
+            PackedB = memory, Worker = memory + blocks.PackedB, PerWorker = blocks.PerWorker, TileOffset = blocks.PackedA, RowOffset = blocks.PackedA + blocks.Tile,
         };
-        for (var start = 0; start < n; start += slab)
+        for (var start = 0; start < n; start += blocks.Slab)
         {
-            (product.SlabStart, product.SlabCount) = (start, Math.Min(slab, n - start));
-            pool.Run(Blocks(product.SlabCount, width), &PackB, (nint)(&product));
-            pool.Run(Blocks(m, rowBlock) * Blocks(product.SlabCount, columnBlock), &Block, (nint)(&product));
+            (product.SlabStart, product.SlabCount) = (start, Math.Min(blocks.Slab, n - start));
+            pool.Run(Blocks(product.SlabCount, MicroKernel.Columns), &PackB, (nint)(&product));
+            pool.Run(Blocks(m, blocks.Rows) * Blocks(product.SlabCount, blocks.Columns), &Block, (nint)(&product));
         }
     }
+
+    /// <summary>Bytes of packing buffers that a product needs.</summary>
+    public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads).WorkspaceBytes;
 
     private static int RoundUp(int value, int to) => (value + to - 1) / to * to;
 
@@ -195,6 +189,43 @@ public static unsafe class CpuGemm
                 target = (alpha * sum) + (beta == 0 ? 0 : beta * target) + (bias is null ? 0 : bias[j]);
             }
         }
+    }
+
+    /// <summary>How a product is cut up: blocks of C that keep every thread busy, and columns of B that are packed at a time.</summary>
+    private readonly struct Blocking
+    {
+        public Blocking(int m, int n, int k, int threads)
+        {
+            int height = MicroKernel.Rows, width = MicroKernel.Columns;
+            Rows = Math.Min(RowBlock, RoundUp(m, height));
+            Columns = Math.Min(ColumnBlock, RoundUp(n, width));
+            // The slab does not depend on m, so that a smaller batch never needs a larger workspace.
+            Slab = (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / Columns * Columns, Columns, RoundUp(n, Columns));
+            while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Columns > 2 * width) Columns = RoundUp(Columns / 2, width);
+            while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Rows > 2 * height) Rows = RoundUp(Rows / 2, height);
+            var depth = Math.Min(DepthBlock, Math.Max(k, 1));
+            PackedB = Aligned((long)Slab * k);
+            PackedA = Aligned((long)Rows * depth);
+            Tile = Aligned((long)Rows * Columns);
+            PerWorker = PackedA + Tile + Aligned(depth);
+            WorkspaceBytes = (PackedB + (PerWorker * threads)) * sizeof(float);
+        }
+
+        public int Rows { get; }
+
+        public int Columns { get; }
+
+        public int Slab { get; }
+
+        public long PackedB { get; }
+
+        public long PackedA { get; }
+
+        public long Tile { get; }
+
+        public long PerWorker { get; }
+
+        public long WorkspaceBytes { get; }
     }
 
     private struct Product

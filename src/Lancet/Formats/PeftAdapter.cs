@@ -1,0 +1,186 @@
+using System.Runtime.InteropServices;
+using System.Text.Json;
+using Lancet.Adapters;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Tile;
+
+namespace Lancet.Formats;
+
+/// <summary>A LoRA adapter folder as PEFT writes it: <c>adapter_config.json</c> and <c>adapter_model.safetensors</c>.</summary>
+public sealed class PeftAdapter : IDisposable
+{
+    private const string Prefix = "base_model.model.";
+    private readonly string _folder;
+    private readonly SafetensorsFile _file;
+    private readonly ConfigReader _config;
+    private readonly JsonDocument _document;
+
+    private PeftAdapter(string folder, JsonDocument document, SafetensorsFile file)
+    {
+        (_folder, _document, _file) = (folder, document, file);
+        _config = new ConfigReader(document.RootElement, Path.Combine(folder, "adapter_config.json"));
+        var type = _config.Text("peft_type");
+        if (type != "LORA") throw _config.Error($"peft_type is {type ?? "missing"}; LORA is supported.");
+        foreach (var unsupported in (string[])["use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"])
+            if (_config.Boolean(unsupported) == true) throw _config.Error($"{unsupported} is not supported.");
+        if ((_config.Text("bias") ?? "none") != "none") throw _config.Error("bias other than none is not supported.");
+        Options = new LoraOptions
+        {
+            Rank = _config.Positive("r"),
+            Alpha = _config.Number("lora_alpha") ?? throw _config.Error("lora_alpha is missing."),
+            Dropout = _config.Number("lora_dropout") ?? 0,
+            UsesRankStabilization = _config.Boolean("use_rslora") ?? false,
+        };
+        TargetModules = [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
+    }
+
+    /// <summary>Rank, alpha and dropout.</summary>
+    public LoraOptions Options { get; }
+
+    /// <summary>Last parts of the names of the modules that have an adapter.</summary>
+    public IReadOnlyList<string> TargetModules { get; }
+
+    /// <summary>Opens an adapter folder.</summary>
+    /// <exception cref="LancetException">Files are missing or malformed.</exception>
+    public static PeftAdapter Open(string folder)
+    {
+        var config = Path.Combine(folder, "adapter_config.json");
+        if (!File.Exists(config)) throw new LancetException($"{config}: not found. An adapter folder holds adapter_config.json and adapter_model.safetensors.");
+        JsonDocument document;
+        try
+        {
+            document = JsonDocument.Parse(File.ReadAllBytes(config));
+        }
+        catch (JsonException error)
+        {
+            throw new LancetException($"{config}: not valid JSON: {error.Message}", error);
+        }
+        var file = SafetensorsFile.Open(Path.Combine(folder, "adapter_model.safetensors"));
+        try
+        {
+            return new PeftAdapter(folder, document, file);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Checks that every tensor belongs to a projection of the model and has its shape.</summary>
+    /// <exception cref="LancetException">The adapter was made for another model.</exception>
+    public void CheckFits(DecoderModel decoder)
+    {
+        var projections = decoder.Projections.ToDictionary(projection => projection.Name);
+        foreach (var (key, entry) in _file.Entries)
+        {
+            var name = ModuleOf(key, out var part);
+            if (name is null || !projections.TryGetValue(name, out var projection)) throw new LancetException($"{_file.Path}: tensor {key} belongs to no projection of this model; the adapter was made for another one.");
+            var (expected, axis) = part == "lora_A" ? (projection.InFeatures, 1) : (projection.OutFeatures, 0);
+            if (entry.Dimensions.Count != 2 || entry.Dimensions[axis] != expected)
+                throw new LancetException($"{_file.Path}: tensor {key} has shape [{string.Join(", ", entry.Dimensions)}], but {name} has {expected} {(axis == 1 ? "inputs" : "outputs")}; the adapter was made for another model.");
+        }
+        foreach (var module in Modules())
+        {
+            var (a, b) = (_file[Key(module, "lora_A")], _file[Key(module, "lora_B")]);
+            if (a.Dimensions[0] != b.Dimensions[1]) throw new LancetException($"{_file.Path}: {module} has lora_A of rank {a.Dimensions[0]} and lora_B of rank {b.Dimensions[1]}.");
+        }
+    }
+
+    /// <summary>Whether a projection has an adapter here.</summary>
+    public bool Contains(LoraLinear projection) => _file.Entries.ContainsKey(Key(projection.Name, "lora_A"));
+
+    /// <summary>Rank of a projection's adapter.</summary>
+    public int RankOf(LoraLinear projection) => (int)_file[Key(projection.Name, "lora_A")].Dimensions[0];
+
+    /// <summary>Factor of a projection's adapter; <c>alpha_pattern</c> is honoured.</summary>
+    public double ScaleOf(LoraLinear projection)
+    {
+        var options = Options;
+        if (_config.Find("alpha_pattern") is { ValueKind: JsonValueKind.Object } patterns)
+            foreach (var item in patterns.EnumerateObject())
+                if (projection.Name == item.Name || projection.Name.EndsWith("." + item.Name, StringComparison.Ordinal)) options = options with { Alpha = item.Value.GetDouble() };
+        return options.Scale(RankOf(projection));
+    }
+
+    /// <summary>Values of one of a projection's two matrices.</summary>
+    public float[] Read(string module, string part)
+    {
+        var entry = _file[Key(module, part)];
+        var values = new float[entry.Count];
+        entry.CopyTo(values);
+        return values;
+    }
+
+    /// <summary>Writes a model's adapter.</summary>
+    public static void Save(string folder, LanguageModel model, LoraOptions options)
+    {
+        var outputs = new List<SafetensorsOutput>();
+        foreach (var projection in model.Decoder.Projections.Where(projection => projection.A is not null))
+            foreach (var weight in (Weight[])[projection.A!, projection.B!])
+                outputs.Add(new(Prefix + weight.Name, DType.Float32, [weight.Shape[0], weight.Shape[1]], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
+        outputs.Sort((a, b) => string.CompareOrdinal(a.Name, b.Name));
+        SafetensorsWriter.Write(Path.Combine(folder, "adapter_model.safetensors"), outputs, new Dictionary<string, string> { ["format"] = "pt" });
+        AtomicFile.Write(Path.Combine(folder, "adapter_config.json"), stream =>
+        {
+            using var json = new Utf8JsonWriter(stream, new JsonWriterOptions { Indented = true });
+            json.WriteStartObject();
+            json.WriteString("peft_type", "LORA");
+            json.WriteString("task_type", "CAUSAL_LM");
+            json.WriteString("base_model_name_or_path", model.Folder);
+            json.WriteNumber("r", options.Rank);
+            json.WriteNumber("lora_alpha", options.Alpha);
+            json.WriteNumber("lora_dropout", options.Dropout);
+            json.WriteBoolean("use_rslora", options.UsesRankStabilization);
+            json.WriteString("bias", "none");
+            json.WriteBoolean("fan_in_fan_out", false);
+            json.WriteBoolean("inference_mode", true);
+            json.WriteBoolean("init_lora_weights", true);
+            json.WriteNull("modules_to_save");
+            json.WriteStartArray("target_modules");
+            foreach (var target in options.TargetModules.Contains("all-linear") ? LoraOptions.AllLinear : options.TargetModules) json.WriteStringValue(target);
+            json.WriteEndArray();
+            WritePattern("rank_pattern", projection => projection.A!.Shape[0] == options.Rank ? null : projection.A.Shape[0]);
+            WritePattern("alpha_pattern", projection => Alpha(projection) is var alpha && Math.Abs(alpha - options.Alpha) < 1e-4 ? null : alpha);
+            json.WriteEndObject();
+
+            double Alpha(LoraLinear projection) => projection.Scale * (options.UsesRankStabilization ? Math.Sqrt(projection.A!.Shape[0]) : projection.A!.Shape[0]);
+
+            void WritePattern(string key, Func<LoraLinear, double?> value)
+            {
+                json.WriteStartObject(key);
+                foreach (var projection in model.Decoder.Projections.Where(projection => projection.A is not null))
+                    if (value(projection) is { } number) json.WriteNumber(projection.Name, number);
+                json.WriteEndObject();
+            }
+        });
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _file.Dispose();
+        _document.Dispose();
+    }
+
+    private IEnumerable<string> Modules() => _file.Entries.Keys.Select(key => ModuleOf(key, out _) ?? throw new LancetException($"{_file.Path}: tensor {key} is not a LoRA matrix; {_folder} holds something else beside LoRA.")).Distinct();
+
+    private string Key(string module, string part) => _file.Entries.ContainsKey($"{Prefix}{module}.{part}.weight") ? $"{Prefix}{module}.{part}.weight" : $"{Prefix}{module}.{part}.default.weight";
+
+    private static string? ModuleOf(string key, out string part)
+    {
+        part = "";
+        if (!key.StartsWith(Prefix, StringComparison.Ordinal)) return null;
+        foreach (var candidate in (string[])["lora_A", "lora_B"])
+        {
+            foreach (var suffix in (string[])[$".{candidate}.weight", $".{candidate}.default.weight"])
+            {
+                if (!key.EndsWith(suffix, StringComparison.Ordinal)) continue;
+                part = candidate;
+                return key[Prefix.Length..^suffix.Length];
+            }
+        }
+        return null;
+    }
+}

@@ -1,0 +1,152 @@
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// The MLP half of a decoder layer, x₃ = x₂ + post(Wd · (f(Wg·n) ⊙ (Wu·n))) with n = norm(x₂).
+/// <code>
+/// kept         x₂'s rstd, gate and up side by side [e | g], LoRA inputs u; Wd's output before its norm (Gemma 2)
+/// made again   n, from x₂ and rstd; h = f(e)·g, from e and g
+/// overwritten  dh ← h, [e | g] ← [de | dg]; the stream's gradient d is added to
+/// </code>
+/// </summary>
+public sealed class GatedMlp
+{
+    private readonly ModelConfig _config;
+    private readonly GatedActivationKernel _activation;
+
+    /// <summary>Describes the MLP of one layer.</summary>
+    internal GatedMlp(ModelConfig config, int layer, WeightList weights)
+    {
+        _config = config;
+        var prefix = $"model.layers.{layer}.";
+        Norm = weights.Norm(prefix + (config.HasPostNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm"), config.HiddenSize, config);
+        Gate = weights.Linear(prefix + "mlp.gate_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
+        Up = weights.Linear(prefix + "mlp.up_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
+        Down = weights.Linear(prefix + "mlp.down_proj", config.HiddenSize, config.IntermediateSize, config.HasMlpBias);
+        if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_feedforward_layernorm", config.HiddenSize, config);
+        _activation = new GatedActivationKernel(config.Activation, config.IntermediateSize);
+    }
+
+    /// <summary>Norm of the input.</summary>
+    public RmsNorm Norm { get; }
+
+    /// <summary>Gate projection.</summary>
+    public LoraLinear Gate { get; }
+
+    /// <summary>Up projection.</summary>
+    public LoraLinear Up { get; }
+
+    /// <summary>Down projection.</summary>
+    public LoraLinear Down { get; }
+
+    /// <summary>Norm of the output, or null.</summary>
+    public RmsNorm? PostNorm { get; }
+
+    /// <summary>What the backward pass reads.</summary>
+    internal struct State
+    {
+        public Tensor Rstd, GateUp, GateU, UpU, DownU, BeforePostNorm, PostRstd;
+    }
+
+    /// <summary>x₃ [T, hidden] as a new saved buffer.</summary>
+    internal Tensor Forward(StepContext c, Tensor x, out State state)
+    {
+        var result = c.Saved(_config.HiddenSize);
+        Intermediate(c, x, out state);
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
+        if (!c.IsTraining) c.Free(state.GateUp);
+        c.Device.Copy(x, result);
+        if (PostNorm is null)
+        {
+            Down.Forward(c, h, result, 1, out state.DownU);
+        }
+        else
+        {
+            state.BeforePostNorm = c.Saved(_config.HiddenSize);
+            Down.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+            state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
+            ElementwiseKernel.AddTo(c.Device, post, result);
+            c.Free(post);
+            if (!c.IsTraining) c.Free(state.BeforePostNorm, state.PostRstd);
+        }
+        c.Free(h);
+        if (!c.IsTraining) c.Free(state.Rstd);
+        return result;
+    }
+
+    /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
+    internal void Drop(StepContext c, ref State state)
+    {
+        c.Free(state.Rstd, state.GateUp, state.GateU, state.UpU, state.DownU, state.BeforePostNorm, state.PostRstd);
+        state = default;
+    }
+
+    /// <summary>The forward pass's state once more, with the same bits.</summary>
+    internal void Recompute(StepContext c, Tensor x, out State state)
+    {
+        Intermediate(c, x, out state);
+        if (PostNorm is null && Down.A is null) return;
+        // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
+        if (PostNorm is null)
+        {
+            Down.RecomputeAdapterInput(c, h, out state.DownU);
+        }
+        else
+        {
+            state.BeforePostNorm = c.Saved(_config.HiddenSize);
+            Down.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+            state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
+            c.Free(post);
+        }
+        c.Free(h);
+    }
+
+    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state.</summary>
+    internal void Backward(StepContext c, Tensor x, in State state, Tensor d)
+    {
+        var dDown = d;
+        if (PostNorm is not null)
+        {
+            dDown = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+            PostNorm.Backward(c, d, state.BeforePostNorm, state.PostRstd, dDown, false);
+            c.Free(state.BeforePostNorm, state.PostRstd);
+        }
+        var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        var vd = Down.BackwardInput(c, dDown, dh, 0);
+        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
+        Down.BackwardWeights(c, dh, dDown, state.DownU, vd);
+        c.Free(dh);
+        if (PostNorm is not null) c.Free(dDown);
+
+        var (de, dg) = (ColumnSlice.Of(state.GateUp, 0), ColumnSlice.Of(state.GateUp, _config.IntermediateSize));
+        var dNormed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var ve = Gate.BackwardInput(c, de, dNormed, 0);
+        var vg = Up.BackwardInput(c, dg, dNormed, 1);
+        var normed = Norm.Recompute(c, x, state.Rstd);
+        Gate.BackwardWeights(c, normed, de, state.GateU, ve);
+        Up.BackwardWeights(c, normed, dg, state.UpU, vg);
+        c.Free(normed, state.GateUp);
+        Norm.Backward(c, dNormed, x, state.Rstd, d, true);
+        c.Free(dNormed, state.Rstd);
+    }
+
+    private void Intermediate(StepContext c, Tensor x, out State state)
+    {
+        state = default;
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        state.Rstd = Norm.Forward(c, x, normed);
+        state.GateUp = c.Saved(2L * _config.IntermediateSize);
+        Gate.Forward(c, normed, ColumnSlice.Of(state.GateUp, 0), 0, out state.GateU);
+        Up.Forward(c, normed, ColumnSlice.Of(state.GateUp, _config.IntermediateSize), 0, out state.UpU);
+        c.Free(normed);
+    }
+}

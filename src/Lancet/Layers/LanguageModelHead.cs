@@ -1,0 +1,102 @@
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// Final norm and output head with cross-entropy, for one chunk of tokens at a time, so that the logits of a batch never exist together.
+/// <code>
+/// forward and backward of a chunk    z = n·Wᵀ    loss, dz over z    dW += dzᵀ·n    dn = dz·W over n
+/// </code>
+/// The gradient of the head's input is ready when the loss is; nothing of the head is kept.
+/// </summary>
+public sealed class LanguageModelHead
+{
+    private const long ChunkBytes = 64 << 20;
+    private readonly ModelConfig _config;
+    private readonly CrossEntropyKernel _crossEntropy;
+
+    internal LanguageModelHead(ModelConfig config, Weight embedding, WeightList weights)
+    {
+        _config = config;
+        Norm = weights.Norm("model.norm", config.HiddenSize, config);
+        Weight = config.TiesWordEmbeddings ? embedding : weights.Add(new Weight("lm_head.weight", new Shape(config.VocabularySize, config.HiddenSize), WeightRole.Head));
+        _crossEntropy = new CrossEntropyKernel(config.VocabularySize, 1, config.LogitSoftCap);
+    }
+
+    /// <summary>Norm of the last layer's output.</summary>
+    public RmsNorm Norm { get; }
+
+    /// <summary>Head [vocabulary, hidden]; the embedding itself where they are tied.</summary>
+    public Weight Weight { get; }
+
+    /// <summary>Losses [T] of all tokens, and the gradient of the stream in a new buffer.</summary>
+    /// <param name="c">The step; its labels and loss scale are read.</param>
+    /// <param name="x">Output of the last layer.</param>
+    /// <param name="losses">[T] in the accumulator's type.</param>
+    internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses)
+    {
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var rstd = Norm.Forward(c, x, normed);
+        foreach (var (start, count, logits) in Chunks(c))
+        {
+            var rows = normed.Rows(start, count);
+            Logits(c, rows, logits);
+            _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
+            if (Weight.IsTrained)
+                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows), C = Weight.Gradient, Alpha = 1, Beta = 1 });
+            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, Alpha = 1 });
+        }
+        Norm.Backward(c, normed, x, rstd, normed, false);
+        c.Free(rstd);
+        return normed;
+    }
+
+    /// <summary>Losses [T] of all tokens.</summary>
+    internal void Forward(StepContext c, Tensor x, Tensor losses)
+    {
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        c.Free(Norm.Forward(c, x, normed));
+        foreach (var (start, count, logits) in Chunks(c))
+        {
+            Logits(c, normed.Rows(start, count), logits);
+            _crossEntropy.Forward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count));
+        }
+        c.Free(normed);
+    }
+
+    /// <summary>Normed output of chosen rows and their logits, before any soft cap.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">Output of the last layer [T, hidden].</param>
+    /// <param name="firstRow">First row whose logits are wanted.</param>
+    /// <param name="logits">[rows, vocabulary] that is written.</param>
+    internal void Forward(StepContext c, Tensor x, int firstRow, Tensor logits)
+    {
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        c.Free(Norm.Forward(c, x, normed));
+        Logits(c, normed.Rows(firstRow, logits.Shape[0]), logits);
+        c.Free(normed);
+    }
+
+    private void Logits(StepContext c, Tensor rows, Tensor logits) => c.Device.MatMul(new MatMul
+    {
+        M = (int)logits.Shape[0], N = _config.VocabularySize, K = _config.HiddenSize, A = new(rows), B = Weight.Operand(true), C = logits, Alpha = 1,
+    });
+
+    private IEnumerable<(int Start, int Count, Tensor Logits)> Chunks(StepContext c)
+    {
+        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.Accumulator);
+        var size = (int)Math.Clamp(ChunkBytes / bytes / 64 * 64, 64, Math.Max(64, c.TokenCount));
+        size = Math.Min(size, c.TokenCount);
+        var logits = c.Allocate(MemoryPurpose.Logits, c.Accumulator, new Shape(size, _config.VocabularySize));
+        for (var start = 0; start < c.TokenCount; start += size)
+        {
+            var count = Math.Min(size, c.TokenCount - start);
+            yield return (start, count, logits.Rows(0, count));
+        }
+        c.Free(logits);
+    }
+}

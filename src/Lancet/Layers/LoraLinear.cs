@@ -1,0 +1,178 @@
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// A projection with an optional LoRA adapter (Hu et al. 2021).
+/// <code>
+/// forward    y = x·Wᵀ + b + s·(d·Aᵀ)·Bᵀ            d = dropout(x); u = d·Aᵀ [T, r] is kept, d is not
+/// backward   v  = s·dy·B                            [T, r], fp32
+///            dx = dy·W + dropout'(v·A)
+///            dB += s·dyᵀ·u      dA += vᵀ·d          d is made again from x
+///            dW += dyᵀ·x        db += Σ_rows dy     only if W, b are trained
+/// </code>
+/// A and B are fp32 masters and are multiplied in fp32 whatever the activation dtype; x·Aᵀ is never rounded to 16 bits. s scales v once, so
+/// that dA = vᵀ·d needs no factor.
+/// </summary>
+public sealed class LoraLinear
+{
+    private DropoutKernel? _dropout;
+    private int _dropoutSite;
+
+    /// <summary>Creates the projection.</summary>
+    /// <param name="name">Name of the module in the checkpoint.</param>
+    /// <param name="weight">[out, in].</param>
+    /// <param name="bias">[out], or null.</param>
+    public LoraLinear(string name, Weight weight, Weight? bias)
+    {
+        (Name, Weight, Bias) = (name, weight, bias);
+        (OutFeatures, InFeatures) = ((int)weight.Shape[0], (int)weight.Shape[1]);
+    }
+
+    /// <summary>Name of the module in the checkpoint, such as <c>model.layers.0.self_attn.q_proj</c>.</summary>
+    public string Name { get; }
+
+    /// <summary>Base weight [out, in].</summary>
+    public Weight Weight { get; }
+
+    /// <summary>Bias [out], or null.</summary>
+    public Weight? Bias { get; }
+
+    /// <summary>Columns of the output.</summary>
+    public int OutFeatures { get; }
+
+    /// <summary>Columns of the input.</summary>
+    public int InFeatures { get; }
+
+    /// <summary>LoRA's A [r, in], or null without an adapter.</summary>
+    public Weight? A { get; private set; }
+
+    /// <summary>LoRA's B [out, r], or null without an adapter.</summary>
+    public Weight? B { get; private set; }
+
+    /// <summary>LoRA's s = alpha / r (or alpha / √r).</summary>
+    public float Scale { get; private set; }
+
+    private bool HasAdapter => A is not null;
+
+    private int Rank => (int)A!.Shape[0];
+
+    /// <summary>Attaches a LoRA adapter.</summary>
+    /// <param name="a">[r, in].</param>
+    /// <param name="b">[out, r].</param>
+    /// <param name="scale">s.</param>
+    /// <param name="dropout">Probability that an input element of the adapter is dropped.</param>
+    /// <param name="dropoutSite">Number that tells this projection's masks from all others'.</param>
+    public void Attach(Weight a, Weight b, float scale, double dropout, int dropoutSite)
+    {
+        (A, B, Scale, _dropoutSite) = (a, b, scale, dropoutSite);
+        _dropout = dropout > 0 ? new DropoutKernel(dropout) : null;
+    }
+
+    /// <summary>y = beta·y + x·Wᵀ + b + LoRA.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">[T, in].</param>
+    /// <param name="y">[T, out] block that is written.</param>
+    /// <param name="beta">0 to overwrite y, 1 to add to it (a residual connection).</param>
+    /// <param name="u">x·Aᵀ, kept for the backward pass; absent without an adapter.</param>
+    public void Forward(StepContext c, Tensor x, ColumnSlice y, float beta, out Tensor u)
+    {
+        u = default;
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(x), B = Weight.Operand(true), C = y.Tensor,
+            LeadingDimensionC = y.RowStride, Alpha = 1, Beta = beta, Bias = Bias?.Dense ?? default,
+        });
+        if (!HasAdapter) return;
+        RecomputeAdapterInput(c, x, out u);
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount, N = OutFeatures, K = Rank, A = new(u), B = new(B!.Dense, true), C = y.Tensor, LeadingDimensionC = y.RowStride, Alpha = Scale, Beta = 1,
+        });
+        if (!c.IsTraining) c.Free(u);
+    }
+
+    /// <summary>u = dropout(x)·Aᵀ alone, as in the forward pass.</summary>
+    public void RecomputeAdapterInput(StepContext c, Tensor x, out Tensor u)
+    {
+        u = c.Allocate(c.IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, Rank));
+        var d = DropInput(c, x);
+        c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = InFeatures, A = new(d), B = new(A!.Dense, true), C = u, Alpha = 1 });
+        if (d.Address != x.Address) c.Free(d);
+    }
+
+    /// <summary>Gradient of the input, and v = s·dy·B, which <see cref="BackwardWeights"/> needs and frees.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="dy">[T, out] block.</param>
+    /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
+    /// <param name="beta">0 to overwrite dx, 1 to add to it.</param>
+    public Tensor BackwardInput(StepContext c, ColumnSlice dy, Tensor dx, float beta)
+    {
+        if (dx.Exists)
+        {
+            c.Device.MatMul(new MatMul
+            {
+                M = c.TokenCount, N = InFeatures, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = Weight.Operand(false), C = dx, Alpha = 1, Beta = beta,
+            });
+        }
+        if (!HasAdapter) return default;
+        var v = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, Rank));
+        c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = new(B!.Dense), C = v, Alpha = Scale });
+        if (!dx.Exists) return v;
+        if (_dropout is null)
+        {
+            c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = dx, Alpha = 1, Beta = 1 });
+        }
+        else
+        {
+            var masked = c.Activations(MemoryPurpose.Workspace, InFeatures);
+            c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = masked, Alpha = 1 });
+            _dropout.Apply(c.Device, masked, masked, c.DropoutSeed, _dropoutSite);
+            ElementwiseKernel.AddTo(c.Device, masked, dx);
+            c.Free(masked);
+        }
+        return v;
+    }
+
+    /// <summary>Gradients of whatever is trained here; frees u and v.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">The forward pass's input [T, in].</param>
+    /// <param name="dy">[T, out] block.</param>
+    /// <param name="u">From <see cref="Forward"/>.</param>
+    /// <param name="v">From <see cref="BackwardInput"/>.</param>
+    public void BackwardWeights(StepContext c, Tensor x, ColumnSlice dy, Tensor u, Tensor v)
+    {
+        var dyTransposed = new MatMulOperand(dy.Tensor, true, dy.RowStride);
+        if (Weight.IsTrained)
+            c.Device.MatMul(new MatMul { M = OutFeatures, N = InFeatures, K = c.TokenCount, A = dyTransposed, B = new(x), C = Weight.Gradient, Alpha = 1, Beta = 1 });
+        if (Bias is { IsTrained: true })
+        {
+            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, OutFeatures));
+            ColumnSumKernel.Add(c.Device, c.TokenCount, dy, partial, Bias.Gradient);
+            c.Free(partial);
+        }
+        if (!HasAdapter) return;
+        if (B!.IsTrained)
+            c.Device.MatMul(new MatMul { M = OutFeatures, N = Rank, K = c.TokenCount, A = dyTransposed, B = new(u), C = B.Gradient, Alpha = Scale, Beta = 1 });
+        if (A!.IsTrained)
+        {
+            var d = DropInput(c, x);
+            c.Device.MatMul(new MatMul { M = Rank, N = InFeatures, K = c.TokenCount, A = new(v, true), B = new(d), C = A.Gradient, Alpha = 1, Beta = 1 });
+            if (d.Address != x.Address) c.Free(d);
+        }
+        c.Free(v);
+        c.Free(u);
+    }
+
+    private Tensor DropInput(StepContext c, Tensor x)
+    {
+        if (_dropout is null || !c.IsTraining) return x;
+        var d = c.Activations(MemoryPurpose.Workspace, InFeatures);
+        _dropout.Apply(c.Device, x, d, c.DropoutSeed, _dropoutSite);
+        return d;
+    }
+}

@@ -1,0 +1,90 @@
+using Lancet.Devices;
+using Lancet.Generation;
+using Lancet.Kernels;
+using Lancet.Planning;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// What every layer of a forward or backward pass needs to know: the device, the step's memory, the number of packed tokens and the
+/// per-token index arrays. One object lives as long as its engine and is refilled for each micro-batch.
+/// </summary>
+public sealed class StepContext
+{
+    /// <summary>Creates a context.</summary>
+    public StepContext(Device device, StepMemory memory, DType dtype) => (Device, Memory, DType) = (device, memory, dtype);
+
+    /// <summary>Where the step runs.</summary>
+    public Device Device { get; }
+
+    /// <summary>Gives out the step's buffers.</summary>
+    public StepMemory Memory { get; }
+
+    /// <summary>Storage dtype of activations.</summary>
+    public DType DType { get; }
+
+    /// <summary>Dtype of statistics, adapters, masters and gradients of weights.</summary>
+    public DType Accumulator => DType.Accumulator();
+
+    /// <summary>Packed tokens of the micro-batch, T.</summary>
+    public int TokenCount { get; set; }
+
+    /// <summary>Whether a backward pass follows; if not, nothing is kept.</summary>
+    public bool IsTraining { get; set; }
+
+    /// <summary>Token ids: int32 [T].</summary>
+    public Tensor TokenIds { get; set; }
+
+    /// <summary>Position of each token in its sequence: int32 [T].</summary>
+    public Tensor Positions { get; set; }
+
+    /// <summary>Labels, already shifted, −100 for none: int32 [T].</summary>
+    public Tensor Labels { get; set; }
+
+    /// <summary>Token indices in order of their ids, for the embedding's gradient: int32 [T].</summary>
+    public Tensor TokenOrder { get; set; }
+
+    /// <summary>See <see cref="EmbeddingKernel.Backward"/>: int32 [T].</summary>
+    public Tensor SegmentEnds { get; set; }
+
+    /// <summary>Which tokens see which, by sliding window (0 for none).</summary>
+    public Dictionary<int, AttentionIntervals> Intervals { get; } = [];
+
+    /// <summary>Cosines of the rotary embedding: fp32 [positions, rotary dimension / 2].</summary>
+    public Tensor RotaryCos { get; set; }
+
+    /// <summary>Sines of the rotary embedding.</summary>
+    public Tensor RotarySin { get; set; }
+
+    /// <summary>Where generation keeps keys and values; null in training.</summary>
+    public KeyValueCache? Cache { get; set; }
+
+    /// <summary>Seed of this step's dropout masks: int64 [1].</summary>
+    public Tensor DropoutSeed { get; set; }
+
+    /// <summary>1 / label tokens of the whole step: one number in the accumulator's type.</summary>
+    public Tensor LossScale { get; set; }
+
+    /// <summary>A buffer that lives until it is freed.</summary>
+    public Tensor Allocate(MemoryPurpose purpose, DType dtype, Shape shape) => Memory.Allocate(purpose, dtype, shape);
+
+    /// <summary>A [T, columns] buffer in the activation dtype.</summary>
+    public Tensor Activations(MemoryPurpose purpose, long columns) => Memory.Allocate(purpose, DType, new Shape(TokenCount, columns));
+
+    /// <summary>A [T, columns] buffer in the activation dtype that the backward pass reads, or workspace if none follows.</summary>
+    public Tensor Saved(long columns) => Activations(IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, columns);
+
+    /// <summary>A vector of statistics that the backward pass reads, or workspace if none follows.</summary>
+    public Tensor SavedStatistics(long count) => Memory.Allocate(IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, Accumulator, new Shape(count));
+
+    /// <summary>Ends a buffer's life.</summary>
+    public void Free(Tensor tensor) => Memory.Free(tensor);
+
+    /// <summary>Ends the lives of several buffers; absent ones are skipped.</summary>
+    public void Free(params ReadOnlySpan<Tensor> tensors)
+    {
+        foreach (var tensor in tensors) Memory.Free(tensor);
+    }
+}

@@ -1,0 +1,107 @@
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Models;
+
+/// <summary>
+/// A decoder language model as explicit forward and backward passes. Describing one costs nothing; its weights get memory when they are
+/// loaded.
+/// </summary>
+public sealed class DecoderModel
+{
+    private readonly DecoderLayer.State[] _states;
+
+    /// <summary>Describes the model of a configuration.</summary>
+    public DecoderModel(ModelConfig config)
+    {
+        Config = config;
+        var weights = new WeightList();
+        Embedding = weights.Add(new Weight("model.embed_tokens.weight", new Shape(config.VocabularySize, config.HiddenSize), WeightRole.Embedding));
+        Layers = [.. Enumerable.Range(0, config.LayerCount).Select(layer => new DecoderLayer(config, layer, weights))];
+        Head = new LanguageModelHead(config, Embedding, weights);
+        Weights = weights.All;
+        _states = new DecoderLayer.State[config.LayerCount];
+    }
+
+    /// <summary>What the model looks like.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>Token embedding [vocabulary, hidden].</summary>
+    public Weight Embedding { get; }
+
+    /// <summary>Decoder layers, first to last.</summary>
+    public IReadOnlyList<DecoderLayer> Layers { get; }
+
+    /// <summary>Final norm and output head.</summary>
+    public LanguageModelHead Head { get; }
+
+    /// <summary>All weights of the checkpoint, in order.</summary>
+    public IReadOnlyList<Weight> Weights { get; }
+
+    /// <summary>All projections, in the order of the computation.</summary>
+    public IEnumerable<LoraLinear> Projections => Layers.SelectMany(layer => layer.Projections);
+
+    /// <summary>Weights of the checkpoint and of adapters that are trained.</summary>
+    public IEnumerable<Weight> TrainedWeights => Weights
+        .Concat(Projections.Where(projection => projection.A is not null).SelectMany(projection => (Weight[])[projection.A!, projection.B!]))
+        .Where(weight => weight.IsTrained);
+
+    /// <summary>Loss of every token, and the gradients of everything that is trained.</summary>
+    /// <param name="c">The step, with <see cref="StepContext.IsTraining"/> set.</param>
+    /// <param name="policies">What each layer keeps.</param>
+    /// <param name="losses">[T] in the accumulator's type.</param>
+    public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses)
+    {
+        var x = Embed(c);
+        for (var layer = 0; layer < Layers.Count; layer++) x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
+        var d = Head.ForwardBackward(c, x, losses);
+        c.Free(x);
+        for (var layer = Layers.Count - 1; layer >= 0; layer--)
+            Layers[layer].Backward(c, ref _states[layer], policies[layer], d, layer > 0 || Embedding.IsTrained || Layers[0].Attention.Norm.Weight.IsTrained);
+        if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
+        c.Free(d);
+    }
+
+    /// <summary>Loss of every token, forward only.</summary>
+    public void Forward(StepContext c, Tensor losses)
+    {
+        var x = Hidden(c);
+        Head.Forward(c, x, losses);
+        c.Free(x);
+    }
+
+    /// <summary>Logits of the last rows of a batch, before any soft cap.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="firstRow">First row whose logits are wanted.</param>
+    /// <param name="logits">[rows, vocabulary] in the accumulator's type.</param>
+    public void Logits(StepContext c, int firstRow, Tensor logits)
+    {
+        var x = Hidden(c);
+        Head.Forward(c, x, firstRow, logits);
+        c.Free(x);
+    }
+
+    private Tensor Hidden(StepContext c)
+    {
+        var x = Embed(c);
+        foreach (var layer in Layers) x = layer.Forward(c, x, ActivationPolicy.Keep, out _);
+        return x;
+    }
+
+    private Tensor Embed(StepContext c)
+    {
+        var x = c.Saved(Config.HiddenSize);
+        EmbeddingKernel.Forward(c.Device, c.TokenIds, Embedding.Dense, x, EmbeddingScale(c.DType));
+        return x;
+    }
+
+    // Gemma rounds √hidden to the compute dtype before it multiplies: 55.5 instead of 55.43 for 3072 in bf16.
+    private double EmbeddingScale(DType dtype) => !Config.ScalesEmbeddings ? 1 : dtype switch
+    {
+        DType.BFloat16 => (float)(BFloat16)(float)Math.Sqrt(Config.HiddenSize),
+        DType.Float16 => (double)(Half)Math.Sqrt(Config.HiddenSize),
+        _ => Math.Sqrt(Config.HiddenSize),
+    };
+}

@@ -1,0 +1,30 @@
+namespace Lancet.Models.Families;
+
+/// <summary>A family of decoder models. Each says how it differs from the plain pre-norm decoder that <see cref="ModelConfig"/> describes, and nothing else.</summary>
+internal abstract class ModelFamily
+{
+    private static readonly ModelFamily[] s_all = [new Llama(), new Mistral(), new Gemma(), new Gemma2(), new Qwen2(), new Qwen3()];
+
+    /// <summary>Value of <c>model_type</c> in config.json.</summary>
+    public abstract string ModelType { get; }
+
+    /// <summary>Adds what the family implies or names in keys of its own.</summary>
+    public abstract ModelConfig Configure(ConfigReader reader, ModelConfig config);
+
+    /// <summary>The family that a config.json names.</summary>
+    /// <exception cref="LancetException">There is none of that name.</exception>
+    public static ModelFamily Find(ConfigReader reader)
+    {
+        var name = reader.Text("model_type") ?? throw reader.Error("model_type is missing.");
+        return Array.Find(s_all, family => family.ModelType == name)
+            ?? throw reader.Error($"architecture {name} is not supported; supported are {string.Join(", ", s_all.Select(family => family.ModelType))}.");
+    }
+
+    /// <summary>Windows from <c>layer_types</c> where the file has them, else from a rule.</summary>
+    protected static int[] LayerWindows(ConfigReader reader, int layers, int window, Func<int, bool> slides)
+    {
+        var types = reader.Texts("layer_types");
+        if (types is not null && types.Length != layers) throw reader.Error($"layer_types has {types.Length} entries for {layers} layers.");
+        return [.. Enumerable.Range(0, layers).Select(layer => (types is null ? slides(layer) : types[layer] == "sliding_attention") ? Math.Max(window, 0) : 0)];
+    }
+}

@@ -1,0 +1,231 @@
+using System.Runtime.InteropServices;
+using Lancet.Adapters;
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
+using Lancet.Formats;
+using Lancet.Layers;
+using Lancet.Tensors;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Models;
+
+/// <summary>How a model's weights are held.</summary>
+public sealed record LoadOptions
+{
+    /// <summary>Dtype of activations: fp32, bf16 or fp16 (fp64 for tests).</summary>
+    public DType DType { get; init; } = DType.Float32;
+
+    /// <summary>Whether the projections are quantised to NF4 (QLoRA).</summary>
+    public bool QuantizesToNf4 { get; init; }
+
+    /// <summary>Whether every weight is trained; they are then held as fp32 masters.</summary>
+    public bool IsFullyTrained { get; init; }
+
+    /// <summary>Whether weights are drawn at random instead of read; the folder needs only config.json.</summary>
+    public bool IsFromScratch { get; init; }
+
+    /// <summary>Seed of random weights.</summary>
+    public long Seed { get; init; } = 3407;
+
+    /// <summary>Device; the processor if null.</summary>
+    public Device? Device { get; init; }
+}
+
+/// <summary>A language model with its weights, and an adapter if one was added.</summary>
+public sealed class LanguageModel : IDisposable
+{
+    private readonly List<DeviceBuffer> _owned = [];
+    private readonly bool _ownsDevice;
+    private Checkpoint? _checkpoint;
+
+    private LanguageModel(ModelConfig config, string folder, LoadOptions options)
+    {
+        (Config, Folder, DType) = (config, folder, options.DType);
+        Decoder = new DecoderModel(config);
+        _ownsDevice = options.Device is null;
+        Device = options.Device ?? new CpuDevice();
+    }
+
+    /// <summary>What the model looks like.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>Folder that it was read from.</summary>
+    public string Folder { get; }
+
+    /// <summary>Dtype of activations.</summary>
+    public DType DType { get; }
+
+    /// <summary>Where the weights are.</summary>
+    public Device Device { get; }
+
+    /// <summary>The computation.</summary>
+    public DecoderModel Decoder { get; }
+
+    /// <summary>The adapter's options, or null without one.</summary>
+    public LoraOptions? Adapter { get; private set; }
+
+    /// <summary>Everything that is trained, or null for a frozen model.</summary>
+    public ParameterArena? Trained { get; private set; }
+
+    /// <summary>Bytes of weights that are read from mapped files instead of allocated memory.</summary>
+    public long MappedBytes { get; private set; }
+
+    /// <summary>Loads a Hugging Face model folder.</summary>
+    /// <param name="folder">Folder with config.json and safetensors weights.</param>
+    /// <param name="options">How the weights are held.</param>
+    /// <exception cref="LancetException">Something is missing, malformed or not supported.</exception>
+    public static LanguageModel Load(string folder, LoadOptions? options = null)
+    {
+        options ??= new LoadOptions();
+        var model = new LanguageModel(ModelConfig.Load(folder), folder, options);
+        try
+        {
+            model.LoadWeights(options);
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Adds a new LoRA adapter: A is drawn from the Kaiming-uniform distribution (a = √5, as PEFT does), B is zero.</summary>
+    /// <param name="options">Rank and targets.</param>
+    /// <param name="seed">Seed of A.</param>
+    /// <exception cref="LancetException">There is an adapter already, or a target matches no projection.</exception>
+    public void AddLora(LoraOptions options, long seed = 3407)
+    {
+        Attach(options, _ => options.Rank);
+        var index = 0;
+        foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
+        {
+            var random = new DeterministicRandom(seed, ++index);
+            var bound = 1 / Math.Sqrt(projection.InFeatures);
+            SetTrained(projection.A!, () => (float)(((2 * random.NextDouble()) - 1) * bound));
+        }
+    }
+
+    /// <summary>Adds an adapter from a PEFT folder and goes on training it.</summary>
+    /// <exception cref="LancetException">The folder is missing, malformed, or made for another model.</exception>
+    public void LoadAdapter(string folder, double? dropout = null)
+    {
+        using var adapter = PeftAdapter.Open(folder);
+        var options = adapter.Options;
+        if (dropout is { } p) options = options with { Dropout = p };
+        adapter.CheckFits(Decoder);
+        Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.ScaleOf, adapter.Contains);
+        foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
+        {
+            SetTrained(projection.A!, adapter.Read(projection.Name, "lora_A"));
+            SetTrained(projection.B!, adapter.Read(projection.Name, "lora_B"));
+        }
+    }
+
+    /// <summary>Writes the adapter as a PEFT folder.</summary>
+    public void SaveAdapter(string folder) => PeftAdapter.Save(folder, this, Adapter ?? throw new InvalidOperationException("The model has no adapter."));
+
+    /// <summary>Values of a weight as fp32 on the host: trained, frozen or quantised.</summary>
+    public float[] Read(Weight weight)
+    {
+        var values = new float[weight.Shape.Count];
+        using var staging = Device.Allocate(values.LongLength * sizeof(float), "staging");
+        var target = staging.View(DType.Float32, weight.Shape);
+        if (weight.IsTrained) Kernels.ElementwiseKernel.Convert(Device, Trained!.Master(weight), target);
+        else if (weight.Quantized is { } nf4) Kernels.Nf4Kernel.Dequantize(Device, nf4, target);
+        else Kernels.ElementwiseKernel.Convert(Device, weight.Dense, target);
+        Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan()));
+        return values;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Trained?.Dispose();
+        foreach (var buffer in _owned) buffer.Dispose();
+        _checkpoint?.Dispose();
+        if (_ownsDevice) Device.Dispose();
+    }
+
+    /// <summary>Describes an adapter on a model without giving it memory, for planning.</summary>
+    internal static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
+    {
+        var targets = options.TargetModules.Contains("all-linear") ? LoraOptions.AllLinear : options.TargetModules;
+        foreach (var target in targets)
+            if (!decoder.Projections.Any(projection => Matches(projection, target))) throw new LancetException($"--target-modules {target} matches no projection; known are {string.Join(", ", LoraOptions.AllLinear)} and all-linear.");
+        var site = 0;
+        foreach (var projection in decoder.Projections)
+        {
+            site++;
+            if (!targets.Any(target => Matches(projection, target)) || contains?.Invoke(projection) == false) continue;
+            var rank = rankOf(projection);
+            var a = new Weight(projection.Name + ".lora_A.weight", new Shape(rank, projection.InFeatures), WeightRole.Adapter) { IsTrained = true };
+            var b = new Weight(projection.Name + ".lora_B.weight", new Shape(projection.OutFeatures, rank), WeightRole.Adapter) { IsTrained = true };
+            projection.Attach(a, b, (float)(scaleOf?.Invoke(projection) ?? options.Scale(rank)), options.Dropout, site);
+        }
+    }
+
+    private static bool Matches(LoraLinear projection, string target) => projection.Name == target || projection.Name.EndsWith("." + target, StringComparison.Ordinal);
+
+    private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
+    {
+        if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
+        Describe(Decoder, options, rankOf, scaleOf, contains);
+        Adapter = options;
+        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType);
+    }
+
+    private void SetTrained(Weight weight, Func<float> next)
+    {
+        var values = new float[weight.Shape.Count];
+        for (var i = 0; i < values.Length; i++) values[i] = next();
+        SetTrained(weight, values);
+    }
+
+    private void SetTrained(Weight weight, float[] values)
+    {
+        using var staging = Device.Allocate(values.LongLength * sizeof(float), "staging");
+        var source = staging.View(DType.Float32, weight.Shape);
+        Device.CopyFromHost(MemoryMarshal.AsBytes<float>(values), source);
+        Kernels.ElementwiseKernel.Convert(Device, source, Trained!.Master(weight));
+        Device.Synchronize();
+    }
+
+    private void LoadWeights(LoadOptions options)
+    {
+        if (options.IsFullyTrained || options.IsFromScratch)
+        {
+            foreach (var weight in Decoder.Weights) weight.IsTrained = true;
+            Trained = new ParameterArena(Device, Decoder.Weights, DType);
+        }
+        if (options.IsFromScratch)
+        {
+            Initialize(options.Seed);
+            return;
+        }
+        _checkpoint = Checkpoint.Open(Folder);
+        var loader = new WeightLoader(Device, _checkpoint, DType, _owned);
+        foreach (var weight in Decoder.Weights)
+        {
+            if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));
+            else loader.Load(weight, options.QuantizesToNf4);
+        }
+        MappedBytes = loader.MappedBytes;
+        Trained?.RefreshCopy(Device);
+    }
+
+    // Hugging Face's initialisation: normal of deviation 0.02 for matrices, scales of one, biases of zero.
+    private void Initialize(long seed)
+    {
+        const double deviation = 0.02;
+        for (var i = 0; i < Decoder.Weights.Count; i++)
+        {
+            var weight = Decoder.Weights[i];
+            var random = new DeterministicRandom(seed, i + 1);
+            if (weight.Role == WeightRole.Norm) SetTrained(weight, () => Config.IsNormPlusOne ? 0 : 1);
+            else if (weight.Role != WeightRole.Bias) SetTrained(weight, () => (float)(deviation * random.NextNormal()));
+        }
+        Trained!.RefreshCopy(Device);
+    }
+}

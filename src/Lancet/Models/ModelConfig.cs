@@ -1,0 +1,155 @@
+using System.Text.Json;
+using Lancet.Kernels;
+using Lancet.Models.Families;
+
+namespace Lancet.Models;
+
+/// <summary>What a decoder model looks like: everything that its config.json says and its family implies.</summary>
+public sealed record ModelConfig
+{
+    /// <summary>Family name in Hugging Face's files (<c>model_type</c>).</summary>
+    public required string ModelType { get; init; }
+
+    /// <summary>Width of the residual stream.</summary>
+    public required int HiddenSize { get; init; }
+
+    /// <summary>Width of the gated MLP.</summary>
+    public required int IntermediateSize { get; init; }
+
+    /// <summary>Decoder layers.</summary>
+    public required int LayerCount { get; init; }
+
+    /// <summary>Query heads.</summary>
+    public required int QueryHeads { get; init; }
+
+    /// <summary>Key/value heads.</summary>
+    public required int KeyValueHeads { get; init; }
+
+    /// <summary>Elements of a head.</summary>
+    public required int HeadDimension { get; init; }
+
+    /// <summary>Rows of the embedding.</summary>
+    public required int VocabularySize { get; init; }
+
+    /// <summary>Longest sequence the checkpoint was made for.</summary>
+    public required int MaxPositions { get; init; }
+
+    /// <summary>ε of the norms.</summary>
+    public required double NormEpsilon { get; init; }
+
+    /// <summary>Rotary embedding.</summary>
+    public required RotaryConfig Rotary { get; init; }
+
+    /// <summary>Whether the output head is the embedding matrix.</summary>
+    public bool TiesWordEmbeddings { get; init; }
+
+    /// <summary>Activation of the MLP.</summary>
+    public GatedActivation Activation { get; init; }
+
+    /// <summary>Whether norms scale by 1 + w.</summary>
+    public bool IsNormPlusOne { get; init; }
+
+    /// <summary>Whether the query, key and value projections have biases.</summary>
+    public bool HasQueryKeyValueBias { get; init; }
+
+    /// <summary>Whether the attention's output projection has a bias.</summary>
+    public bool HasOutputBias { get; init; }
+
+    /// <summary>Whether the MLP's projections have biases.</summary>
+    public bool HasMlpBias { get; init; }
+
+    /// <summary>Whether every query and key head is normed before the rotation.</summary>
+    public bool HasQueryKeyNorm { get; init; }
+
+    /// <summary>Whether attention and MLP outputs are normed before they join the residual stream.</summary>
+    public bool HasPostNorms { get; init; }
+
+    /// <summary>Factor of q·k.</summary>
+    public double AttentionScale { get; init; }
+
+    /// <summary>Soft cap of attention scores; 0 for none.</summary>
+    public double AttentionSoftCap { get; init; }
+
+    /// <summary>Soft cap of the logits; 0 for none.</summary>
+    public double LogitSoftCap { get; init; }
+
+    /// <summary>Whether embeddings are scaled by √hidden, rounded to the compute dtype.</summary>
+    public bool ScalesEmbeddings { get; init; }
+
+    /// <summary>Sliding window of each layer; 0 for none.</summary>
+    public required IReadOnlyList<int> Windows { get; init; }
+
+    /// <summary>Ids that end a generated text.</summary>
+    public IReadOnlyList<int> EosTokenIds { get; init; } = [];
+
+    /// <summary>Number of parameters of the whole model.</summary>
+    public long ParameterCount => new DecoderModel(this).Weights.Sum(weight => weight.Shape.Count);
+
+    /// <summary>Reads <c>config.json</c> of a model folder.</summary>
+    /// <exception cref="LancetException">The folder or a key is missing or wrong, or the family is unknown.</exception>
+    public static ModelConfig Load(string folder)
+    {
+        if (!Directory.Exists(folder)) throw new LancetException($"{folder}: no such model folder. Give the folder that holds config.json and the safetensors files.");
+        var path = Path.Combine(folder, "config.json");
+        if (!File.Exists(path)) throw new LancetException($"{path}: not found. A model folder holds config.json, safetensors weights and tokenizer files.");
+        return Parse(File.ReadAllText(path), path);
+    }
+
+    /// <summary>Reads the text of a config.json.</summary>
+    /// <param name="json">Text.</param>
+    /// <param name="path">Name for messages.</param>
+    public static ModelConfig Parse(string json, string path)
+    {
+        JsonDocument document;
+        try
+        {
+            document = JsonDocument.Parse(json);
+        }
+        catch (JsonException error)
+        {
+            throw new LancetException($"{path}: not valid JSON: {error.Message}", error);
+        }
+        using (document)
+        {
+            if (document.RootElement.ValueKind != JsonValueKind.Object) throw new LancetException($"{path}: a JSON object is expected.");
+            var reader = new ConfigReader(document.RootElement, path);
+            var family = ModelFamily.Find(reader);
+            var config = family.Configure(reader, Common(reader, family.ModelType));
+            config.Validate(path);
+            return config;
+        }
+    }
+
+    private static ModelConfig Common(ConfigReader reader, string modelType)
+    {
+        var heads = reader.Positive("num_attention_heads");
+        var hidden = reader.Positive("hidden_size");
+        var headDimension = reader.Integer("head_dim") ?? hidden / heads;
+        var layers = reader.Positive("num_hidden_layers");
+        return new ModelConfig
+        {
+            ModelType = modelType,
+            HiddenSize = hidden,
+            IntermediateSize = reader.Positive("intermediate_size"),
+            LayerCount = layers,
+            QueryHeads = heads,
+            KeyValueHeads = reader.Integer("num_key_value_heads") ?? heads,
+            HeadDimension = headDimension,
+            VocabularySize = reader.Positive("vocab_size"),
+            MaxPositions = reader.Integer("max_position_embeddings") ?? 2048,
+            NormEpsilon = reader.Number("rms_norm_eps") ?? 1e-6,
+            Rotary = RotaryConfig.Read(reader, headDimension),
+            TiesWordEmbeddings = reader.Boolean("tie_word_embeddings") ?? false,
+            Activation = reader.Activation("hidden_act", "silu"),
+            AttentionScale = 1 / Math.Sqrt(headDimension),
+            Windows = new int[layers],
+            EosTokenIds = reader.Integers("eos_token_id"),
+        };
+    }
+
+    private void Validate(string path)
+    {
+        if (KeyValueHeads < 1 || QueryHeads % KeyValueHeads != 0) throw new LancetException($"{path}: num_attention_heads {QueryHeads} is not a multiple of num_key_value_heads {KeyValueHeads}.");
+        if (HeadDimension is < 2 or > 256 || HeadDimension % 2 != 0) throw new LancetException($"{path}: head dimension {HeadDimension}; even numbers up to 256 are supported.");
+    }
+}

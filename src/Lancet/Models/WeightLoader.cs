@@ -1,0 +1,153 @@
+using System.Text.Json;
+using Lancet.Devices;
+using Lancet.Formats;
+using Lancet.Kernels;
+using Lancet.Quantization;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Models;
+
+/// <summary>
+/// Gives the weights of a model their memory: straight from the mapped file where the processor can read the file's dtype, converted or
+/// quantised otherwise. Norm scales and biases are always held in the accumulator's dtype.
+/// </summary>
+internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType dtype, List<DeviceBuffer> owned)
+{
+    private readonly List<DeviceBuffer> _owned = owned;
+    private Tensor _codeTable;
+
+    /// <summary>Bytes of weights that are read in place.</summary>
+    public long MappedBytes { get; private set; }
+
+    /// <summary>Assigns a frozen weight.</summary>
+    /// <param name="weight">Weight.</param>
+    /// <param name="quantize">Whether projections become NF4.</param>
+    public void Load(Weight weight, bool quantize)
+    {
+        if (weight.Role == WeightRole.Projection && checkpoint.Entries.ContainsKey(weight.Name + ".quant_state.bitsandbytes__nf4"))
+        {
+            LoadNf4(weight);
+            return;
+        }
+        var entry = Find(weight);
+        if (weight.Role is WeightRole.Norm or WeightRole.Bias)
+        {
+            weight.Dense = Allocate(dtype.Accumulator(), weight.Shape, weight.Name);
+            CopyTo(entry, weight.Dense);
+        }
+        else if (quantize && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
+        {
+            Quantize(weight, InPlace(entry, weight.Shape));
+        }
+        else if (CanStay(entry))
+        {
+            weight.Dense = InPlace(entry, weight.Shape);
+            MappedBytes += entry.Bytes;
+        }
+        else
+        {
+            weight.Dense = Allocate(dtype, weight.Shape, weight.Name);
+            CopyTo(entry, weight.Dense);
+        }
+    }
+
+    /// <summary>Copies a weight's values into a tensor, converting them.</summary>
+    public void CopyTo(Weight weight, Tensor target) => CopyTo(Find(weight), target);
+
+    // fp32 activations may read any float weight in place: widening is exact. 16-bit activations ask for weights of their own dtype.
+    private bool CanStay(SafetensorsEntry entry) => device is Devices.Cpu.CpuDevice
+        && (entry.DType == dtype || (dtype == DType.Float32 && entry.DType is DType.BFloat16 or DType.Float16));
+
+    private SafetensorsEntry Find(Weight weight)
+    {
+        if (!checkpoint.Entries.TryGetValue(weight.Name, out var entry)) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} is missing; the weights do not belong to this config.json.");
+        var expected = Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis]);
+        if (!entry.Dimensions.SequenceEqual(expected)) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} has shape [{string.Join(", ", entry.Dimensions)}]; config.json implies {weight.Shape}.");
+        if (entry.DType is not { } type || !type.IsFloat()) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} has dtype {entry.Format}; F32, BF16, F16 or F64 is expected.");
+        return entry;
+    }
+
+    private static Tensor InPlace(SafetensorsEntry entry, Shape shape) => new(entry.Address, entry.DType!.Value, shape);
+
+    private Tensor Allocate(DType type, Shape shape, string purpose)
+    {
+        var buffer = device.Allocate(shape.Count * type.SizeInBytes(), purpose);
+        _owned.Add(buffer);
+        return buffer.View(type, shape);
+    }
+
+    private unsafe void CopyTo(SafetensorsEntry entry, Tensor target)
+    {
+        if (device is Devices.Cpu.CpuDevice && entry.DType is DType.Float32 or DType.BFloat16 or DType.Float16 or DType.Float64)
+        {
+            ElementwiseKernel.Convert(device, InPlace(entry, target.Shape), target);
+            return;
+        }
+        using var staging = device.Allocate(entry.Bytes, "staging");
+        var source = staging.View(entry.DType!.Value, target.Shape);
+        device.CopyFromHost(entry.Span, source);
+        ElementwiseKernel.Convert(device, source, target);
+        device.Synchronize();
+    }
+
+    private void Quantize(Weight weight, Tensor source)
+    {
+        var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
+        weight.Quantized = new Nf4Weight(
+            (int)weight.Shape[0], (int)weight.Shape[1], Allocate(DType.UInt8, new Shape(codes), weight.Name), Allocate(DType.UInt8, new Shape(scales), weight.Name),
+            Allocate(DType.Float32, new Shape(nested), weight.Name), CodeTable(), Allocate(DType.Float32, new Shape(1), weight.Name));
+        weight.Dense = weight.Quantized.Codes;
+        using var workspace = device.Allocate(scales * sizeof(float), "NF4 scales");
+        Nf4Kernel.Quantize(device, source, weight.Quantized, workspace.View(DType.Float32, new Shape(scales)));
+        device.Synchronize();
+    }
+
+    private Tensor CodeTable()
+    {
+        if (_codeTable.Exists) return _codeTable;
+        _codeTable = Allocate(DType.Float32, new Shape(256), "the 8-bit code table");
+        device.CopyFromHost(System.Runtime.InteropServices.MemoryMarshal.AsBytes<float>(DynamicCode.Signed), _codeTable);
+        return _codeTable;
+    }
+
+    /// <summary>Reads a weight that bitsandbytes stored as NF4 with double quantisation.</summary>
+    private void LoadNf4(Weight weight)
+    {
+        var name = weight.Name;
+        LancetException Bad(string what) => new($"{checkpoint.Folder}: {name}: {what}; NF4 with blocks of 64 and double quantisation with blocks of 256 is expected.");
+        SafetensorsEntry Part(string suffix, string format, long count)
+        {
+            if (!checkpoint.Entries.TryGetValue(name + suffix, out var part)) throw Bad($"{name + suffix} is missing");
+            return part.Format == format && part.Count == count ? part : throw Bad($"{name + suffix} holds {part.Count} elements of {part.Format} instead of {count} of {format}");
+        }
+        var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
+        double offset;
+        try
+        {
+            using var state = JsonDocument.Parse(checkpoint.Entries[name + ".quant_state.bitsandbytes__nf4"].Span.ToArray());
+            var root = state.RootElement;
+            if (root.GetProperty("blocksize").GetInt32() != Nf4Weight.BlockSize || root.GetProperty("nested_blocksize").GetInt32() != Nf4Weight.NestedBlockSize) throw Bad("other block sizes");
+            long[] shape = [.. root.GetProperty("shape").EnumerateArray().Select(item => item.GetInt64())];
+            if (!shape.SequenceEqual([weight.Shape[0], weight.Shape[1]])) throw Bad($"shape [{string.Join(", ", shape)}] where config.json implies {weight.Shape}");
+            offset = root.GetProperty("nested_offset").GetDouble();
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        {
+            throw Bad("its quant_state is not readable");
+        }
+        weight.Quantized = new Nf4Weight(
+            (int)weight.Shape[0], (int)weight.Shape[1], Copy(Part("", "U8", codes), DType.UInt8), Copy(Part(".absmax", "U8", scales), DType.UInt8),
+            Copy(Part(".nested_absmax", "F32", nested), DType.Float32), Copy(Part(".nested_quant_map", "F32", 256), DType.Float32), Allocate(DType.Float32, new Shape(1), name));
+        float[] offsets = [(float)offset];
+        device.CopyFromHost(System.Runtime.InteropServices.MemoryMarshal.AsBytes<float>(offsets), weight.Quantized.NestedOffset);
+        weight.Dense = weight.Quantized.Codes;
+
+        Tensor Copy(SafetensorsEntry part, DType type)
+        {
+            var tensor = Allocate(type, new Shape(part.Count), name);
+            device.CopyFromHost(part.Span, tensor);
+            return tensor;
+        }
+    }
+}

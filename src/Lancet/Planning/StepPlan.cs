@@ -1,0 +1,129 @@
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Tile;
+using Lancet.Tile.Cpu;
+using Lancet.Training;
+
+namespace Lancet.Planning;
+
+/// <summary>
+/// The memory of a training run, found by running a step of the described model on a device that computes nothing. Neither weights nor a
+/// GPU are needed.
+/// </summary>
+public sealed class StepPlan
+{
+    private StepPlan(ActivationPolicy[] policies, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
+        (Policies, Training, Evaluation, Memory, MatMulWorkspaceBytes) = (policies, training, evaluation, memory, device.MatMulWorkspaceBytes);
+
+    /// <summary>What each layer keeps.</summary>
+    public ActivationPolicy[] Policies { get; }
+
+    /// <summary>Buffers of a training step.</summary>
+    public StepMemory Training { get; }
+
+    /// <summary>Buffers of a forward pass.</summary>
+    public StepMemory Evaluation { get; }
+
+    /// <summary>Bytes by purpose.</summary>
+    public MemoryPlan Memory { get; }
+
+    /// <summary>Floating-point operations of the matrix products of one micro-batch.</summary>
+    public double MatMulOperations { get; private init; }
+
+    /// <summary>Bytes that the packing of the largest matrix product needs.</summary>
+    public long MatMulWorkspaceBytes { get; }
+
+    /// <summary>Plans a run.</summary>
+    /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
+    /// <param name="dtype">Dtype of activations.</param>
+    /// <param name="weightBytes">Bytes of the frozen weights.</param>
+    /// <param name="options">Batch, optimiser, policy and budget.</param>
+    /// <exception cref="LancetException">No policy fits the budget; the message says what would.</exception>
+    public static StepPlan Create(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options)
+    {
+        var layers = decoder.Layers.Count;
+        StepPlan Try(Func<int, ActivationPolicy> policy) => Run(decoder, dtype, weightBytes, options, [.. Enumerable.Range(0, layers).Select(policy)]);
+        var budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
+        if (options.Policy is { } fixedPolicy)
+        {
+            var plan = Try(_ => fixedPolicy);
+            return plan.Memory.PeakBytes <= budget ? plan : throw DoesNotFit(plan, budget, options);
+        }
+        var cheapest = Try(_ => ActivationPolicy.Keep);
+        if (cheapest.Memory.PeakBytes <= budget) return cheapest;
+        // More recomputation always costs more time and less memory, so the least that fits is found by bisection.
+        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput)])
+        {
+            var all = Try(_ => more);
+            if (all.Memory.PeakBytes > budget)
+            {
+                cheapest = all;
+                continue;
+            }
+            var (low, high) = (0, layers);
+            while (high - low > 1)
+            {
+                var count = (low + high) / 2;
+                var plan = Try(layer => layer < count ? more : less);
+                if (plan.Memory.PeakBytes <= budget) (high, all) = (count, plan);
+                else low = count;
+            }
+            return all;
+        }
+        throw DoesNotFit(cheapest, budget, options);
+    }
+
+    private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options) => new(
+        $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {budget / 1048576.0:N0} MiB. " +
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy keep-input, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
+
+    private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, ActivationPolicy[] policies)
+    {
+        using var device = new PlanningDevice(WorkerPool.Shared.ThreadCount);
+        StepMemory training = new(), evaluation = new();
+        Dry(training, isTraining: true);
+        var operations = device.MatMulOperations;
+        Dry(evaluation, isTraining: false);
+
+        var trained = decoder.TrainedWeights.ToList();
+        var count = ParameterArena.CountOf(trained);
+        var master = (long)dtype.Accumulator().SizeInBytes();
+        var state = options.HasEightBitState ? (count * 2) + (count / AdamWKernel.StateBlock * 2 * sizeof(float)) : count * 2 * master;
+        var entries = new List<MemoryPlanEntry>
+        {
+            new("base weights", weightBytes),
+            new("trained parameters", (count * master) + (ParameterArena.NeedsCopy(trained, dtype) ? count * dtype.SizeInBytes() : 0)),
+            new("gradients", count * master),
+            new("optimiser state", state),
+            new("index arrays and tables", new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength).Bytes),
+            new("matrix product workspace", device.MatMulWorkspaceBytes),
+        };
+        var breakdown = training.Breakdown();
+        foreach (var (purpose, name) in ((MemoryPurpose, string)[])[(MemoryPurpose.SavedActivations, "saved activations"), (MemoryPurpose.Workspace, "step workspace"), (MemoryPurpose.Logits, "logits chunk")])
+            entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
+        if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
+        entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
+        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)), device) { MatMulOperations = operations };
+
+        void Dry(StepMemory memory, bool isTraining)
+        {
+            memory.BeginPlanning();
+            var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
+            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining };
+            inputs.Bind(context, options.MaxTokens);
+            if (isTraining) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens));
+            else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
+            memory.EndPlanning();
+        }
+    }
+
+    private static string Describe(ActivationPolicy[] policies) => string.Join(", ", policies.GroupBy(policy => policy).OrderBy(group => group.Key).Select(group =>
+        (group.Count() == policies.Length ? "all layers" : group.Count() == 1 ? "1 layer" : $"{group.Count()} layers") + " " + group.Key switch
+        {
+            ActivationPolicy.Keep => "keep everything",
+            ActivationPolicy.RecomputeMlp => "recompute the MLP",
+            _ => "keep their input only",
+        }));
+}

@@ -1,0 +1,32 @@
+using Lancet.Kernels;
+using Lancet.Layers;
+
+namespace Lancet.Training;
+
+/// <summary>Numerical side of a training run.</summary>
+public sealed record EngineOptions
+{
+    /// <summary>Most tokens of a micro-batch.</summary>
+    public required int MaxTokens { get; init; }
+
+    /// <summary>Longest sequence, which bounds the rotary table.</summary>
+    public required int MaxSequenceLength { get; init; }
+
+    /// <summary>Constants of AdamW.</summary>
+    public AdamWConstants AdamW { get; init; } = new(0.9, 0.999, 1e-8, 0);
+
+    /// <summary>Whether the optimiser's state is 8-bit.</summary>
+    public bool HasEightBitState { get; init; }
+
+    /// <summary>Largest gradient norm; 0 for no clipping.</summary>
+    public double MaxGradientNorm { get; init; } = 1;
+
+    /// <summary>What layers keep; null lets the planner choose the fastest that fits <see cref="MemoryBudget"/>.</summary>
+    public ActivationPolicy? Policy { get; init; }
+
+    /// <summary>Bytes that the run may use; 0 for no limit.</summary>
+    public long MemoryBudget { get; init; }
+
+    /// <summary>Seed of dropout.</summary>
+    public long Seed { get; init; } = 3407;
+}

@@ -1,0 +1,115 @@
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Training;
+
+/// <summary>
+/// All trained parameters in one flat buffer of fp32 (fp64 beside fp64 activations), with gradients of the same layout, so that clipping and the optimiser are one launch
+/// each. Parameters with weight decay come first. Every parameter starts at a multiple of <see cref="SlotAlignment"/> elements; the gaps
+/// hold zeros and stay zero.
+/// </summary>
+public sealed class ParameterArena : IDisposable
+{
+    /// <summary>Elements to which each parameter's start is aligned: the block size of the 8-bit optimiser state.</summary>
+    public const int SlotAlignment = 256;
+
+    private readonly Dictionary<Weight, long> _offsets = [];
+    private readonly DeviceBuffer _parameters;
+    private DeviceBuffer? _gradients;
+    private readonly DeviceBuffer? _computeCopy;
+
+    /// <summary>Lays out the given weights and assigns their <see cref="Weight.Dense"/>.</summary>
+    /// <param name="device">Where the memory comes from.</param>
+    /// <param name="weights">Weights to train, in a stable order.</param>
+    /// <param name="compute">Dtype that the computation reads base weights in; for other than fp32 a copy is kept beside the masters. LoRA matrices are always read in fp32.</param>
+    public ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute)
+    {
+        Weights = [.. weights.OrderByDescending(weight => weight.Decays)];
+        long offset = 0;
+        foreach (var weight in Weights)
+        {
+            if (weight.Decays) DecayBoundary = Align(offset + weight.Shape.Count);
+            _offsets[weight] = offset;
+            ParameterCount += weight.Shape.Count;
+            offset = Align(offset + weight.Shape.Count);
+        }
+        Count = offset;
+        var master = compute.Accumulator();
+        _parameters = device.Allocate(offset * master.SizeInBytes(), "trained parameters");
+        Parameters = _parameters.View(master, new Shape(offset));
+        if (NeedsCopy(Weights, compute))
+        {
+            _computeCopy = device.Allocate(offset * compute.SizeInBytes(), "trained parameters in the compute dtype");
+            ComputeCopy = _computeCopy.View(compute, new Shape(offset));
+        }
+        foreach (var weight in Weights)
+        {
+weight.Dense = UsesCopy(weight) ? Slice(ComputeCopy, weight) : Slice(Parameters, weight);
+        }
+    }
+
+    /// <summary>The weights, in the order of the arena.</summary>
+    public IReadOnlyList<Weight> Weights { get; }
+
+    /// <summary>Trained parameters, gaps not counted.</summary>
+    public long ParameterCount { get; }
+
+    /// <summary>Elements of the arena, gaps included.</summary>
+    public long Count { get; }
+
+    /// <summary>Weight decay applies to elements before this one.</summary>
+    public long DecayBoundary { get; }
+
+    /// <summary>fp32 masters [<see cref="Count"/>].</summary>
+    public Tensor Parameters { get; }
+
+    /// <summary>Gradients [<see cref="Count"/>], absent until <see cref="AllocateGradients"/>.</summary>
+    public Tensor Gradients { get; private set; }
+
+    /// <summary>Copy in the compute dtype, or absent.</summary>
+    public Tensor ComputeCopy { get; }
+
+    /// <summary>Allocates the gradients and assigns every weight's <see cref="Weight.Gradient"/>.</summary>
+    public void AllocateGradients(Device device)
+    {
+        if (_gradients is not null) return;
+        _gradients = device.Allocate(Parameters.Bytes, "gradients");
+        Gradients = _gradients.View(Parameters.DType, Parameters.Shape);
+        foreach (var weight in Weights) weight.Gradient = Slice(Gradients, weight);
+    }
+
+    /// <summary>Elements that an arena of the given weights has, gaps included.</summary>
+    public static long CountOf(IEnumerable<Weight> weights) => weights.Sum(weight => Align(weight.Shape.Count));
+
+    /// <summary>Whether an arena keeps a copy in the compute dtype.</summary>
+    public static bool NeedsCopy(IEnumerable<Weight> weights, DType compute) => compute != compute.Accumulator() && weights.Any(UsesComputeDType);
+
+    /// <summary>A weight's fp32 master.</summary>
+    public Tensor Master(Weight weight) => Slice(Parameters, weight);
+
+    /// <summary>Brings the copy in the compute dtype up to date with the masters.</summary>
+    public void RefreshCopy(Device device)
+    {
+        if (ComputeCopy.Exists) ElementwiseKernel.Convert(device, Parameters, ComputeCopy);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _parameters.Dispose();
+        _gradients?.Dispose();
+        _computeCopy?.Dispose();
+    }
+
+    // Norms, biases and adapters are read in the masters' dtype whatever the activations are.
+    private static bool UsesComputeDType(Weight weight) => weight.Role is WeightRole.Projection or WeightRole.Embedding or WeightRole.Head;
+
+    private bool UsesCopy(Weight weight) => ComputeCopy.Exists && UsesComputeDType(weight);
+
+    private static long Align(long count) => (count + SlotAlignment - 1) / SlotAlignment * SlotAlignment;
+
+    private Tensor Slice(Tensor flat, Weight weight) => flat.Rows(_offsets[weight], weight.Shape.Count).Reshape(weight.Shape);
+}

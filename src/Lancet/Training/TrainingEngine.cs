@@ -1,0 +1,230 @@
+using System.Runtime.InteropServices;
+using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Training;
+
+/// <summary>
+/// Trains what a model has marked as trained. All memory is laid out before the first step; a step allocates nothing. Gradients and losses
+/// of a step's micro-batches are added up in order, so a step of b rows and b micro-batches of one row agree to rounding.
+/// </summary>
+public sealed class TrainingEngine : ITrainingEngine
+{
+    private const int StateChunk = 1 << 26;
+    private readonly LanguageModel _model;
+    private readonly EngineOptions _options;
+    private readonly Device _device;
+    private readonly ParameterArena _arena;
+    private readonly StepPlan _plan;
+    private readonly StepInputs _inputs;
+    private readonly StepContext _training;
+    private readonly StepContext _evaluation;
+    private readonly AdamWKernel _adamW;
+    private readonly List<DeviceBuffer> _buffers = [];
+    private readonly List<(string Name, Tensor Tensor)> _state = [];
+    private readonly Tensor _stepFactors;
+    private readonly Tensor _norm;
+    private readonly Tensor _clip;
+    private readonly Tensor _normPartial;
+    private readonly Tensor _lossTotal;
+    private int _step;
+    private int _microBatch;
+    private long _labelTokens;
+
+    /// <summary>Plans the run, allocates its memory and starts the optimiser from zero.</summary>
+    /// <param name="model">Model with an adapter, or loaded for full training.</param>
+    /// <param name="options">Batch, optimiser, policy and budget.</param>
+    /// <exception cref="LancetException">The memory does not suffice.</exception>
+    public TrainingEngine(LanguageModel model, EngineOptions options)
+    {
+        (_model, _options, _device) = (model, options, model.Device);
+        _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
+        var weightBytes = _device.AllocatedBytes - _arena.Parameters.Bytes - (_arena.ComputeCopy.Exists ? _arena.ComputeCopy.Bytes : 0) + model.MappedBytes;
+        _plan = StepPlan.Create(model.Decoder, model.DType, weightBytes, options);
+        _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
+        _arena.AllocateGradients(_device);
+        _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength);
+        var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
+        _plan.Training.Bind(memory.Address);
+        _plan.Evaluation.Bind(memory.Address);
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true };
+        _evaluation = new StepContext(_device, _plan.Evaluation, model.DType);
+        _adamW = new AdamWKernel(options.AdamW);
+
+        var (master, count) = (_arena.Parameters.DType, _arena.Count);
+        var small = Allocate(8 * 256 + (GradientNormKernel.MaxShares * sizeof(double)), "step scalars");
+        _stepFactors = small.View(master, new Shape(AdamWKernel.StepFactorCount));
+        _norm = small.View(master, new Shape(1), 256);
+        _clip = small.View(master, new Shape(1), 512);
+        _lossTotal = small.View(DType.Float64, new Shape(1), 768);
+        _normPartial = small.View(master, new Shape(GradientNormKernel.MaxShares), 1024);
+        AddState("parameters", _arena.Parameters);
+        if (options.HasEightBitState)
+        {
+            var scales = count / AdamWKernel.StateBlock;
+            AddState("first_moments", Allocate(count, "optimiser state").View(DType.UInt8, new Shape(count)));
+            AddState("second_moments", Allocate(count, "optimiser state").View(DType.UInt8, new Shape(count)));
+            AddState("first_scales", Allocate(scales * sizeof(float), "optimiser state").View(DType.Float32, new Shape(scales)));
+            AddState("second_scales", Allocate(scales * sizeof(float), "optimiser state").View(DType.Float32, new Shape(scales)));
+        }
+        else
+        {
+            AddState("first_moments", Allocate(count * master.SizeInBytes(), "optimiser state").View(master, new Shape(count)));
+            AddState("second_moments", Allocate(count * master.SizeInBytes(), "optimiser state").View(master, new Shape(count)));
+        }
+    }
+
+    /// <inheritdoc/>
+    public long TrainableParameterCount => _arena.ParameterCount;
+
+    /// <inheritdoc/>
+    public long ParameterCount => _model.Decoder.Weights.Sum(weight => weight.Shape.Count) + (_model.Adapter is null ? 0 : _arena.ParameterCount);
+
+    /// <inheritdoc/>
+    public MemoryPlan Plan => _plan.Memory;
+
+    /// <summary>Floating-point operations of the matrix products of one full micro-batch.</summary>
+    public double MatMulOperations => _plan.MatMulOperations;
+
+    /// <inheritdoc/>
+    public long PeakMemoryBytes => _device.PeakAllocatedBytes + _model.MappedBytes;
+
+    /// <inheritdoc/>
+    public void BeginStep(int step, long labelTokens)
+    {
+        if (labelTokens < 1) throw new LancetException($"Step {step} has no trained token: every label of its rows is -100.");
+        (_step, _microBatch, _labelTokens) = (step, 0, labelTokens);
+        _device.Clear(_arena.Gradients);
+        _device.Clear(_lossTotal);
+        SendScalar(_inputs.LossScale, 1.0 / labelTokens);
+    }
+
+    /// <inheritdoc/>
+    public void Accumulate(PackedBatch batch)
+    {
+        Span<long> seed = [DropoutSeed(_step, _microBatch++)];
+        _device.CopyFromHost(MemoryMarshal.AsBytes(seed), _inputs.DropoutSeed);
+        _inputs.Send(_training, batch);
+        _plan.Training.BeginStep();
+        var losses = _inputs.Losses.Rows(0, batch.TokenCount);
+        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses);
+        ElementwiseKernel.AddSum(_device, losses, _lossTotal);
+    }
+
+    /// <inheritdoc/>
+    public StepResult EndStep(double learningRate)
+    {
+        GradientNormKernel.Compute(_device, _arena.Gradients, _options.MaxGradientNorm, _normPartial, _norm, _clip);
+        Span<double> factors = stackalloc double[AdamWKernel.StepFactorCount];
+        _adamW.StepFactors(learningRate, _step, factors);
+        SendScalar(_stepFactors, factors);
+        if (_options.HasEightBitState)
+        {
+            _adamW.UpdateEightBit(
+                _device, _arena.Parameters, _arena.Gradients, _state[1].Tensor, _state[2].Tensor, _state[3].Tensor, _state[4].Tensor, _stepFactors, _clip, _arena.DecayBoundary);
+        }
+        else
+        {
+            _adamW.Update(_device, _arena.Parameters, _arena.Gradients, _state[1].Tensor, _state[2].Tensor, _stepFactors, _clip, _arena.DecayBoundary);
+        }
+        _arena.RefreshCopy(_device);
+        return new StepResult(ReadScalar(_lossTotal) / _labelTokens, ReadScalar(_norm));
+    }
+
+    /// <inheritdoc/>
+    public void Evaluate(PackedBatch batch, Span<float> tokenLosses)
+    {
+        _inputs.Send(_evaluation, batch);
+        _plan.Evaluation.BeginStep();
+        var losses = _inputs.Losses.Rows(0, batch.TokenCount);
+        _model.Decoder.Forward(_evaluation, losses);
+        if (losses.DType == DType.Float32)
+        {
+            _device.CopyToHost(losses, MemoryMarshal.AsBytes(tokenLosses[..batch.TokenCount]));
+            return;
+        }
+        var wide = new double[batch.TokenCount];
+        _device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
+        for (var i = 0; i < wide.Length; i++) tokenLosses[i] = (float)wide[i];
+    }
+
+    /// <inheritdoc/>
+    public void SaveState(StateWriter writeTensor)
+    {
+        foreach (var (name, part) in StateParts())
+        {
+            var bytes = new byte[part.Bytes];
+            _device.CopyToHost(part, bytes);
+            writeTensor(name, part.DType, [part.Count], bytes);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void LoadState(StateReader readTensor)
+    {
+        foreach (var (name, part) in StateParts())
+        {
+            var bytes = new byte[part.Bytes];
+            readTensor(name, bytes);
+            _device.CopyFromHost(bytes, part);
+        }
+        _arena.RefreshCopy(_device);
+        _device.Synchronize();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var buffer in _buffers) buffer.Dispose();
+        _inputs.Dispose();
+    }
+
+    private IEnumerable<(string Name, Tensor Part)> StateParts()
+    {
+        foreach (var (name, tensor) in _state)
+            for (long start = 0; start < tensor.Count; start += StateChunk)
+                yield return ($"{name}.{start / StateChunk}", tensor.Rows(start, Math.Min(StateChunk, tensor.Count - start)));
+    }
+
+    private void AddState(string name, Tensor tensor) => _state.Add((name, tensor));
+
+    private DeviceBuffer Allocate(long bytes, string purpose)
+    {
+        var buffer = _device.Allocate(bytes, purpose);
+        _buffers.Add(buffer);
+        return buffer;
+    }
+
+    private long DropoutSeed(int step, int microBatch)
+    {
+        unchecked
+        {
+            return (_options.Seed * 6364136223846793005L) + ((long)step << 20) + microBatch;
+        }
+    }
+
+    private void SendScalar(Tensor target, params ReadOnlySpan<double> values)
+    {
+        if (target.DType == DType.Float64)
+        {
+            _device.CopyFromHost(MemoryMarshal.AsBytes(values), target);
+            return;
+        }
+        Span<float> narrow = stackalloc float[values.Length];
+        for (var i = 0; i < values.Length; i++) narrow[i] = (float)values[i];
+        _device.CopyFromHost(MemoryMarshal.AsBytes(narrow), target);
+    }
+
+    private double ReadScalar(Tensor source)
+    {
+        Span<byte> bytes = stackalloc byte[sizeof(double)];
+        _device.CopyToHost(source, bytes[..(int)source.Bytes]);
+        return source.DType == DType.Float64 ? MemoryMarshal.Read<double>(bytes) : MemoryMarshal.Read<float>(bytes);
+    }
+}

@@ -1,0 +1,268 @@
+using System.Text.Json;
+using Lancet.Data;
+using Lancet.Formats;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Training;
+
+namespace Lancet.Tests.Training;
+
+/// <summary>
+/// The engine against Hugging Face transformers and PEFT in fp64 (tests/golden): losses, the first step's gradients by name, and training.
+/// The allowed error is a small multiple of the error of Hugging Face's own fp32 run.
+/// </summary>
+public class GoldenTests
+{
+    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3"];
+
+    [Theory]
+    [MemberData(nameof(Fixtures))]
+    public void Losses_gradients_and_training_agree_with_hugging_face(string name)
+    {
+        var fixture = new Fixture(name);
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter);
+        using var engine = new TrainingEngine(model, Options(fixture));
+        AssertLosses(engine, fixture, "loss");
+
+        using var expected = SafetensorsFile.Open(Path.Combine(fixture.Folder, "gradients_step0.safetensors"));
+        for (var step = 0; step < 12; step++)
+        {
+            var result = Step(engine, fixture, step);
+            if (step == 0) AssertGradients(model, expected);
+            Assert.Equal(fixture.TrainLoss[step], result.Loss, Math.Max(6 * fixture.TrainLossError, 1e-5));
+            Assert.Equal(1, result.GradientNorm / fixture.GradientNorm[step], 3e-5);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Fixtures))]
+    public void The_model_without_an_adapter_agrees_with_hugging_face(string name)
+    {
+        var fixture = new Fixture(name);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = true });
+        using var engine = new TrainingEngine(model, Options(fixture));
+        AssertLosses(engine, fixture, "base_loss");
+    }
+
+    [Theory]
+    [InlineData("llama", false)]
+    [InlineData("gemma2", false)]
+    [InlineData("qwen3", true)]
+    [InlineData("qwen2", true)]
+    public void Activation_policies_give_the_same_bits(string name, bool isFullyTrained)
+    {
+        var fixture = new Fixture(name);
+        List<(double, double)>? first = null;
+        long former = long.MaxValue;
+        foreach (var policy in Enum.GetValues<ActivationPolicy>())
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = isFullyTrained });
+            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: 0.1);
+            using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy });
+            var results = Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm)).ToList();
+            first ??= results;
+            Assert.Equal(first, results);
+            Assert.True(engine.Plan.PeakBytes <= former);
+            former = engine.Plan.PeakBytes;
+        }
+    }
+
+    [Theory]
+    [InlineData("gemma2")]
+    [InlineData("qwen2")]
+    [InlineData("qwen3")]
+    public void All_gradients_of_full_training_agree_with_central_differences_in_fp64(string name)
+    {
+        var fixture = new Fixture(name);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = true, DType = Lancet.Tile.DType.Float64 });
+        using var engine = new TrainingEngine(model, Options(fixture) with { MaxGradientNorm = 0 });
+        var batch = fixture.Batch([0, 1]);
+        double Loss()
+        {
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            return engine.EndStep(0).Loss;
+        }
+        Loss();
+        var gradients = model.Trained!.Weights.ToDictionary(weight => weight, weight => weight.Gradient.HostSpan<double>().ToArray());
+        var random = new DeterministicRandom(7);
+        // One element of every weight of the first and last layers; the rows of the embedding that the batch uses.
+        foreach (var weight in model.Trained.Weights)
+        {
+            if (weight.Name.Contains("layers.1.", StringComparison.Ordinal)) continue;
+            var at = weight.Role == WeightRole.Embedding ? (batch.TokenIds[3] * (int)weight.Shape[1]) + 5 : random.NextInt32((int)weight.Shape.Count);
+            const double step = 1e-4;
+            var values = model.Trained.Master(weight).HostSpan<double>();
+            var value = values[at];
+            values[at] = value + step;
+            var high = Loss();
+            values[at] = value - step;
+            var low = Loss();
+            values[at] = value;
+            Assert.True(Math.Abs(((high - low) / (2 * step)) - gradients[weight][at]) < 1e-7 * (1 + Math.Abs(gradients[weight][at])), $"{weight}[{at}]: {(high - low) / (2 * step)} and {gradients[weight][at]}");
+        }
+    }
+
+    [Fact]
+    public void One_batch_equals_accumulated_batches_of_one_row()
+    {
+        var fixture = new Fixture("llama");
+        double[] Run(int[][] micro)
+        {
+            using var model = LanguageModel.Load(fixture.Model);
+            model.LoadAdapter(fixture.Adapter);
+            using var engine = new TrainingEngine(model, Options(fixture));
+            var batches = micro.Select(fixture.Batch).ToList();
+            engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
+            foreach (var batch in batches) engine.Accumulate(batch);
+            var result = engine.EndStep(0.001);
+            return [result.Loss, result.GradientNorm];
+        }
+        var together = Run([[0, 1, 2, 3]]);
+        var apart = Run([[0], [1], [2], [3]]);
+        Assert.Equal(together[0], apart[0], 1e-6);
+        Assert.Equal(1, together[1] / apart[1], 1e-6);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_saved_state_continues_with_the_same_bits(bool hasEightBitState)
+    {
+        var fixture = new Fixture("mistral-swa");
+        var state = new Dictionary<string, byte[]>();
+        StepResult[] Run(int from, int count, bool load, int saveAfter)
+        {
+            using var model = LanguageModel.Load(fixture.Model);
+            model.LoadAdapter(fixture.Adapter, dropout: 0.2);
+            using var engine = new TrainingEngine(model, Options(fixture) with { HasEightBitState = hasEightBitState });
+            if (load) engine.LoadState((name, bytes) => state[name].CopyTo(bytes));
+            var results = new List<StepResult>();
+            for (var step = from; step < from + count; step++)
+            {
+                results.Add(Step(engine, fixture, step));
+                if (step == saveAfter) engine.SaveState((name, _, _, bytes) => state[name] = bytes.ToArray());
+            }
+            return [.. results];
+        }
+        var straight = Run(0, 6, false, 2);
+        Assert.Equal(straight[3..], Run(3, 3, true, -1));
+    }
+
+    [Fact]
+    public void A_step_allocates_no_device_memory_and_the_plan_is_what_is_used()
+    {
+        var fixture = new Fixture("gemma2");
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter);
+        using var engine = new TrainingEngine(model, Options(fixture));
+        Step(engine, fixture, 0);
+        var before = model.Device.AllocatedBytes;
+        Step(engine, fixture, 1);
+        Assert.Equal(before, model.Device.AllocatedBytes);
+        Assert.InRange(engine.PeakMemoryBytes, 0.98 * engine.Plan.PeakBytes, 1.02 * engine.Plan.PeakBytes);
+    }
+
+    [Fact]
+    public void A_budget_that_nothing_fits_is_refused_with_advice()
+    {
+        var fixture = new Fixture("llama");
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter);
+        var error = Assert.Throws<LancetException>(() => new TrainingEngine(model, Options(fixture) with { MemoryBudget = 1 << 16 }));
+        Assert.Contains("--memory-budget", error.Message, StringComparison.Ordinal);
+    }
+
+    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01) };
+
+    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
+    {
+        var batch = fixture.Batch([.. Enumerable.Range(step * 4, 4)]);
+        engine.BeginStep(step + 1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        // Linear schedule from 0.005 over 12 steps with 3 warm-up steps.
+        return engine.EndStep(0.005 * (step < 3 ? step / 3.0 : (12.0 - step) / 9));
+    }
+
+    private static void AssertLosses(TrainingEngine engine, Fixture fixture, string key)
+    {
+        var expected = fixture.Losses(key);
+        for (var row = 0; row < expected.Length; row++)
+        {
+            var batch = fixture.Batch([row]);
+            var losses = new float[batch.TokenCount];
+            engine.Evaluate(batch, losses);
+            Assert.Equal(expected[row], losses.Sum(loss => (double)loss) / batch.LabelTokenCount, Math.Max(4 * fixture.LossError, 4e-6));
+        }
+    }
+
+    private static void AssertGradients(LanguageModel model, SafetensorsFile expected)
+    {
+        var seen = 0;
+        foreach (var weight in model.Trained!.Weights)
+        {
+            var key = expected.Entries.Keys.Single(name => name.Replace(".default", "", StringComparison.Ordinal).EndsWith(weight.Name, StringComparison.Ordinal));
+            var values = new float[weight.Shape.Count];
+            expected[key].CopyTo(values);
+            var ours = weight.Gradient.HostSpan<float>();
+            double error = 0, size = 0;
+            for (var i = 0; i < values.Length; i++)
+            {
+                error += Math.Pow(values[i] - ours[i], 2);
+                size += Math.Pow(values[i], 2);
+            }
+            Assert.True(Math.Sqrt(error) <= 3e-5 * Math.Sqrt(size), $"{weight.Name}: relative error {Math.Sqrt(error / size)}");
+            seen++;
+        }
+        Assert.Equal(expected.Entries.Count, seen);
+    }
+
+    private sealed class Fixture
+    {
+        private readonly JsonElement _expected;
+        private readonly List<(int[] Ids, int[] Labels)> _rows = [];
+
+        public Fixture(string name)
+        {
+            Folder = TestFiles.Golden(name);
+            var root = JsonDocument.Parse(File.ReadAllText(Path.Combine(Folder, "expected.json"))).RootElement;
+            _expected = root.GetProperty("expected_float64");
+            LossError = root.GetProperty("huggingface_float32_error").GetProperty("loss").GetDouble();
+            TrainLossError = root.GetProperty("huggingface_float32_error").GetProperty("train_loss").GetDouble();
+            foreach (var line in File.ReadLines(Path.Combine(Folder, "data.jsonl")))
+            {
+                var row = JsonDocument.Parse(line).RootElement;
+                _rows.Add((Integers(row, "input_ids"), Integers(row, "labels")));
+            }
+        }
+
+        public string Folder { get; }
+
+        public string Model => Path.Combine(Folder, "model");
+
+        public string Adapter => Path.Combine(Folder, "adapter");
+
+        public double LossError { get; }
+
+        public double TrainLossError { get; }
+
+        public double[] TrainLoss => Losses("train_loss");
+
+        public double[] GradientNorm => Losses("grad_norm");
+
+        public int MaxBatchTokens => 4 * _rows.Max(row => row.Ids.Length);
+
+        public double[] Losses(string key) => [.. _expected.GetProperty(key).EnumerateArray().Select(value => value.GetDouble())];
+
+        public PackedBatch Batch(int[] rows)
+        {
+            var batch = new PackedBatch(MaxBatchTokens, rows.Length);
+            foreach (var row in rows) batch.Add(_rows[row % _rows.Count].Ids, _rows[row % _rows.Count].Labels);
+            return batch;
+        }
+
+        private static int[] Integers(JsonElement row, string key) => [.. row.GetProperty(key).EnumerateArray().Select(value => value.GetInt32())];
+    }
+}
