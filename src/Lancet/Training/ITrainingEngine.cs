@@ -2,11 +2,20 @@ using Lancet.Data;
 
 namespace Lancet.Training;
 
+/// <summary>Forward passes that give losses.</summary>
+public interface IEvaluationEngine : IDisposable
+{
+    /// <summary>Forward only: the loss of every token, 0 where the label is ignored.</summary>
+    /// <param name="batch">At most as many tokens as the engine was built for.</param>
+    /// <param name="tokenLosses">Receives one loss a token of the batch.</param>
+    void Evaluate(PackedBatch batch, Span<float> tokenLosses);
+}
+
 /// <summary>
 /// The numerical side of training: forward, backward, clipping and update for packed batches. What to feed it, when to evaluate, save and
 /// report is the trainer's business.
 /// </summary>
-public interface ITrainingEngine : IDisposable
+public interface ITrainingEngine : IEvaluationEngine
 {
     /// <summary>Number of trained parameters.</summary>
     long TrainableParameterCount { get; }
@@ -33,11 +42,6 @@ public interface ITrainingEngine : IDisposable
     /// <param name="learningRate">Learning rate of this step.</param>
     /// <returns>Loss (sum over label tokens divided by their count) and gradient norm before clipping.</returns>
     StepResult EndStep(double learningRate);
-
-    /// <summary>Forward only: the loss of every token, 0 where the label is ignored.</summary>
-    /// <param name="batch">At most as many tokens as the engine was built for.</param>
-    /// <param name="tokenLosses">Receives one loss a token of the batch.</param>
-    void Evaluate(PackedBatch batch, Span<float> tokenLosses);
 
     /// <summary>Writes parameters and optimiser state under stable names, for a checkpoint.</summary>
     /// <param name="writeTensor">Called with a name, its shape as fp32 or uint8 bytes, in a fixed order.</param>

@@ -142,16 +142,7 @@ public sealed class TrainingEngine : ITrainingEngine
     {
         _inputs.Send(_evaluation, batch);
         _plan.Evaluation.BeginStep();
-        var losses = _inputs.Losses.Rows(0, batch.TokenCount);
-        _model.Decoder.Forward(_evaluation, losses);
-        if (losses.DType == DType.Float32)
-        {
-            _device.CopyToHost(losses, MemoryMarshal.AsBytes(tokenLosses[..batch.TokenCount]));
-            return;
-        }
-        var wide = new double[batch.TokenCount];
-        _device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
-        for (var i = 0; i < wide.Length; i++) tokenLosses[i] = (float)wide[i];
+        EvaluationEngine.ReadLosses(_model, _evaluation, _inputs, batch.TokenCount, tokenLosses);
     }
 
     /// <inheritdoc/>

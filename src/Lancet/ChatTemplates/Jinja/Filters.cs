@@ -1,0 +1,86 @@
+using System.Globalization;
+
+namespace Lancet.ChatTemplates.Jinja;
+
+/// <summary>Jinja's filters and tests, as far as chat templates use them.</summary>
+internal static class Filters
+{
+    public delegate object? Filter(object? value, List<object?> arguments, Dictionary<string, object?> named);
+
+    public static Filter? Find(string name) => name switch
+    {
+        "trim" => (value, _, _) => Values.Text(value).Trim(),
+        "length" or "count" => (value, _, _) => value switch { string s => s.Length, List<object?> list => list.Count, Dictionary<string, object?> map => map.Count, Undefined => 0L, _ => throw Wrong(name, value) } is var n ? (long)n : 0L,
+        "upper" => (value, _, _) => Values.Text(value).ToUpperInvariant(),
+        "lower" => (value, _, _) => Values.Text(value).ToLowerInvariant(),
+        "title" => (value, _, _) => Title(Values.Text(value)),
+        "capitalize" => (value, _, _) => Capitalize(Values.Text(value)),
+        "string" => (value, _, _) => Values.Text(value),
+        "int" => (value, _, _) => value is string s ? long.TryParse(s, CultureInfo.InvariantCulture, out var i) ? i : 0L : Values.Integer(value),
+        "float" => (value, _, _) => value is string s ? double.TryParse(s, CultureInfo.InvariantCulture, out var d) ? d : 0.0 : Values.Number(value),
+        "abs" => (value, _, _) => value is long i ? Math.Abs(i) : Math.Abs(Values.Number(value)),
+        "round" => (value, arguments, _) => Math.Round(Values.Number(value), arguments.Count > 0 ? (int)Values.Integer(arguments[0]) : 0),
+        "safe" or "e" or "escape" => (value, _, _) => value,
+        "list" => (value, _, _) => Values.Iterate(value).ToList(),
+        "first" => (value, _, _) => Values.Iterate(value).FirstOrDefault(Undefined.Value),
+        "last" => (value, _, _) => Values.Iterate(value).LastOrDefault(Undefined.Value),
+        "reverse" => (value, _, _) => value is string s ? new string([.. s.Reverse()]) : Values.Iterate(value).Reverse().ToList(),
+        "unique" => (value, _, _) => Values.Iterate(value).Aggregate(new List<object?>(), (list, item) => list.Exists(other => Values.Equals(other, item)) ? list : [.. list, item]),
+        "sort" => (value, _, _) => Values.Iterate(value).Order(Comparer<object?>.Create(Values.Compare)).ToList(),
+        "items" => (value, _, _) => value is Dictionary<string, object?> map ? map.Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList() : throw Wrong(name, value),
+        "dictsort" => (value, _, _) => value is Dictionary<string, object?> map ? map.OrderBy(item => item.Key, StringComparer.OrdinalIgnoreCase).Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList() : throw Wrong(name, value),
+        "join" => (value, arguments, named) => string.Join(
+            Values.Text(arguments.Count > 0 ? arguments[0] : ""),
+            Values.Iterate(value).Select(item => Values.Text(named.TryGetValue("attribute", out var attribute) ? Members.Attribute(item, Values.Text(attribute)) : item))),
+        "replace" => (value, arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } from ? Values.Text(value).Replace(from, Values.Text(arguments[1]), StringComparison.Ordinal) : value,
+        "default" or "d" => (value, arguments, named) =>
+            value is Undefined || (!Values.IsTrue(value) && Values.IsTrue(arguments.Count > 1 ? arguments[1] : named.GetValueOrDefault("boolean"))) ? arguments.Count > 0 ? arguments[0] : "" : value,
+        "tojson" => (value, arguments, named) => Values.Json(value, (arguments.Count > 0 ? arguments[0] : named.GetValueOrDefault("indent")) is long indent ? (int)Math.Clamp(indent, 0, 16) : null),
+        "indent" => (value, arguments, _) => Values.Text(value).Replace("\n", "\n" + new string(' ', (int)Math.Clamp(arguments.Count > 0 ? Values.Integer(arguments[0]) : 4, 0, 64)), StringComparison.Ordinal),
+        "map" => (value, arguments, named) => named.TryGetValue("attribute", out var attribute)
+            ? Values.Iterate(value).Select(item => Members.Attribute(item, Values.Text(attribute))).ToList()
+            : Values.Iterate(value).Select(item => (Find(Values.Text(arguments[0])) ?? throw Wrong(name, arguments[0]))(item, [.. arguments.Skip(1)], [])).ToList(),
+        "select" or "reject" => (value, arguments, _) => Values.Iterate(value).Where(item => Passes(item, arguments, 0) == (name == "select")).ToList(),
+        "selectattr" or "rejectattr" => (value, arguments, _) => Values.Iterate(value).Where(item => Passes(Members.Attribute(item, Values.Text(arguments[0])), arguments, 1) == (name == "selectattr")).ToList(),
+        _ => null,
+    };
+
+    public static Func<object?, object?, bool>? Test(string name) => name switch
+    {
+        "defined" => (value, _) => value is not Undefined,
+        "undefined" => (value, _) => value is Undefined,
+        "none" => (value, _) => value is null,
+        "string" => (value, _) => value is string,
+        "number" => (value, _) => value is long or double,
+        "integer" => (value, _) => value is long,
+        "float" => (value, _) => value is double,
+        "boolean" => (value, _) => value is bool,
+        "true" => (value, _) => value is true,
+        "false" => (value, _) => value is false,
+        "mapping" => (value, _) => value is Dictionary<string, object?>,
+        "sequence" => (value, _) => value is List<object?> or string or Dictionary<string, object?>,
+        "iterable" => (value, _) => value is List<object?> or string or Dictionary<string, object?>,
+        "callable" => (value, _) => value is Callable,
+        "odd" => (value, _) => Values.Integer(value) % 2 != 0,
+        "even" => (value, _) => Values.Integer(value) % 2 == 0,
+        "divisibleby" => (value, argument) => Values.Integer(value) % Values.Integer(argument) == 0,
+        "equalto" or "eq" or "sameas" => Values.Equals,
+        "ne" => (value, argument) => !Values.Equals(value, argument),
+        "gt" => (value, argument) => Values.Compare(value, argument) > 0,
+        "lt" => (value, argument) => Values.Compare(value, argument) < 0,
+        "ge" => (value, argument) => Values.Compare(value, argument) >= 0,
+        "le" => (value, argument) => Values.Compare(value, argument) <= 0,
+        "in" => (value, argument) => Values.Contains(argument, value),
+        _ => null,
+    };
+
+    public static string Capitalize(string text) => text.Length == 0 ? text : char.ToUpperInvariant(text[0]) + text[1..].ToLowerInvariant();
+
+    public static string Title(string text) => CultureInfo.InvariantCulture.TextInfo.ToTitleCase(text.ToLowerInvariant());
+
+    private static bool Passes(object? value, List<object?> arguments, int from) => arguments.Count <= from
+        ? Values.IsTrue(value)
+        : (Test(Values.Text(arguments[from])) ?? throw new LancetException($"chat template: the test '{Values.Text(arguments[from])}' is not known."))(value, arguments.Count > from + 1 ? arguments[from + 1] : null);
+
+    private static LancetException Wrong(string filter, object? value) => new($"chat template: the filter '{filter}' does not apply to {Values.Describe(value)}.");
+}

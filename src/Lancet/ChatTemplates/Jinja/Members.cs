@@ -1,0 +1,82 @@
+namespace Lancet.ChatTemplates.Jinja;
+
+/// <summary>Attributes, items, slices and Python's string, list and mapping methods.</summary>
+internal static class Members
+{
+    public static object? Attribute(object? target, string name) => target switch
+    {
+        Dictionary<string, object?> map => map.TryGetValue(name, out var value) ? value : (object?)MapMethod(map, name) ?? Undefined.Value,
+        string text => (object?)StringMethod(text, name) ?? Undefined.Value,
+        List<object?> list => name switch
+        {
+            "append" => (Callable)((arguments, _) =>
+            {
+                list.Add(arguments[0]);
+                return null;
+            }),
+            "index" => (Callable)((arguments, _) => (long)list.FindIndex(item => Values.Equals(item, arguments[0]))),
+            "count" => (Callable)((arguments, _) => (long)list.Count(item => Values.Equals(item, arguments[0]))),
+            _ => Undefined.Value,
+        },
+        Undefined => throw new LancetException($"chat template: .{name} of an undefined value."),
+        _ => Undefined.Value,
+    };
+
+    public static object? Item(object? target, object? key) => (target, key) switch
+    {
+        (Dictionary<string, object?> map, string name) => map.TryGetValue(name, out var value) ? value : Undefined.Value,
+        (List<object?> list, long i) => i < list.Count && i >= -list.Count ? list[(int)(i < 0 ? i + list.Count : i)] : Undefined.Value,
+        (string text, long i) => i < text.Length && i >= -text.Length ? text[(int)(i < 0 ? i + text.Length : i)].ToString() : Undefined.Value,
+        (Undefined, _) => throw new LancetException("chat template: an item of an undefined value."),
+        _ => Undefined.Value,
+    };
+
+    public static object Slice(object? target, object? start, object? stop, object? step)
+    {
+        var by = step is null ? 1 : (int)Values.Integer(step);
+        if (by == 0) throw new LancetException("chat template: a slice with step 0.");
+        var length = target switch { string text => text.Length, List<object?> list => list.Count, _ => throw new LancetException($"chat template: a slice of {Values.Describe(target)}.") };
+        int Bound(object? value, int fallback) => value is null ? fallback : (int)Math.Clamp(Values.Integer(value) is var i && i < 0 ? i + length : i, by < 0 ? -1 : 0, by < 0 ? length - 1 : length);
+        var (from, to) = by > 0 ? (Bound(start, 0), Bound(stop, length)) : (Bound(start, length - 1), Bound(stop, -1));
+        var indices = new List<int>();
+        for (var i = from; by > 0 ? i < to : i > to; i += by) indices.Add(i);
+        return target is string s ? string.Concat(indices.Select(i => s[i])) : indices.Select(i => ((List<object?>)target!)[i]).ToList();
+    }
+
+    private static Callable? MapMethod(Dictionary<string, object?> map, string name) => name switch
+    {
+        "items" => (_, _) => map.Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList(),
+        "keys" => (_, _) => map.Keys.Select(key => (object?)key).ToList(),
+        "values" => (_, _) => map.Values.ToList(),
+        "get" => (arguments, _) => map.TryGetValue(Values.Text(arguments[0]), out var value) ? value : arguments.Count > 1 ? arguments[1] : null,
+        _ => null,
+    };
+
+    private static Callable? StringMethod(string text, string name) => name switch
+    {
+        "strip" => (arguments, _) => arguments.Count > 0 ? text.Trim(Values.Text(arguments[0]).ToCharArray()) : text.Trim(),
+        "lstrip" => (arguments, _) => arguments.Count > 0 ? text.TrimStart(Values.Text(arguments[0]).ToCharArray()) : text.TrimStart(),
+        "rstrip" => (arguments, _) => arguments.Count > 0 ? text.TrimEnd(Values.Text(arguments[0]).ToCharArray()) : text.TrimEnd(),
+        "split" => (arguments, _) => Split(text, arguments),
+        "startswith" => (arguments, _) => Any(arguments[0], part => text.StartsWith(part, StringComparison.Ordinal)),
+        "endswith" => (arguments, _) => Any(arguments[0], part => text.EndsWith(part, StringComparison.Ordinal)),
+        "replace" => (arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } from ? text.Replace(from, Values.Text(arguments[1]), StringComparison.Ordinal) : text,
+        "upper" => (_, _) => text.ToUpperInvariant(),
+        "lower" => (_, _) => text.ToLowerInvariant(),
+        "title" => (_, _) => Filters.Title(text),
+        "capitalize" => (_, _) => Filters.Capitalize(text),
+        "find" => (arguments, _) => (long)text.IndexOf(Values.Text(arguments[0]), StringComparison.Ordinal),
+        "join" => (arguments, _) => string.Join(text, Values.Iterate(arguments[0]).Select(Values.Text)),
+        _ => null,
+    };
+
+    private static bool Any(object? argument, Func<string, bool> test) => argument is List<object?> options ? options.Any(option => test(Values.Text(option))) : test(Values.Text(argument));
+
+    private static List<object?> Split(string text, List<object?> arguments)
+    {
+        var limit = arguments.Count > 1 ? (int)Values.Integer(arguments[1]) + 1 : int.MaxValue;
+        return arguments.Count == 0 || arguments[0] is null
+            ? [.. text.Split((char[]?)null, limit, StringSplitOptions.RemoveEmptyEntries)]
+            : [.. text.Split(Values.Text(arguments[0]), limit, StringSplitOptions.None)];
+    }
+}

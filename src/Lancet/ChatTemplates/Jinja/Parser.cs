@@ -1,0 +1,326 @@
+using System.Globalization;
+
+namespace Lancet.ChatTemplates.Jinja;
+
+/// <summary>Compiles expressions by recursive descent, in Jinja's order of precedence.</summary>
+internal sealed partial class Parser(List<Token> tokens)
+{
+    private int _at;
+
+    private Token Current => tokens[_at];
+
+    private LancetException Error(string message) => new($"chat template, line {Current.Line}: {message}");
+
+    private bool IsOperator(string symbol) => Current.Kind == TokenKind.Operator && Current.Text == symbol;
+
+    private bool IsName(string name) => Current.Kind == TokenKind.Name && Current.Text == name;
+
+    private bool AcceptOperator(string symbol)
+    {
+        if (!IsOperator(symbol)) return false;
+        _at++;
+        return true;
+    }
+
+    private bool AcceptName(string name)
+    {
+        if (!IsName(name)) return false;
+        _at++;
+        return true;
+    }
+
+    private void ExpectOperator(string symbol)
+    {
+        if (!AcceptOperator(symbol)) throw Error($"'{symbol}' is expected.");
+    }
+
+    private string ExpectName() => Current.Kind == TokenKind.Name ? tokens[_at++].Text : throw Error("a name is expected.");
+
+    /// <summary>value if condition else other.</summary>
+    private Expression ParseExpression()
+    {
+        var value = ParseOr();
+        if (!AcceptName("if")) return value;
+        var condition = ParseOr();
+        Expression otherwise = AcceptName("else") ? ParseExpression() : _ => Undefined.Value;
+        return scope => Values.IsTrue(condition(scope)) ? value(scope) : otherwise(scope);
+    }
+
+    private Expression ParseOr()
+    {
+        var left = ParseAnd();
+        while (AcceptName("or"))
+        {
+            var (a, b) = (left, ParseAnd());
+            left = scope => a(scope) is var value && Values.IsTrue(value) ? value : b(scope);
+        }
+        return left;
+    }
+
+    private Expression ParseAnd()
+    {
+        var left = ParseNot();
+        while (AcceptName("and"))
+        {
+            var (a, b) = (left, ParseNot());
+            left = scope => a(scope) is var value && !Values.IsTrue(value) ? value : b(scope);
+        }
+        return left;
+    }
+
+    private Expression ParseNot()
+    {
+        if (!AcceptName("not")) return ParseComparison();
+        var operand = ParseNot();
+        return scope => !Values.IsTrue(operand(scope));
+    }
+
+    private Expression ParseComparison()
+    {
+        var left = ParseSum();
+        while (true)
+        {
+            var a = left;
+            if (Current.Kind == TokenKind.Operator && Current.Text is "==" or "!=" or "<" or ">" or "<=" or ">=" && Current.Kind == TokenKind.Operator)
+            {
+                var symbol = tokens[_at++].Text;
+                var b = ParseSum();
+                left = symbol switch
+                {
+                    "==" => scope => Values.Equals(a(scope), b(scope)),
+                    "!=" => scope => !Values.Equals(a(scope), b(scope)),
+                    "<" => scope => Values.Compare(a(scope), b(scope)) < 0,
+                    ">" => scope => Values.Compare(a(scope), b(scope)) > 0,
+                    "<=" => scope => Values.Compare(a(scope), b(scope)) <= 0,
+                    _ => scope => Values.Compare(a(scope), b(scope)) >= 0,
+                };
+            }
+            else if (AcceptName("in"))
+            {
+                var b = ParseSum();
+                left = scope => Values.Contains(b(scope), a(scope));
+            }
+            else if (IsName("not") && tokens[_at + 1] is { Kind: TokenKind.Name, Text: "in" })
+            {
+                _at += 2;
+                var b = ParseSum();
+                left = scope => !Values.Contains(b(scope), a(scope));
+            }
+            else
+            {
+                return left;
+            }
+        }
+    }
+
+    private Expression ParseSum()
+    {
+        var left = ParseProduct();
+        while (Current.Kind == TokenKind.Operator && Current.Text is "+" or "-" or "~" && Current.Kind == TokenKind.Operator)
+        {
+            var symbol = tokens[_at++].Text;
+            var (a, b) = (left, ParseProduct());
+            left = symbol == "~" ? scope => scope.Made(Values.Text(a(scope)) + Values.Text(b(scope))) : scope => Counted(scope, Values.Arithmetic(symbol, a(scope), b(scope)));
+        }
+        return left;
+    }
+
+    private Expression ParseProduct()
+    {
+        var left = ParseUnary();
+        while (Current.Kind == TokenKind.Operator && Current.Text is "*" or "/" or "//" or "%" or "**" && Current.Kind == TokenKind.Operator)
+        {
+            var symbol = tokens[_at++].Text;
+            var (a, b) = (left, ParseUnary());
+            left = scope => Counted(scope, Values.Arithmetic(symbol, a(scope), b(scope)));
+        }
+        return left;
+    }
+
+    private static object Counted(Scope scope, object value)
+    {
+        scope.Step();
+        return value is string text ? scope.Made(text) : value;
+    }
+
+    private Expression ParseUnary()
+    {
+        if (AcceptOperator("-"))
+        {
+            var operand = ParseUnary();
+            return scope => Values.Arithmetic("-", 0L, operand(scope));
+        }
+        AcceptOperator("+");
+        return ParsePostfix(ParsePrimary());
+    }
+
+    private Expression ParsePostfix(Expression value)
+    {
+        while (true)
+        {
+            var target = value;
+            if (AcceptOperator("."))
+            {
+                var name = Current.Kind == TokenKind.Integer ? tokens[_at++].Text : ExpectName();
+                value = scope => Members.Attribute(target(scope), name);
+            }
+            else if (AcceptOperator("["))
+            {
+                value = ParseSubscript(target);
+            }
+            else if (AcceptOperator("("))
+            {
+                var (positional, named) = ParseArguments();
+                var line = Current.Line;
+                value = scope =>
+                {
+                    scope.Step();
+                    if (target(scope) is not Callable function) throw new LancetException($"chat template, line {line}: something that is not a function is called.");
+                    using (scope.Enter()) return function([.. positional.Select(argument => argument(scope))], named.ToDictionary(item => item.Key, item => item.Value(scope)));
+                };
+            }
+            else if (AcceptOperator("|"))
+            {
+                value = ParseFilter(target);
+            }
+            else if (AcceptName("is"))
+            {
+                var isNegated = AcceptName("not");
+                var name = ExpectName();
+                Expression? argument = null;
+                if (AcceptOperator("("))
+                {
+                    argument = ParseExpression();
+                    ExpectOperator(")");
+                }
+                else if (name is "equalto" or "eq" or "ne" or "in" or "sameas" or "divisibleby" or "gt" or "lt" or "ge" or "le")
+                {
+                    argument = ParsePrimary();
+                }
+                var test = Filters.Test(name) ?? throw Error($"the test '{name}' is not known.");
+                value = scope => test(target(scope), argument?.Invoke(scope)) != isNegated;
+            }
+            else
+            {
+                return value;
+            }
+        }
+    }
+
+    private Expression ParseFilter(Expression target)
+    {
+        var name = ExpectName();
+        var (positional, named) = AcceptOperator("(") ? ParseArguments() : ([], []);
+        var filter = Filters.Find(name) ?? throw Error($"the filter '{name}' is not known.");
+        return scope =>
+        {
+            scope.Step();
+            var result = filter(target(scope), [.. positional.Select(argument => argument(scope))], named.ToDictionary(item => item.Key, item => item.Value(scope)));
+            return result is string text ? scope.Made(text) : result;
+        };
+    }
+
+    private Expression ParseSubscript(Expression target)
+    {
+        Expression? start = null, stop = null, step = null;
+        var isSlice = false;
+        if (!IsOperator(":")) start = ParseExpression();
+        if (AcceptOperator(":"))
+        {
+            isSlice = true;
+            if (!IsOperator(":") && !IsOperator("]")) stop = ParseExpression();
+            if (AcceptOperator(":") && !IsOperator("]")) step = ParseExpression();
+        }
+        ExpectOperator("]");
+        return isSlice
+            ? scope => Members.Slice(target(scope), start?.Invoke(scope), stop?.Invoke(scope), step?.Invoke(scope))
+            : scope => Members.Item(target(scope), start!(scope));
+    }
+
+    private (List<Expression> Positional, Dictionary<string, Expression> Named) ParseArguments()
+    {
+        var positional = new List<Expression>();
+        var named = new Dictionary<string, Expression>();
+        while (!AcceptOperator(")"))
+        {
+            if (Current.Kind == TokenKind.Name && tokens[_at + 1] is { Kind: TokenKind.Operator, Text: "=" })
+            {
+                var name = ExpectName();
+                _at++;
+                named[name] = ParseExpression();
+            }
+            else
+            {
+                positional.Add(ParseExpression());
+            }
+            if (!IsOperator(")")) ExpectOperator(",");
+        }
+        return (positional, named);
+    }
+
+    private Expression ParsePrimary()
+    {
+        var token = tokens[_at++];
+        switch (token.Kind)
+        {
+            case TokenKind.String:
+                var text = token.Text;
+                while (Current.Kind == TokenKind.String) text += tokens[_at++].Text;
+                return _ => text;
+            case TokenKind.Integer:
+                return long.TryParse(token.Text, CultureInfo.InvariantCulture, out var integer) ? _ => integer : throw Error($"{token.Text} is too large.");
+            case TokenKind.Float:
+                var number = double.Parse(token.Text, CultureInfo.InvariantCulture);
+                return _ => number;
+            case TokenKind.Name:
+                return token.Text switch
+                {
+                    "true" or "True" => _ => true,
+                    "false" or "False" => _ => false,
+                    "none" or "None" => _ => null,
+                    var name => scope => scope.Get(name),
+                };
+            case TokenKind.Operator when token.Text == "(":
+                if (AcceptOperator(")")) return _ => new List<object?>();
+                var first = ParseExpression();
+                if (!IsOperator(","))
+                {
+                    ExpectOperator(")");
+                    return first;
+                }
+                return ParseList(first, ")");
+            case TokenKind.Operator when token.Text == "[":
+                return AcceptOperator("]") ? _ => new List<object?>() : ParseList(ParseExpression(), "]");
+            case TokenKind.Operator when token.Text == "{":
+                var pairs = new List<(Expression Key, Expression Value)>();
+                while (!AcceptOperator("}"))
+                {
+                    var key = ParseExpression();
+                    ExpectOperator(":");
+                    pairs.Add((key, ParseExpression()));
+                    if (!IsOperator("}")) ExpectOperator(",");
+                }
+                return scope =>
+                {
+                    var map = new Dictionary<string, object?>();
+                    foreach (var (key, item) in pairs) map[Values.Text(key(scope))] = item(scope);
+                    return map;
+                };
+            default:
+                _at--;
+                throw Error("an expression is expected.");
+        }
+    }
+
+    private Expression ParseList(Expression first, string close)
+    {
+        var items = new List<Expression> { first };
+        while (!AcceptOperator(close))
+        {
+            ExpectOperator(",");
+            if (AcceptOperator(close)) break;
+            items.Add(ParseExpression());
+        }
+        return scope => items.Select(item => item(scope)).ToList();
+    }
+}

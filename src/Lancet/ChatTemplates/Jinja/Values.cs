@@ -1,0 +1,169 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Unicode;
+
+namespace Lancet.ChatTemplates.Jinja;
+
+/// <summary>Python's view of values: truth, text, comparison and arithmetic.</summary>
+internal static class Values
+{
+    private static readonly JavaScriptEncoder s_encoder = JavaScriptEncoder.Create(UnicodeRanges.All);
+
+    public static bool IsTrue(object? value) => value switch
+    {
+        null or Undefined => false,
+        bool b => b,
+        long i => i != 0,
+        double d => d != 0,
+        string s => s.Length > 0,
+        List<object?> list => list.Count > 0,
+        Dictionary<string, object?> map => map.Count > 0,
+        _ => true,
+    };
+
+    public static string Text(object? value) => value switch
+    {
+        null => "None",
+        Undefined => "",
+        bool b => b ? "True" : "False",
+        long i => i.ToString(CultureInfo.InvariantCulture),
+        double d => d == Math.Floor(d) && Math.Abs(d) < 1e16 ? d.ToString("0.0", CultureInfo.InvariantCulture) : d.ToString("R", CultureInfo.InvariantCulture),
+        string s => s,
+        List<object?> list => "[" + string.Join(", ", list.Select(Quoted)) + "]",
+        Dictionary<string, object?> map => "{" + string.Join(", ", map.Select(item => $"{Quoted(item.Key)}: {Quoted(item.Value)}")) + "}",
+        _ => "function",
+    };
+
+    public static new bool Equals(object? a, object? b) => (a, b) switch
+    {
+        (null or Undefined, null or Undefined) => a?.GetType() == b?.GetType(),
+        (string x, string y) => x == y,
+        (List<object?> x, List<object?> y) => x.Count == y.Count && x.Zip(y).All(pair => Equals(pair.First, pair.Second)),
+        (Dictionary<string, object?> x, Dictionary<string, object?> y) => x.Count == y.Count && x.All(item => y.TryGetValue(item.Key, out var other) && Equals(item.Value, other)),
+        _ => IsNumber(a) && IsNumber(b) ? Number(a) == Number(b) : ReferenceEquals(a, b),
+    };
+
+    public static int Compare(object? a, object? b) => (a, b) switch
+    {
+        (string x, string y) => string.CompareOrdinal(x, y),
+        _ when IsNumber(a) && IsNumber(b) => Number(a).CompareTo(Number(b)),
+        _ => throw new LancetException($"chat template: {Describe(a)} and {Describe(b)} cannot be ordered."),
+    };
+
+    public static bool Contains(object? container, object? item) => container switch
+    {
+        string s => item is string part && s.Contains(part, StringComparison.Ordinal),
+        List<object?> list => list.Exists(element => Equals(element, item)),
+        Dictionary<string, object?> map => item is string key && map.ContainsKey(key),
+        null or Undefined => false,
+        _ => throw new LancetException($"chat template: {Describe(container)} contains nothing."),
+    };
+
+    public static object Arithmetic(string symbol, object? a, object? b)
+    {
+        if (symbol == "+" && a is string x && b is string y) return x + y;
+        if (symbol == "+" && a is List<object?> first && b is List<object?> second) return first.Concat(second).ToList();
+        if (symbol == "*" && (a, b) is (string or long, string or long) && (a is string || b is string))
+        {
+            var (text, count) = a is string s ? (s, (long)Number(b)) : ((string)b!, (long)Number(a));
+            if (count * text.Length > 1_000_000) throw new LancetException("chat template: a repeated string grows past a million characters.");
+            return new StringBuilder().Insert(0, text, (int)Math.Max(0, count)).ToString();
+        }
+        if (symbol == "%" && a is string format) return format.Replace("%s", Text(b), StringComparison.Ordinal);
+        if (!IsNumber(a) || !IsNumber(b)) throw new LancetException($"chat template: {Describe(a)} {symbol} {Describe(b)} is not defined.");
+        if (a is double || b is double || symbol is "/" or "**")
+        {
+            double p = Number(a), q = Number(b);
+            var result = symbol switch { "+" => p + q, "-" => p - q, "*" => p * q, "/" => p / q, "//" => Math.Floor(p / q), "%" => p - (q * Math.Floor(p / q)), _ => Math.Pow(p, q) };
+            return symbol == "**" && a is not double && b is not double && result == Math.Floor(result) && Math.Abs(result) < 1e15 ? (long)result : result;
+        }
+        long i = Integer(a), j = Integer(b);
+        if (symbol is "//" or "%" && j == 0) throw new LancetException("chat template: division by zero.");
+        return symbol switch { "+" => i + j, "-" => i - j, "*" => i * j, "//" => (long)Math.Floor((double)i / j), _ => ((i % j) + j) % j };
+    }
+
+    public static IEnumerable<object?> Iterate(object? value) => value switch
+    {
+        List<object?> list => list,
+        Dictionary<string, object?> map => map.Keys,
+        string s => s.Select(c => (object?)c.ToString()),
+        null or Undefined => throw new LancetException("chat template: a loop over a value that is not there."),
+        _ => throw new LancetException($"chat template: {Describe(value)} cannot be looped over."),
+    };
+
+    public static bool IsNumber(object? value) => value is long or double or bool;
+
+    public static double Number(object? value) => value switch { long i => i, double d => d, bool b => b ? 1 : 0, _ => throw new LancetException($"chat template: {Describe(value)} is not a number.") };
+
+    public static long Integer(object? value) => (long)Number(value);
+
+    public static string Describe(object? value) => value switch
+    {
+        null => "none",
+        Undefined => "an undefined value",
+        bool => "a truth value",
+        long or double => "a number",
+        string => "a string",
+        List<object?> => "a list",
+        Dictionary<string, object?> => "a mapping",
+        _ => "a function",
+    };
+
+    /// <summary>JSON as Hugging Face's tojson writes it: Python's separators, nothing but control characters and quotes escaped.</summary>
+    public static string Json(object? value, int? indent)
+    {
+        var text = new StringBuilder();
+        Write(value, 0);
+        return text.ToString();
+
+        void Write(object? item, int depth)
+        {
+            switch (item)
+            {
+                case string s: text.Append('"').Append(s_encoder.Encode(s).Replace("\\u0022", "\\\"", StringComparison.Ordinal).Replace("\\u0027", "'", StringComparison.Ordinal).Replace("\\u003C", "<", StringComparison.Ordinal).Replace("\\u003E", ">", StringComparison.Ordinal).Replace("\\u0026", "&", StringComparison.Ordinal).Replace("\\u002B", "+", StringComparison.Ordinal).Replace("\\u0060", "`", StringComparison.Ordinal)).Append('"'); break;
+                case bool b: text.Append(b ? "true" : "false"); break;
+                case null or Undefined: text.Append("null"); break;
+                case List<object?> list: Group('[', ']', list.Count, depth, i => Write(list[i], depth + 1)); break;
+                case Dictionary<string, object?> map:
+                    var pairs = map.ToList();
+                    Group('{', '}', pairs.Count, depth, i =>
+                    {
+                        Write(pairs[i].Key, depth);
+                        text.Append(": ");
+                        Write(pairs[i].Value, depth + 1);
+                    });
+                    break;
+                default: text.Append(Text(item)); break;
+            }
+        }
+
+        void Group(char open, char close, int count, int depth, Action<int> element)
+        {
+            text.Append(open);
+            for (var i = 0; i < count; i++)
+            {
+                if (i > 0) text.Append(indent is null ? ", " : ",");
+                if (indent is { } width) text.Append('\n').Append(' ', width * (depth + 1));
+                element(i);
+            }
+            if (indent is { } outer && count > 0) text.Append('\n').Append(' ', outer * depth);
+            text.Append(close);
+        }
+    }
+
+    /// <summary>A JSON value as a template sees it.</summary>
+    public static object? FromJson(JsonElement element) => element.ValueKind switch
+    {
+        JsonValueKind.String => element.GetString(),
+        JsonValueKind.Number => element.TryGetInt64(out var integer) ? integer : element.GetDouble(),
+        JsonValueKind.True => true,
+        JsonValueKind.False => false,
+        JsonValueKind.Array => element.EnumerateArray().Select(FromJson).ToList(),
+        JsonValueKind.Object => element.EnumerateObject().ToDictionary(property => property.Name, property => FromJson(property.Value)),
+        _ => null,
+    };
+
+    private static string Quoted(object? value) => value is string s ? "'" + s.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("'", "\\'", StringComparison.Ordinal).Replace("\n", "\\n", StringComparison.Ordinal) + "'" : Text(value);
+}

@@ -1,0 +1,38 @@
+namespace Lancet.Data;
+
+/// <summary>A training example as tokens.</summary>
+/// <param name="InputIds">Token ids.</param>
+/// <param name="Labels">The id at each place that is trained, −100 elsewhere; not shifted.</param>
+public readonly record struct TokenizedRow(int[] InputIds, int[] Labels)
+{
+    /// <summary>Places that take part in the loss; the first token of a row is never predicted.</summary>
+    public int LabelTokenCount => Labels.AsSpan(Math.Min(1, Labels.Length)).Length - Labels.AsSpan(Math.Min(1, Labels.Length)).Count(PackedBatch.IgnoredLabel);
+}
+
+/// <summary>Tokenised examples in order.</summary>
+/// <param name="Rows">Examples.</param>
+public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
+{
+    /// <summary>Longest row.</summary>
+    public int MaxLength => Rows.Count == 0 ? 0 : Rows.Max(row => row.InputIds.Length);
+
+    /// <summary>Reads and tokenises a JSONL or JSON file.</summary>
+    /// <param name="path">File.</param>
+    /// <param name="renderer">Turns rows into tokens.</param>
+    /// <exception cref="LancetException">A row cannot be read or has no trained token; the message names file and row.</exception>
+    public static SftDataset Load(string path, RowRenderer renderer)
+    {
+        var rows = new List<TokenizedRow>();
+        foreach (var (row, place) in RowReader.Read(path))
+        {
+            var tokens = renderer.Render(row, place);
+            if (tokens.LabelTokenCount == 0) throw new LancetException($"{place}: no token of this row is trained (after cutting to {renderer.MaxLength} tokens). Raise --max-seq-length, remove the row, or check its roles.");
+            rows.Add(tokens);
+        }
+        return rows.Count > 0 ? new SftDataset(rows) : throw new LancetException($"{path}: no rows.");
+    }
+
+    /// <summary>Splits off every n-th row for evaluation.</summary>
+    public (SftDataset Training, SftDataset Evaluation) Split(int every) => (
+        new([.. Rows.Where((_, i) => i % every != every - 1)]), new([.. Rows.Where((_, i) => i % every == every - 1)]));
+}

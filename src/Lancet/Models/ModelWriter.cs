@@ -1,0 +1,94 @@
+using System.Runtime.InteropServices;
+using Lancet.Formats;
+using Lancet.Layers;
+using Lancet.Tile;
+
+namespace Lancet.Models;
+
+/// <summary>Writes models as Hugging Face folders, one tensor at a time.</summary>
+public static class ModelWriter
+{
+    /// <summary>Writes what a run has trained: the adapter, or all weights in fp32 with config.json.</summary>
+    public static void SaveTrained(string folder, LanguageModel model)
+    {
+        if (model.Adapter is not null) model.SaveAdapter(folder);
+        else Save(folder, model, DType.Float32);
+    }
+
+    /// <summary>Writes a complete model; an adapter is merged, W + s·B·A in fp32, and then rounded once.</summary>
+    /// <param name="folder">Folder, which may exist.</param>
+    /// <param name="model">Model.</param>
+    /// <param name="dtype">fp32, bf16 or fp16.</param>
+    /// <param name="maxShardBytes">Most bytes of a file.</param>
+    /// <exception cref="LancetException">A merged weight is not finite, or the files cannot be written.</exception>
+    public static void Save(string folder, LanguageModel model, DType dtype, long maxShardBytes = 5_000_000_000)
+    {
+        Directory.CreateDirectory(folder);
+        var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
+        var outputs = model.Decoder.Weights
+            .Select(weight => new SafetensorsOutput(
+                weight.Name, dtype, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])],
+                stream => Write(stream, Merged(model, weight, projections.GetValueOrDefault(weight)), dtype, weight.Name)))
+            .ToList();
+        SafetensorsWriter.WriteModel(folder, outputs, maxShardBytes);
+        AtomicFile.WriteText(Path.Combine(folder, "config.json"), Config(model, dtype));
+    }
+
+    private static float[] Merged(LanguageModel model, Weight weight, LoraLinear? projection)
+    {
+        var values = model.Read(weight);
+        if (projection is null) return values;
+        float[] a = model.Read(projection.A!), b = model.Read(projection.B!);
+        int rank = (int)projection.A!.Shape[0], columns = projection.InFeatures;
+        Parallel.For(0, projection.OutFeatures, row =>
+        {
+            // B·A is summed in fp64 and added to the weight before anything is rounded.
+            var sums = new double[columns];
+            for (var r = 0; r < rank; r++)
+            {
+                double factor = b[(row * rank) + r];
+                for (var column = 0; column < columns; column++) sums[column] += factor * a[(r * columns) + column];
+            }
+            for (var column = 0; column < columns; column++) values[((long)row * columns) + column] = (float)(values[((long)row * columns) + column] + (projection.Scale * sums[column]));
+        });
+        return values;
+    }
+
+    private static void Write(Stream stream, float[] values, DType dtype, string name)
+    {
+        foreach (var value in values)
+            if (!float.IsFinite(value)) throw new LancetException($"{name} holds a value that is not finite ({value}); the model is not written.");
+        switch (dtype)
+        {
+            case DType.Float32: stream.Write(MemoryMarshal.AsBytes<float>(values)); break;
+            case DType.BFloat16: WriteConverted(stream, values, value => (BFloat16)value); break;
+            case DType.Float16: WriteConverted(stream, values, value => (Half)value); break;
+            default: throw new ArgumentException($"Models are written in fp32, bf16 or fp16, not {dtype}.");
+        }
+    }
+
+    private static void WriteConverted<T>(Stream stream, float[] values, Func<float, T> convert)
+        where T : unmanaged
+    {
+        var chunk = new T[1 << 16];
+        for (var start = 0; start < values.Length; start += chunk.Length)
+        {
+            var count = Math.Min(chunk.Length, values.Length - start);
+            for (var i = 0; i < count; i++) chunk[i] = convert(values[start + i]);
+            stream.Write(MemoryMarshal.AsBytes<T>(chunk.AsSpan(0, count)));
+        }
+    }
+
+    /// <summary>The model's own config.json, with the dtype of the new files and without a quantisation that they no longer have.</summary>
+    private static string Config(LanguageModel model, DType dtype)
+    {
+        var name = dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
+        var json = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(model.Folder, "config.json")))!.AsObject();
+        json.Remove("quantization_config");
+        json.Remove("torch_dtype");
+        json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(name);
+        using var buffer = new MemoryStream();
+        using (var writer = new System.Text.Json.Utf8JsonWriter(buffer, new System.Text.Json.JsonWriterOptions { Indented = true })) json.WriteTo(writer);
+        return System.Text.Encoding.UTF8.GetString(buffer.ToArray());
+    }
+}

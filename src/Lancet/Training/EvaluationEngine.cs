@@ -1,0 +1,70 @@
+using System.Runtime.InteropServices;
+using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tile;
+
+namespace Lancet.Training;
+
+/// <summary>Forward passes of a model that is not being trained.</summary>
+public sealed class EvaluationEngine : IEvaluationEngine
+{
+    private readonly LanguageModel _model;
+    private readonly StepInputs _inputs;
+    private readonly StepMemory _memory = new();
+    private readonly StepContext _context;
+    private readonly DeviceBuffer _buffer;
+
+    /// <summary>Plans and allocates the memory of a forward pass.</summary>
+    /// <param name="model">Model, with or without an adapter.</param>
+    /// <param name="maxTokens">Most tokens of a batch.</param>
+    /// <param name="maxSequenceLength">Longest sequence.</param>
+    public EvaluationEngine(LanguageModel model, int maxTokens, int maxSequenceLength)
+    {
+        _model = model;
+        _inputs = new StepInputs(model.Device, model.Config, model.DType, maxTokens, maxSequenceLength);
+        using (var planning = new PlanningDevice(1))
+        {
+            var dry = new StepContext(planning, _memory, model.DType);
+            _inputs.Bind(dry, maxTokens);
+            _memory.BeginPlanning();
+            model.Decoder.Forward(dry, _inputs.Losses);
+            _memory.EndPlanning();
+        }
+        _buffer = model.Device.Allocate(_memory.RequiredBytes, "activations");
+        _memory.Bind(_buffer.Address);
+        _context = new StepContext(model.Device, _memory, model.DType);
+    }
+
+    /// <inheritdoc/>
+    public void Evaluate(PackedBatch batch, Span<float> tokenLosses)
+    {
+        _inputs.Send(_context, batch);
+        _memory.BeginStep();
+        ReadLosses(_model, _context, _inputs, batch.TokenCount, tokenLosses);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _buffer.Dispose();
+        _inputs.Dispose();
+    }
+
+    /// <summary>Runs the forward pass and copies the losses to the host as fp32.</summary>
+    internal static void ReadLosses(LanguageModel model, StepContext context, StepInputs inputs, int tokens, Span<float> tokenLosses)
+    {
+        var losses = inputs.Losses.Rows(0, tokens);
+        model.Decoder.Forward(context, losses);
+        if (losses.DType == DType.Float32)
+        {
+            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(tokenLosses[..tokens]));
+            return;
+        }
+        var wide = new double[tokens];
+        model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
+        for (var i = 0; i < wide.Length; i++) tokenLosses[i] = (float)wide[i];
+    }
+}

@@ -1,0 +1,158 @@
+using System.Diagnostics;
+using System.Globalization;
+using Lancet.Data;
+using Lancet.Models;
+
+namespace Lancet.Training;
+
+/// <summary>Hears of a run's progress as it happens.</summary>
+public interface ITrainingObserver
+{
+    /// <summary>The run is about to start.</summary>
+    void OnStart(SftRun run);
+
+    /// <summary>A step is done.</summary>
+    void OnStep(StepMetrics metrics);
+
+    /// <summary>Held-out rows were evaluated.</summary>
+    void OnEvaluation(EvalMetrics metrics);
+
+    /// <summary>A checkpoint was written.</summary>
+    void OnCheckpoint(int step);
+}
+
+/// <summary>What is known of a run before its first step.</summary>
+/// <param name="TotalSteps">Steps.</param>
+/// <param name="FirstStep">Steps that a resumed run has done already.</param>
+/// <param name="Rows">Training rows.</param>
+/// <param name="MaxTokens">Most tokens of a micro-batch.</param>
+/// <param name="TrainableParameters">Trained parameters.</param>
+/// <param name="Parameters">All parameters.</param>
+/// <param name="Plan">Memory.</param>
+public sealed record SftRun(int TotalSteps, int FirstStep, int Rows, int MaxTokens, long TrainableParameters, long Parameters, MemoryPlan Plan);
+
+/// <summary>How a run ended.</summary>
+/// <param name="Run">What was known before.</param>
+/// <param name="Steps">All steps of this process.</param>
+/// <param name="Evaluations">All evaluations of this process.</param>
+/// <param name="IsInterrupted">Whether it was cancelled; a checkpoint holds its state.</param>
+public sealed record SftResult(SftRun Run, IReadOnlyList<StepMetrics> Steps, IReadOnlyList<EvalMetrics> Evaluations, bool IsInterrupted);
+
+/// <summary>
+/// Supervised fine-tuning: feeds the engine, evaluates, saves and logs. The loss of a step is the sum over its label tokens divided by
+/// their number in the whole step, whatever the micro-batches.
+/// </summary>
+public sealed class SftTrainer
+{
+    private readonly LanguageModel _model;
+    private readonly SftDataset _dataset;
+    private readonly SftDataset? _evaluation;
+    private readonly SftOptions _options;
+
+    /// <summary>Prepares a run.</summary>
+    /// <param name="model">Model with an adapter, or loaded for full training.</param>
+    /// <param name="dataset">Training rows.</param>
+    /// <param name="options">Settings.</param>
+    /// <param name="evaluation">Held-out rows, or null.</param>
+    public SftTrainer(LanguageModel model, SftDataset dataset, SftOptions options, SftDataset? evaluation = null) =>
+        (_model, _dataset, _options, _evaluation) = (model, dataset, options, evaluation);
+
+    /// <summary>Runs on a thread of its own. Cancelling ends it after the step in progress, with a checkpoint.</summary>
+    public Task<SftResult> TrainAsync(CancellationToken cancellation = default) => Task.Factory.StartNew(() => Train(null, cancellation), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+
+    /// <summary>Runs to the end.</summary>
+    /// <param name="observer">Hears of progress, or null.</param>
+    /// <param name="cancellation">Ends the run after the step in progress, with a checkpoint.</param>
+    /// <exception cref="LancetException">The data, the memory or the disk does not allow it; what was saved before is kept.</exception>
+    public SftResult Train(ITrainingObserver? observer, CancellationToken cancellation)
+    {
+        var sampler = new BatchSampler(_dataset, _options.BatchSize, _options.Packing ? _options.MaxSequenceLength : 0, _options.Shuffle, _options.Seed);
+        var unitsPerStep = _options.BatchSize * _options.GradientAccumulation;
+        var stepsPerEpoch = (sampler.UnitCount + unitsPerStep - 1) / unitsPerStep;
+        var total = _options.MaxSteps > 0 ? _options.MaxSteps : Math.Max(1, (int)Math.Ceiling(_options.Epochs * stepsPerEpoch));
+        var warmup = _options.WarmupSteps > 0 ? _options.WarmupSteps : (int)Math.Ceiling(_options.WarmupRatio * total);
+        var schedule = new LearningRateSchedule(_options.Scheduler, _options.LearningRate, warmup, total);
+        var maxTokens = Math.Max(sampler.MaxTokens, _evaluation?.MaxLength ?? 0);
+        using var engine = new TrainingEngine(_model, new EngineOptions
+        {
+            MaxTokens = maxTokens,
+            MaxSequenceLength = Math.Max(_dataset.MaxLength, _evaluation?.MaxLength ?? 0),
+            AdamW = new(0.9, 0.999, 1e-8, _options.WeightDecay),
+            HasEightBitState = _options.HasEightBitState,
+            MaxGradientNorm = _options.MaxGradientNorm,
+            Policy = _options.ActivationPolicy,
+            MemoryBudget = _options.MemoryBudget,
+            Seed = _options.Seed,
+        });
+        var store = new CheckpointStore(_options.Output);
+        var signature = Signature(total);
+        var (done, tokens) = (0, 0L);
+        if (_options.Resume && store.Newest() is { } newest) (done, tokens) = CheckpointStore.Load(newest, signature, engine);
+        else if (_options.Resume) throw new LancetException($"{_options.Output}: no checkpoint to resume from.");
+
+        Directory.CreateDirectory(_options.Output);
+        using var log = new TrainingLog(Path.Combine(_options.Output, "metrics.jsonl"), done);
+        var run = new SftRun(total, done, _dataset.Rows.Count, maxTokens, engine.TrainableParameterCount, engine.ParameterCount, engine.Plan);
+        observer?.OnStart(run);
+        PackedBatch[] batches = [.. Enumerable.Range(0, _options.GradientAccumulation).Select(_ => new PackedBatch(maxTokens, sampler.MaxSequences))];
+        var (steps, evaluations) = (new List<StepMetrics>(), new List<EvalMetrics>());
+        var clock = Stopwatch.StartNew();
+        var saved = done;
+        if (done == 0) Evaluate(0);
+        for (var step = done + 1; step <= total && !cancellation.IsCancellationRequested; step++)
+        {
+            var start = clock.Elapsed.TotalSeconds;
+            for (var i = 0; i < batches.Length; i++) sampler.Fill(((step - 1L) * batches.Length) + i, batches[i]);
+            var rate = schedule.Rate(step - 1);
+            engine.BeginStep(step, batches.Sum(batch => (long)batch.LabelTokenCount));
+            foreach (var batch in batches) engine.Accumulate(batch);
+            var result = engine.EndStep(rate);
+            if (!double.IsFinite(result.Loss) || !double.IsFinite(result.GradientNorm))
+                throw new LancetException($"Step {step}: the loss is {result.Loss}, the gradient norm {result.GradientNorm}. Lower --learning-rate, or look at the rows of this step. Checkpoints up to step {saved} are kept.");
+            var stepTokens = batches.Sum(batch => (long)batch.TokenCount);
+            tokens += stepTokens;
+            var metrics = new StepMetrics(
+                step, (double)step * unitsPerStep / sampler.UnitCount, result.Loss, result.GradientNorm, rate, tokens, stepTokens / (clock.Elapsed.TotalSeconds - start),
+                engine.PeakMemoryBytes, clock.Elapsed.TotalSeconds);
+            log.Write(metrics);
+            steps.Add(metrics);
+            observer?.OnStep(metrics);
+            if (_options.EvalSteps > 0 && step % _options.EvalSteps == 0 && step < total) Evaluate(step);
+            if (_options.SaveSteps > 0 && step % _options.SaveSteps == 0) Save(step);
+            done = step;
+        }
+        var isInterrupted = done < total;
+        if (isInterrupted)
+        {
+            if (done > saved) Save(done);
+        }
+        else
+        {
+            Evaluate(done);
+        }
+        ModelWriter.SaveTrained(_options.Output, _model);
+        return new(run, steps, evaluations, isInterrupted);
+
+        void Save(int step)
+        {
+            store.Save(step, tokens, signature, _model, engine, _options.SaveTotalLimit);
+            saved = step;
+            observer?.OnCheckpoint(step);
+        }
+
+        void Evaluate(int step)
+        {
+            if (_evaluation is null) return;
+            var metrics = new EvalMetrics(step, Evaluator.Evaluate(engine, _evaluation, maxTokens).Loss);
+            log.Write(metrics);
+            evaluations.Add(metrics);
+            observer?.OnEvaluation(metrics);
+        }
+    }
+
+    /// <summary>What two runs must share so that one can continue the other bit by bit.</summary>
+    private string Signature(int total) => string.Create(CultureInfo.InvariantCulture,
+        $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} " +
+        $"scheduler={_options.Scheduler} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
+        $"trained={_model.Trained!.ParameterCount}");
+}
