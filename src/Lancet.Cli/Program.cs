@@ -1,1 +1,80 @@
-return 0;
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using Lancet.Cli.Commands;
+
+namespace Lancet.Cli;
+
+/// <summary>The lancet command. Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted after saving.</summary>
+internal static class Program
+{
+    private const int Failed = 1;
+    private const int BadInput = 2;
+
+    public static int Main(string[] arguments)
+    {
+        Console.OutputEncoding = System.Text.Encoding.UTF8;
+        var root = new RootCommand("Surgical fine-tuning of language models. Files in and out are Hugging Face's and PEFT's.");
+        Add("train", "Fine-tune a model.\n\nExamples:\n  lancet train --model models/base --data rows.jsonl --method qlora --output out\n  lancet train --config run.yaml --resume", Options.Train, TrainCommand.Run);
+        Add("eval", "Loss and perplexity of rows.\n\nExample:\n  lancet eval --model models/base --adapter out --data held-out.jsonl --per-example --json", Options.Eval, EvalCommand.Run);
+        Add("generate", "Answer a prompt.\n\nExample:\n  lancet generate --model models/base --adapter out --prompt \"What does List.Add do?\"", Options.Generate, GenerateCommand.Run);
+        Add("chat", "Talk to a model in the terminal.\n\nExample:\n  lancet chat --model models/base --adapter out --temperature 0.7", Options.Chat, ChatCommand.Run);
+        Add("export", "Merge an adapter into its model and write safetensors.\n\nExample:\n  lancet export --model models/base --adapter out --output merged --dtype bfloat16", Options.Export, ExportCommand.Run);
+        Add("plan", "Peak memory of a run, by purpose, before it starts.\n\nExample:\n  lancet plan --model models/base --method qlora --max-seq-length 4096 --memory-budget 8GB", Options.Plan, PlanCommand.Run);
+        var data = new Command("data", "Look at training data.");
+        root.Add(data);
+        AddTo(data, "preview", "Rendered rows, with the trained tokens marked.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl", Options.DataPreview, DataCommand.Preview);
+        Add("doctor", "What this machine offers and whether Lancet works here.", Options.Doctor, DoctorCommand.Run);
+        Add("quickstart", "Fine-tune the bundled model on the bundled questions, offline, in about a minute.", Options.Quickstart, QuickstartCommand.Run);
+        if (arguments.Length == 0) arguments = ["--help"];
+        var result = root.Parse(arguments);
+        if (result.Errors.Count > 0)
+        {
+            foreach (var error in result.Errors) Console.Error.WriteLine($"lancet: {error.Message}");
+            Console.Error.WriteLine("Try: lancet --help");
+            return BadInput;
+        }
+        return result.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+
+        void Add(string name, string description, Setting[] settings, Func<Settings, int> run) => AddTo(root, name, description, settings, run);
+    }
+
+    private static void AddTo(Command parent, string name, string description, Setting[] settings, Func<Settings, int> run)
+    {
+        var command = new Command(name, description);
+        var options = new List<(Setting Setting, Option<string?> Option)>();
+        foreach (var setting in settings)
+        {
+            var help = setting.Default is null or "false" ? setting.Help : $"{setting.Help} [default: {setting.Default}]";
+            var option = new Option<string?>("--" + setting.Name) { Description = help, Arity = setting.IsFlag ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne, HelpName = setting.IsFlag ? "true|false" : "value" };
+            options.Add((setting, option));
+            command.Add(option);
+        }
+        command.SetAction(parsed =>
+        {
+            var given = new Dictionary<string, string?>();
+            foreach (var (setting, option) in options)
+                if (parsed.GetResult(option) is OptionResult { Implicit: false }) given[setting.Name] = parsed.GetValue(option) ?? "true";
+            return Guard(() => run(new Settings(settings, given)));
+        });
+        parent.Add(command);
+    }
+
+    /// <summary>One clear line for whatever goes wrong.</summary>
+    private static int Guard(Func<int> run)
+    {
+        try
+        {
+            return run();
+        }
+        catch (LancetException error)
+        {
+            Console.Error.WriteLine($"lancet: {error.Message}");
+            return BadInput;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException or OutOfMemoryException)
+        {
+            Console.Error.WriteLine($"lancet: {error.Message}");
+            return Failed;
+        }
+    }
+}

@@ -148,8 +148,11 @@ public sealed class LanguageModel : IDisposable
         if (_ownsDevice) Device.Dispose();
     }
 
-    /// <summary>Describes an adapter on a model without giving it memory, for planning.</summary>
-    internal static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
+    /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>
+    /// <exception cref="LancetException">A target matches no projection.</exception>
+    public static void Describe(DecoderModel decoder, LoraOptions options) => Describe(decoder, options, _ => options.Rank);
+
+    private static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
     {
         var targets = options.TargetModules.Contains("all-linear") ? LoraOptions.AllLinear : options.TargetModules;
         foreach (var target in targets)

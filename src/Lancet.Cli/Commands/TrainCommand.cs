@@ -1,0 +1,147 @@
+using System.Text.Json;
+using Lancet.Adapters;
+using Lancet.Data;
+using Lancet.Formats;
+using Lancet.Models;
+using Lancet.Tokenization;
+using Lancet.Training;
+
+namespace Lancet.Cli.Commands;
+
+/// <summary>lancet train.</summary>
+internal static class TrainCommand
+{
+    private const int Interrupted = 130;
+
+    public static int Run(Settings settings)
+    {
+        if (settings.Flag("dry-run"))
+        {
+            Console.Write(settings.ToYaml());
+            return 0;
+        }
+        var outcome = Train(settings, []);
+        if (settings.Flag("json")) WriteJson(settings, outcome);
+        return outcome.IsInterrupted ? Interrupted : 0;
+    }
+
+    /// <summary>Trains, and writes everything a run leaves behind.</summary>
+    /// <param name="settings">Options of the train command.</param>
+    /// <param name="questions">Prompts to answer before and after, for the report.</param>
+    public static SftResult Train(Settings settings, IReadOnlyList<string> questions)
+    {
+        ModelLoading.CheckDevice(settings);
+        var (folder, output) = (settings.Required("model"), settings.Required("output"));
+        var config = ModelConfig.Load(folder);
+        var options = SftOptionsOf(settings);
+        var tokenizer = ModelLoading.TokenizerOf(folder);
+        var renderer = ModelLoading.Renderer(settings, config, tokenizer);
+        var training = SftDataset.Load(settings.Required("data"), renderer);
+        var evaluation = settings.Text("eval-data") is { } path ? SftDataset.Load(path, renderer) : null;
+        if (tokenizer is not null && tokenizer.VocabularySize > config.VocabularySize)
+            throw new LancetException($"{folder}: the tokenizer has {tokenizer.VocabularySize} ids, the model {config.VocabularySize} embeddings; they do not belong together.");
+
+        using var cancellation = new CancellationTokenSource();
+        using var handler = new InterruptHandler(cancellation);
+        using var model = Load(settings, folder);
+        AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml());
+        var samples = questions.Select(question => new SampleAnswer(question)).ToList();
+        Answer(model, tokenizer, settings, samples, (sample, answer) => sample.Before = answer);
+        using var progress = ProgressDisplay.Create();
+        var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
+        Answer(model, tokenizer, settings, samples, (sample, answer) => sample.After = answer);
+        foreach (var file in tokenizer?.Files ?? []) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
+        HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);
+        progress.Finish(result, output, samples);
+        return result;
+    }
+
+    public static SftOptions SftOptionsOf(Settings settings) => new()
+    {
+        Output = settings.Required("output"),
+        BatchSize = settings.Count("batch-size", 1),
+        GradientAccumulation = settings.Count("gradient-accumulation", 1),
+        Packing = settings.Flag("packing"),
+        MaxSequenceLength = settings.Count("max-seq-length", 2),
+        Epochs = settings.Number("num-epochs", 0),
+        MaxSteps = settings.Count("max-steps"),
+        LearningRate = settings.Number("learning-rate"),
+        Scheduler = settings.OneOf("lr-scheduler", [.. LearningRateSchedule.Kinds]),
+        WarmupSteps = settings.Count("warmup-steps"),
+        WarmupRatio = settings.Number("warmup-ratio", 0, 1),
+        WeightDecay = settings.Number("weight-decay"),
+        MaxGradientNorm = settings.Number("max-grad-norm"),
+        HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
+        Seed = settings.Long("seed"),
+        Shuffle = settings.Flag("shuffle"),
+        SaveSteps = settings.Count("save-steps"),
+        SaveTotalLimit = settings.Count("save-total-limit"),
+        EvalSteps = settings.Count("eval-steps"),
+        Resume = settings.Flag("resume"),
+        MemoryBudget = settings.Bytes("memory-budget"),
+        ActivationPolicy = settings.Policy("activation-policy"),
+    };
+
+    public static LoraOptions LoraOptionsOf(Settings settings) => new()
+    {
+        Rank = settings.Count("lora-rank", 1),
+        Alpha = settings.Number("lora-alpha"),
+        Dropout = settings.Number("lora-dropout", 0, 0.99),
+        TargetModules = settings.List("target-modules"),
+    };
+
+    private static LanguageModel Load(Settings settings, string folder)
+    {
+        var method = settings.OneOf("method", "lora", "qlora", "full");
+        var isFromScratch = settings.Flag("from-scratch");
+        if (isFromScratch && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
+        if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
+        var model = LanguageModel.Load(folder, new LoadOptions
+        {
+            DType = settings.DType("dtype"), QuantizesToNf4 = method == "qlora", IsFullyTrained = method == "full", IsFromScratch = isFromScratch, Seed = settings.Long("seed"),
+        });
+        try
+        {
+            if (method == "full") return model;
+            if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter, settings.IsGiven("lora-dropout") ? settings.Number("lora-dropout", 0, 0.99) : null);
+            else model.AddLora(LoraOptionsOf(settings), settings.Long("seed"));
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    private static void Answer(LanguageModel model, Tokenizer? tokenizer, Settings settings, List<SampleAnswer> samples, Action<SampleAnswer, string> store)
+    {
+        if (tokenizer is null || samples.Count == 0) return;
+        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), [.. samples.Select(sample => sample.Question)], 96);
+        for (var i = 0; i < samples.Count; i++) store(samples[i], answers[i]);
+    }
+
+    private static void WriteJson(Settings settings, SftResult result)
+    {
+        using var json = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
+        json.WriteStartObject();
+        json.WriteString("output", settings.Required("output"));
+        json.WriteBoolean("interrupted", result.IsInterrupted);
+        json.WriteNumber("steps", result.Run.FirstStep + result.Steps.Count);
+        if (result.Steps.Count > 0) json.WriteNumber("loss", result.Steps[^1].Loss);
+        if (result.Evaluations.Count > 0) json.WriteNumber("eval_loss", result.Evaluations[^1].EvalLoss);
+        json.WriteNumber("planned_peak_bytes", result.Run.Plan.PeakBytes);
+        if (result.Steps.Count > 0) json.WriteNumber("peak_memory_bytes", result.Steps[^1].PeakMemoryBytes);
+        json.WriteEndObject();
+    }
+}
+
+/// <summary>An answer before and after training.</summary>
+internal sealed class SampleAnswer(string question)
+{
+    public string Question { get; } = question;
+
+    public string Before { get; set; } = "";
+
+    public string After { get; set; } = "";
+}

@@ -1,0 +1,108 @@
+namespace Lancet.Cli;
+
+/// <summary>The options of the commands, once each.</summary>
+internal static class Options
+{
+    private static readonly Setting s_model = new("model", null, "Model folder in Hugging Face's layout (config.json, safetensors, tokenizer.json)");
+    private static readonly Setting s_adapter = new("adapter", null, "PEFT adapter folder to start from or apply");
+    private static readonly Setting s_data = new("data", null, "Rows: .jsonl or .json");
+    private static readonly Setting s_device = new("device", "cpu", "cpu");
+    private static readonly Setting s_dtype = new("dtype", "float32", "Dtype of activations: float32, bfloat16, float16");
+    private static readonly Setting s_method = new("method", "lora", "lora, qlora (NF4 base weights) or full (every weight)");
+    private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
+    private static readonly Setting s_length = new("max-seq-length", "2048", "Rows are cut to this many tokens");
+    private static readonly Setting s_template = new("chat-template", null, "Jinja file to use instead of the model's chat template");
+    private static readonly Setting s_responses = new("train-on-responses-only", "true", "Train assistant turns and completions only", true);
+    private static readonly Setting s_json = new("json", "false", "Machine-readable result on stdout", true);
+    private static readonly Setting s_seed = new("seed", "3407", "Seed of everything random");
+
+    private static readonly Setting[] s_run =
+    [
+        s_length,
+        new("batch-size", "2", "Rows of a micro-batch (bins with --packing)"),
+        new("gradient-accumulation", "4", "Micro-batches of a step"),
+        new("packing", "false", "Pack rows into bins of --max-seq-length tokens; exact, sequences do not see each other", true),
+        new("optimizer", "adamw", "adamw (fp32 state) or adamw_8bit (block-wise 8-bit state)"),
+        new("lora-rank", "16", "LoRA rank r"),
+        new("lora-alpha", "16", "LoRA alpha; the adapter is scaled by alpha / r"),
+        new("lora-dropout", "0", "Dropout on adapter inputs"),
+        new("target-modules", "all-linear", "Projections with an adapter, separated by commas, or all-linear"),
+        new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes activations to fit"),
+        new("activation-policy", "auto", "auto, keep, recompute-mlp or keep-input; all give the same bits"),
+    ];
+
+    public static Setting[] Train { get; } =
+    [
+        s_model, s_adapter, s_data,
+        new("eval-data", null, "Held-out rows"),
+        new("output", "lancet-output", "Folder for adapter or weights, metrics.jsonl, report.html, checkpoints/"),
+        s_config, s_method,
+        new("from-scratch", "false", "Start from random weights; --model needs only config.json and a tokenizer", true),
+        s_device, s_dtype, .. s_run,
+        new("num-epochs", "1", "Passes over the data"),
+        new("max-steps", "0", "Steps of the run; 0 counts epochs"),
+        new("learning-rate", "2e-4", "Peak learning rate"),
+        new("lr-scheduler", "linear", "linear, cosine, constant or constant_with_warmup"),
+        new("warmup-steps", "0", "Steps of rising learning rate"),
+        new("warmup-ratio", "0", "Warm-up as a share of the run"),
+        new("weight-decay", "0.01", "Decoupled weight decay"),
+        new("max-grad-norm", "1", "Gradient clipping; 0 for none"),
+        s_responses, s_seed,
+        new("shuffle", "true", "Shuffle rows anew each epoch", true),
+        new("save-steps", "0", "Steps between checkpoints"),
+        new("save-total-limit", "0", "Checkpoints kept; 0 for all"),
+        new("eval-steps", "0", "Steps between evaluations"),
+        new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
+        s_template,
+        new("dry-run", "false", "Print the resolved options and stop", true),
+        s_json,
+    ];
+
+    public static Setting[] Eval { get; } =
+    [
+        s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_responses, s_template,
+        new("quantize", "none", "none or nf4"),
+        new("per-example", "false", "Loss of every row", true),
+        s_json,
+    ];
+
+    public static Setting[] Generate { get; } =
+    [
+        s_model, s_adapter, s_config, s_device, s_dtype, s_length, s_template, s_seed,
+        new("quantize", "none", "none or nf4"),
+        new("prompt", null, "Text to answer"),
+        new("raw", "false", "Continue the prompt as it is, without the chat template", true),
+        new("max-new-tokens", "256", "Most new tokens"),
+        new("temperature", "0", "0 takes the most likely token"),
+        new("top-k", "0", "Only the k most likely tokens"),
+        new("top-p", "1", "Only tokens that hold this probability together"),
+        new("min-p", "0", "Only tokens at least this likely compared with the best"),
+        new("repetition-penalty", "1", "Above 1 discourages tokens that occurred"),
+        s_json,
+    ];
+
+    public static Setting[] Chat { get; } = [.. Generate.Where(setting => setting.Name is not ("prompt" or "raw" or "json")), new("system", null, "System message")];
+
+    public static Setting[] Export { get; } =
+    [
+        s_model, s_adapter, s_config,
+        new("output", null, "Folder for the merged model"),
+        new("dtype", "bfloat16", "float32, bfloat16 or float16"),
+        new("max-shard-size", "5GB", "Most bytes of a file"),
+    ];
+
+    public static Setting[] Plan { get; } = [s_model, s_config, s_method, s_device, s_dtype, .. s_run, s_json];
+
+    public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, new("rows", "3", "Rows to show"), s_json];
+
+    public static Setting[] Doctor { get; } = [s_json];
+
+    public static Setting[] Quickstart { get; } =
+    [
+        new("output", "lancet-output/quickstart", "Folder for everything the quickstart writes"),
+        new("model", null, "Model folder; the bundled one by default"),
+        new("data", null, "Training rows; the bundled ones by default"),
+        new("eval-data", null, "Held-out rows; the bundled ones by default"),
+        new("max-steps", "0", "Steps; 0 for the default"),
+    ];
+}

@@ -1,0 +1,134 @@
+using System.Globalization;
+using Lancet.Layers;
+using Lancet.Tile;
+using YamlDotNet.RepresentationModel;
+
+namespace Lancet.Cli;
+
+/// <summary>An option of a command, which is a key of the config file as well.</summary>
+/// <param name="Name">Without the dashes.</param>
+/// <param name="Default">Value where neither the command line nor the config file has one; null for none.</param>
+/// <param name="Help">What it does.</param>
+/// <param name="IsFlag">Whether the option alone means true.</param>
+internal sealed record Setting(string Name, string? Default, string Help, bool IsFlag = false);
+
+/// <summary>The values of a command's options: command line over config file over defaults.</summary>
+internal sealed class Settings
+{
+    private readonly Dictionary<string, string?> _values = [];
+    private readonly HashSet<string> _given = [];
+
+    public Settings(IReadOnlyList<Setting> definitions, IReadOnlyDictionary<string, string?> commandLine)
+    {
+        Definitions = definitions;
+        foreach (var definition in definitions) _values[definition.Name] = definition.Default;
+        if (commandLine.GetValueOrDefault("config") is { } config)
+        {
+            foreach (var (key, value) in ReadConfig(config))
+            {
+                if (!_values.ContainsKey(key) || key == "config") throw new LancetException($"{config}: unknown key {key}; known are {string.Join(", ", definitions.Select(definition => definition.Name))}.");
+                _values[key] = value;
+                _given.Add(key);
+            }
+        }
+        foreach (var (key, value) in commandLine)
+        {
+            _values[key] = value;
+            _given.Add(key);
+        }
+    }
+
+    public IReadOnlyList<Setting> Definitions { get; }
+
+    /// <summary>Whether the user chose a value.</summary>
+    public bool IsGiven(string name) => _given.Contains(name);
+
+    public string? Text(string name) => string.IsNullOrEmpty(_values[name]) ? null : _values[name];
+
+    public string Required(string name) => Text(name) ?? throw new LancetException($"--{name} is needed.");
+
+    public void Default(string name, string value)
+    {
+        if (!_given.Contains(name)) _values[name] = value;
+    }
+
+    public bool Flag(string name) => (Text(name) ?? "false").ToLowerInvariant() switch { "true" or "yes" or "1" or "on" => true, "false" or "no" or "0" or "off" => false, var other => throw Bad(name, other, "true or false") };
+
+    public int Count(string name, int minimum = 0) => int.TryParse(Text(name), NumberStyles.Integer, CultureInfo.InvariantCulture, out var value) && value >= minimum ? value : throw Bad(name, Text(name), $"an integer from {minimum} on");
+
+    public long Long(string name) => long.TryParse(Text(name), NumberStyles.Integer, CultureInfo.InvariantCulture, out var value) ? value : throw Bad(name, Text(name), "an integer");
+
+    public double Number(string name, double minimum = 0, double maximum = double.MaxValue) =>
+        double.TryParse(Text(name), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && value >= minimum && value <= maximum
+            ? value
+            : throw Bad(name, Text(name), maximum == double.MaxValue ? $"a number from {minimum} on" : $"a number from {minimum} to {maximum}");
+
+    public string OneOf(string name, params ReadOnlySpan<string> choices)
+    {
+        var value = Required(name);
+        return choices.Contains(value) ? value : throw Bad(name, value, string.Join(", ", choices.ToArray()));
+    }
+
+    public string[] List(string name) => (Text(name) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+
+    /// <summary>Bytes, with KB, MB, GB (powers of 1024) allowed.</summary>
+    public long Bytes(string name)
+    {
+        if (Text(name) is not { } text) return 0;
+        var digits = text.TrimEnd().ToUpperInvariant().Replace("IB", "B", StringComparison.Ordinal).TrimEnd('B');
+        var shift = digits.Length > 0 ? digits[^1] switch { 'K' => 10, 'M' => 20, 'G' => 30, 'T' => 40, _ => 0 } : 0;
+        if (shift > 0) digits = digits[..^1];
+        return double.TryParse(digits, NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && value > 0 ? (long)(value * (1L << shift)) : throw Bad(name, text, "a size such as 8GB");
+    }
+
+    public DType DType(string name) => Required(name) switch
+    {
+        "float32" or "fp32" => Tile.DType.Float32,
+        "bfloat16" or "bf16" => Tile.DType.BFloat16,
+        "float16" or "fp16" => Tile.DType.Float16,
+        "auto" => Tile.DType.Float32,
+        var other => throw Bad(name, other, "float32, bfloat16 or float16"),
+    };
+
+    public ActivationPolicy? Policy(string name) => OneOf(name, "auto", "keep", "recompute-mlp", "keep-input") switch
+    {
+        "keep" => ActivationPolicy.Keep,
+        "recompute-mlp" => ActivationPolicy.RecomputeMlp,
+        "keep-input" => ActivationPolicy.KeepInput,
+        _ => null,
+    };
+
+    /// <summary>The resolved values as YAML, a key a line.</summary>
+    public string ToYaml() => string.Concat(Definitions.Where(definition => definition.Name is not ("config" or "dry-run" or "json")).Select(definition => $"{definition.Name}: {Scalar(_values[definition.Name])}\n"));
+
+    private static string Scalar(string? value) => value is null ? "null"
+        : value.Length > 0 && value.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_' or '/') ? value
+        : "\"" + value.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("\"", "\\\"", StringComparison.Ordinal).Replace("\n", "\\n", StringComparison.Ordinal) + "\"";
+
+    private LancetException Bad(string name, string? value, string expected) => new($"--{name} is {value ?? "missing"}; expected {expected}.");
+
+    /// <summary>Reads a YAML file; JSON is YAML too. Underscores in keys are as good as dashes.</summary>
+    private static Dictionary<string, string?> ReadConfig(string path)
+    {
+        if (!File.Exists(path)) throw new LancetException($"{path}: config file not found.");
+        try
+        {
+            var stream = new YamlStream();
+            using var reader = new StreamReader(path);
+            stream.Load(reader);
+            if (stream.Documents.Count == 0) return [];
+            if (stream.Documents[0].RootNode is not YamlMappingNode root) throw new LancetException($"{path}: a mapping of option names to values is expected.");
+            return root.Children.ToDictionary(item => ((YamlScalarNode)item.Key).Value!.Replace('_', '-'), item => item.Value switch
+            {
+                YamlScalarNode { Value: null or "null" or "~" or "" } => null,
+                YamlScalarNode scalar => scalar.Value,
+                YamlSequenceNode list => string.Join(',', list.Children.OfType<YamlScalarNode>().Select(node => node.Value)),
+                _ => throw new LancetException($"{path}: nested values are not expected."),
+            });
+        }
+        catch (Exception error) when (error is YamlDotNet.Core.YamlException or InvalidCastException)
+        {
+            throw new LancetException($"{path}: not readable as YAML or JSON: {error.Message}", error);
+        }
+    }
+}
