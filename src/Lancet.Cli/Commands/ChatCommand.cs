@@ -29,7 +29,7 @@ internal static class ChatCommand
             if (string.IsNullOrWhiteSpace(line)) continue;
             messages.Add(new("user", line));
             var stream = new TokenStream(tokenizer);
-            var tokens = generator.Generate([ChatSession.Prompt(tokenizer, template, messages)], options, (_, id) => Console.Write(stream.Add(id)))[0];
+            var tokens = generator.Generate([ChatGeneration.Prompt(tokenizer, template, messages)], options, (_, id) => Console.Write(stream.Add(id)))[0];
             Console.WriteLine(stream.Finish());
             messages.Add(new("assistant", tokenizer.Decode(tokens)));
         }

@@ -19,10 +19,14 @@ internal sealed unsafe class DotInstruction(LaneView a, LaneView b, LaneView c, 
         if (b.ColStride != 1)
         {
             var copy = frame.At<float>(packed);
-            for (var j = 0; j < n; j++)
+            if (b.RowStride == 1)
             {
-                var column = pb + ((long)j * b.ColStride);
-                for (var i = 0; i < k; i++) copy[((long)i * n) + j] = column[(long)i * b.RowStride];
+                TransposedCopy.Copy(pb, b.ColStride, n, k, copy, n);
+            }
+            else
+            {
+                for (var j = 0; j < n; j++)
+                    for (var i = 0; i < k; i++) copy[((long)i * n) + j] = pb[((long)j * b.ColStride) + ((long)i * b.RowStride)];
             }
             pb = copy;
             strideB = n;

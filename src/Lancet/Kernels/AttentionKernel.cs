@@ -102,6 +102,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var begin = k.Load(begins + row, row < count, int.MaxValue);
         var end = k.Load(ends + row, row < count);
         var last = Min(first + choice.RowBlock, count) - 1;
+        var edges = (k.Load(begins + last), k.Load(ends + first));
         var state = k.For(
             k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock),
             [k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
@@ -109,8 +110,7 @@ public sealed class AttentionKernel(AttentionShape shape)
             {
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
-                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
-                var s = Select(isVisible, parts.Scores(Dot(queries, keys.Transposed())), double.NegativeInfinity);
+                var s = parts.Mask(parts.Scores(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(s, 1));
                 // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
                 var pivot = Select(maximum > double.NegativeInfinity, maximum, 0);
@@ -164,6 +164,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var rowLog = k.Load(logSumExp + (head * count + row), row < count, double.PositiveInfinity).AsColumn();
         var rowDelta = k.Load(delta + (head * count + row), row < count).AsColumn();
         var last = Min(first + choice.RowBlock, count) - 1;
+        var edges = (k.Load(begins + last), k.Load(ends + first));
         var sum = k.For(
             k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
             (start, carried) =>
@@ -171,9 +172,8 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
-                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
                 var s = parts.Scores(Dot(queries, keys.Transposed()));
-                var p = Select(isVisible, Exp2(s - rowLog), 0);
+                var p = parts.Mask(Exp2(s - rowLog), column, start, begin, end, edges, 0);
                 var ds = parts.ScoreGradient(p * (Dot(gradients, values.Transposed()) - rowDelta), s);
                 return [Dot(ds.To(choice.DType), keys, carried[0])];
             }, stages: 2)[0];
@@ -202,6 +202,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var begin = k.Load(begins + row, row < count, int.MaxValue);
         var end = k.Load(ends + row, row < count);
         var last = Min(first + choice.RowBlock, count) - 1;
+        var edges = (k.Load(begins + last), k.Load(ends + first));
         var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
         var sums = k.For(0, choice.Shape.Group, 1, [zeros, zeros], (member, outer) =>
         {
@@ -213,9 +214,8 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
                 var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
                 var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
-                var isVisible = (column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn());
                 var s = parts.Scores(Dot(keys, queries.Transposed()));
-                var p = Select(isVisible, Exp2(s - columnLog), 0);
+                var p = parts.Mask(Exp2(s - columnLog), column, start, begin, end, edges, 0);
                 var ds = parts.ScoreGradient(p * (Dot(values, gradients.Transposed()) - columnDelta), s);
                 return [Dot(ds.To(choice.DType), queries, carried[0]), Dot(p.To(choice.DType), gradients, carried[1])];
             }, stages: 2);
@@ -236,6 +236,14 @@ public sealed class AttentionKernel(AttentionShape shape)
         public Tile.Tile Scores(Tile.Tile x) => choice.Shape.SoftCap == 0
             ? x * (choice.Shape.Scale * Log2E)
             : Tanh(x * (choice.Shape.Scale / choice.Shape.SoftCap)) * (choice.Shape.SoftCap * Log2E);
+
+        /// <summary>
+        /// Replaces what is not visible. Bounds never fall from row to row, so a block of columns from the last row's begin to the first
+        /// row's end is visible to all rows and skips this.
+        /// </summary>
+        public Tile.Tile Mask(Tile.Tile value, Tile.Tile column, Tile.Tile start, Tile.Tile begin, Tile.Tile end, (Tile.Tile LastBegin, Tile.Tile FirstEnd) edges, double other) =>
+            k.If((start < edges.LastBegin) | (start + choice.ColumnBlock > edges.FirstEnd), [value], () =>
+                [Select((column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn()), value, other)])[0];
 
         /// <summary>Gradient of q·k from the gradient of the capped score; <paramref name="s"/> is what <see cref="Scores"/> gave.</summary>
         public Tile.Tile ScoreGradient(Tile.Tile ds, Tile.Tile s)

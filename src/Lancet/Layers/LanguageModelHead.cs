@@ -41,15 +41,18 @@ public sealed class LanguageModelHead
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
         var rstd = Norm.Forward(c, x, normed);
-        foreach (var (start, count, logits) in Chunks(c))
+        var buffer = AllocateChunk(c, out var size);
+        for (var start = 0; start < c.TokenCount; start += size)
         {
-            var rows = normed.Rows(start, count);
+            var count = Math.Min(size, c.TokenCount - start);
+            var (rows, logits) = (normed.Rows(start, count), buffer.Rows(0, count));
             Logits(c, rows, logits);
             _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
             if (Weight.IsTrained)
                 c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows), C = Weight.Gradient, Alpha = 1, Beta = 1 });
             c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, Alpha = 1 });
         }
+        c.Free(buffer);
         Norm.Backward(c, normed, x, rstd, normed, false);
         c.Free(rstd);
         return normed;
@@ -60,12 +63,15 @@ public sealed class LanguageModelHead
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
         c.Free(Norm.Forward(c, x, normed));
-        foreach (var (start, count, logits) in Chunks(c))
+        var buffer = AllocateChunk(c, out var size);
+        for (var start = 0; start < c.TokenCount; start += size)
         {
+            var count = Math.Min(size, c.TokenCount - start);
+            var logits = buffer.Rows(0, count);
             Logits(c, normed.Rows(start, count), logits);
             _crossEntropy.Forward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count));
         }
-        c.Free(normed);
+        c.Free(buffer, normed);
     }
 
     /// <summary>Normed output of chosen rows and their logits, before any soft cap.</summary>
@@ -86,17 +92,13 @@ public sealed class LanguageModelHead
         M = (int)logits.Shape[0], N = _config.VocabularySize, K = _config.HiddenSize, A = new(rows), B = Weight.Operand(true), C = logits, Alpha = 1,
     });
 
-    private IEnumerable<(int Start, int Count, Tensor Logits)> Chunks(StepContext c)
+    /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when the batch is cut into equal parts that fit.</summary>
+    private Tensor AllocateChunk(StepContext c, out int size)
     {
         var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.Accumulator);
-        var size = (int)Math.Clamp(ChunkBytes / bytes / 64 * 64, 64, Math.Max(64, c.TokenCount));
-        size = Math.Min(size, c.TokenCount);
-        var logits = c.Allocate(MemoryPurpose.Logits, c.Accumulator, new Shape(size, _config.VocabularySize));
-        for (var start = 0; start < c.TokenCount; start += size)
-        {
-            var count = Math.Min(size, c.TokenCount - start);
-            yield return (start, count, logits.Rows(0, count));
-        }
-        c.Free(logits);
+        var most = (int)Math.Clamp(ChunkBytes / bytes, 1, c.TokenCount);
+        var chunks = (c.TokenCount + most - 1) / most;
+        size = (c.TokenCount + chunks - 1) / chunks;
+        return c.Allocate(MemoryPurpose.Logits, c.Accumulator, new Shape(most, _config.VocabularySize));
     }
 }

@@ -1,11 +1,14 @@
 using System.Runtime.InteropServices;
 using Lancet.Adapters;
+using Lancet.ChatTemplates;
 using Lancet.Devices;
 using Lancet.Devices.Cpu;
 using Lancet.Formats;
+using Lancet.Generation;
 using Lancet.Layers;
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Tokenization;
 using Lancet.Training;
 
 namespace Lancet.Models;
@@ -38,6 +41,8 @@ public sealed class LanguageModel : IDisposable
     private readonly List<DeviceBuffer> _owned = [];
     private readonly bool _ownsDevice;
     private Checkpoint? _checkpoint;
+    private Tokenizer? _tokenizer;
+    private ChatTemplate? _chatTemplate;
 
     private LanguageModel(ModelConfig config, string folder, LoadOptions options)
     {
@@ -67,6 +72,13 @@ public sealed class LanguageModel : IDisposable
 
     /// <summary>Everything that is trained, or null for a frozen model.</summary>
     public ParameterArena? Trained { get; private set; }
+
+    /// <summary>The folder's tokenizer, read when it is first asked for.</summary>
+    /// <exception cref="LancetException">The folder has none, or not a supported one.</exception>
+    public Tokenizer Tokenizer => _tokenizer ??= Tokenizer.Load(Folder);
+
+    /// <summary>The folder's chat template, or ChatML.</summary>
+    public ChatTemplate ChatTemplate => _chatTemplate ??= Tokenizer.Exists(Folder) && Tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
 
     /// <summary>Bytes of weights that are read from mapped files instead of allocated memory.</summary>
     public long MappedBytes { get; private set; }
@@ -138,6 +150,19 @@ public sealed class LanguageModel : IDisposable
         Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan()));
         return values;
     }
+
+    /// <summary>Answers a conversation through the chat template, text as it comes.</summary>
+    /// <param name="messages">Conversation so far, the last turn the user's.</param>
+    /// <param name="options">How tokens are chosen; greedy by default.</param>
+    /// <param name="cancellation">Ends the answer.</param>
+    public IAsyncEnumerable<string> GenerateAsync(IReadOnlyList<ChatMessage> messages, GenerationOptions? options = null, CancellationToken cancellation = default) =>
+        ChatGeneration.StreamAsync(this, messages, options ?? new GenerationOptions(), cancellation);
+
+    /// <summary>Answers one question through the chat template, text as it comes.</summary>
+    public IAsyncEnumerable<string> GenerateAsync(string prompt, GenerationOptions? options = null, CancellationToken cancellation = default) => GenerateAsync([new("user", prompt)], options, cancellation);
+
+    /// <summary>The model as a chat client of Microsoft.Extensions.AI.</summary>
+    public Microsoft.Extensions.AI.IChatClient AsChatClient(GenerationOptions? options = null) => new LancetChatClient(this, options ?? new GenerationOptions());
 
     /// <inheritdoc/>
     public void Dispose()

@@ -58,14 +58,16 @@ public unsafe class CpuGemmTests
             },
             iter: 60);
 
-    [Fact]
-    public void A_row_has_the_same_bits_alone_and_among_others()
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_row_has_the_same_bits_alone_and_among_others(bool isBTransposed)
     {
         const int m = 101, n = 77, k = 700;
         float[] a = RandomMatrix(m * k, 1), b = RandomMatrix(n * k, 2);
-        var all = Multiply(3, m, n, k, a, false, b, true);
+        var all = Multiply(3, m, n, k, a, false, b, isBTransposed);
         for (var row = 0; row < m; row += 20)
-            Assert.Equal(all[(row * n)..((row + 1) * n)], Multiply(1, 1, n, k, a[(row * k)..((row + 1) * k)], false, b, true));
+            Assert.Equal(all[(row * n)..((row + 1) * n)], Multiply(1, 1, n, k, a[(row * k)..((row + 1) * k)], false, b, isBTransposed));
     }
 
     [Fact]

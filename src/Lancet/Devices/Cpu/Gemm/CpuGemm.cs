@@ -18,6 +18,9 @@ public static unsafe class CpuGemm
     /// <summary>Products summed in registers before they are added to C.</summary>
     public const int DepthBlock = 256;
 
+    // Up to so many register tiles of rows, packing B costs more than it saves.
+    private const int DirectRows = 3;
+    private const int PackedRows = 8;
     private const int RowBlock = 96;
     private const int ColumnBlock = 512;
     private const long SlabBytes = 8 << 20;
@@ -44,23 +47,24 @@ public static unsafe class CpuGemm
             MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, (double*)bias);
             return;
         }
-        var blocks = new Blocking(m, n, k, pool.ThreadCount);
+        var isDirect = m <= DirectRows * MicroKernel.Rows && !b.IsTransposed && b.IsFloat32;
+        var blocks = new Blocking(m, n, k, pool.ThreadCount, isDirect);
         var memory = (float*)workspace.Ensure(blocks.WorkspaceBytes);
         var product = new Product
         {
-            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, RowBlock = blocks.Rows, ColumnBlock = blocks.Columns,
+            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, IsDirect = isDirect, RowBlock = blocks.Rows, ColumnBlock = blocks.Columns,
             PackedB = memory, Worker = memory + blocks.PackedB, PerWorker = blocks.PerWorker, TileOffset = blocks.PackedA, RowOffset = blocks.PackedA + blocks.Tile,
         };
         for (var start = 0; start < n; start += blocks.Slab)
         {
             (product.SlabStart, product.SlabCount) = (start, Math.Min(blocks.Slab, n - start));
-            pool.Run(Blocks(product.SlabCount, MicroKernel.Columns), &PackB, (nint)(&product));
+            if (!isDirect) pool.Run(Blocks(product.SlabCount, MicroKernel.Columns), &PackB, (nint)(&product));
             pool.Run(Blocks(m, blocks.Rows) * Blocks(product.SlabCount, blocks.Columns), &Block, (nint)(&product));
         }
     }
 
     /// <summary>Bytes of packing buffers that a product needs.</summary>
-    public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads).WorkspaceBytes;
+    public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads, false).WorkspaceBytes;
 
     private static int RoundUp(int value, int to) => (value + to - 1) / to * to;
 
@@ -91,25 +95,28 @@ public static unsafe class CpuGemm
     }
 
     /// <summary>Packs strips whose elements lie across stored rows: each stored row is one of them, running along k.</summary>
-    private static void PackAcross(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target, float* row)
+    private static void PackAcross(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target, float* rows)
     {
         for (var from = 0; from < depth; from += DepthBlock)
         {
             var run = Math.Min(DepthBlock, depth - from);
             var at = target + ((long)from * width);
-            for (var i = 0; i < width; i++)
+            if (operand.IsFloat32)
             {
-                if (i >= count)
-                {
-                    for (var k = 0; k < run; k++) at[(k * width) + i] = 0;
-                    continue;
-                }
-                var source = row;
-                if (operand.IsFloat32) source = operand.Float32At(first + i, start + from);
-                else operand.ReadRow(first + i, start + from, run, row);
-                var to = at + i;
-                for (var k = 0; k < run; k++, to += width) *to = source[k];
+                TransposedCopy.Copy(operand.Float32At(first, start + from), operand.RowStride, count, run, at, width);
             }
+            else
+            {
+                // Rows of other formats are widened eight at a time and then transposed.
+                for (var i = 0; i < count; i += PackedRows)
+                {
+                    var some = Math.Min(PackedRows, count - i);
+                    for (var j = 0; j < some; j++) operand.ReadRow(first + i + j, start + from, run, rows + (j * DepthBlock));
+                    TransposedCopy.Copy(rows, DepthBlock, some, run, at + i, width);
+                }
+            }
+            for (var i = count; i < width; i++)
+                for (var k = 0; k < run; k++) at[((long)k * width) + i] = 0;
         }
     }
 
@@ -133,9 +140,22 @@ public static unsafe class CpuGemm
                 if (p.A.IsTransposed) PackAlong(p.A, firstRow + i, count, start, depth, height, target);
                 else PackAcross(p.A, firstRow + i, count, start, depth, height, target, p.WorkerRow(worker));
             }
-            for (var i = 0; i < rows; i += height)
-                for (var j = 0; j < columns; j += width)
-                    MicroKernel.Multiply(depth, packed + ((long)i * depth), p.PackedB + ((long)(firstColumn + j) * p.K) + ((long)start * width), tile + (i * stride) + j, stride, start == 0);
+            for (var j = 0; j < columns; j += width)
+            {
+                long strideB = width;
+                var b = p.PackedB + ((long)(firstColumn + j) * p.K) + ((long)start * width);
+                if (p.IsDirect && columns - j >= width)
+                {
+                    b = p.B.Float32At(start, firstColumn + j);
+                    strideB = p.B.RowStride;
+                }
+                else if (p.IsDirect)
+                {
+                    b = p.WorkerRow(worker);
+                    PackAlong(p.B, firstColumn + j, columns - j, start, depth, width, b);
+                }
+                for (var i = 0; i < rows; i += height) MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, start == 0);
+            }
         }
         if (p.K == 0) new Span<float>(tile, checked((int)(RoundUp(rows, height) * stride))).Clear();
         for (var i = 0; i < rows; i++) WriteRow(ref p, tile + (i * stride), firstRow + i, p.SlabStart + firstColumn, columns);
@@ -194,7 +214,7 @@ public static unsafe class CpuGemm
     /// <summary>How a product is cut up: blocks of C that keep every thread busy, and columns of B that are packed at a time.</summary>
     private readonly struct Blocking
     {
-        public Blocking(int m, int n, int k, int threads)
+        public Blocking(int m, int n, int k, int threads, bool isDirect)
         {
             int height = MicroKernel.Rows, width = MicroKernel.Columns;
             Rows = Math.Min(RowBlock, RoundUp(m, height));
@@ -204,10 +224,11 @@ public static unsafe class CpuGemm
             while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Columns > 2 * width) Columns = RoundUp(Columns / 2, width);
             while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Rows > 2 * height) Rows = RoundUp(Rows / 2, height);
             var depth = Math.Min(DepthBlock, Math.Max(k, 1));
-            PackedB = Aligned((long)Slab * k);
+            if (isDirect) Slab = RoundUp(n, Columns);
+            PackedB = isDirect ? 0 : Aligned((long)Slab * k);
             PackedA = Aligned((long)Rows * depth);
             Tile = Aligned((long)Rows * Columns);
-            PerWorker = PackedA + Tile + Aligned(depth);
+            PerWorker = PackedA + Tile + (Math.Max(PackedRows, width) * DepthBlock);
             WorkspaceBytes = (PackedB + (PerWorker * threads)) * sizeof(float);
         }
 
@@ -234,6 +255,7 @@ public static unsafe class CpuGemm
         public GemmOperand A, B;
         public void* C;
         public DType CType;
+        public bool IsDirect;
         public long Ldc, PerWorker, TileOffset, RowOffset;
         public float Alpha, Beta;
         public float* Bias, PackedB, Worker;

@@ -5,7 +5,7 @@ namespace Lancet.Devices.Cpu;
 
 /// <summary>
 /// The innermost product: a tile of <see cref="Rows"/> × <see cref="Columns"/> sums over one block of K, held in registers. a is packed as
-/// [depth][Rows], b as [depth][Columns]. The sum of a block starts from zero and is then added to the tile, which keeps long sums accurate.
+/// [depth][Rows]; rows of b, of which <see cref="Columns"/> elements are read, lie strideB apart. The sum of a block starts from zero and is then added to the tile, which keeps long sums accurate.
 /// </summary>
 internal static unsafe class MicroKernel
 {
@@ -17,13 +17,13 @@ internal static unsafe class MicroKernel
 
     /// <summary>tile (+)= a · b.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Multiply(int depth, float* a, float* b, float* tile, long tileStride, bool isFirst)
+    public static void Multiply(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
     {
-        if (Vector512.IsHardwareAccelerated) Multiply512(depth, a, b, tile, tileStride, isFirst);
-        else Multiply256(depth, a, b, tile, tileStride, isFirst);
+        if (Vector512.IsHardwareAccelerated) Multiply512(depth, a, b, strideB, tile, tileStride, isFirst);
+        else Multiply256(depth, a, b, strideB, tile, tileStride, isFirst);
     }
 
-    private static void Multiply512(int depth, float* a, float* b, float* tile, long tileStride, bool isFirst)
+    private static void Multiply512(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
     {
         Vector512<float> c0_0 = Vector512<float>.Zero, c0_1 = Vector512<float>.Zero;
         Vector512<float> c1_0 = Vector512<float>.Zero, c1_1 = Vector512<float>.Zero;
@@ -37,7 +37,7 @@ internal static unsafe class MicroKernel
         Vector512<float> c9_0 = Vector512<float>.Zero, c9_1 = Vector512<float>.Zero;
         Vector512<float> c10_0 = Vector512<float>.Zero, c10_1 = Vector512<float>.Zero;
         Vector512<float> c11_0 = Vector512<float>.Zero, c11_1 = Vector512<float>.Zero;
-        for (var k = 0; k < depth; k++, a += 12, b += 32)
+        for (var k = 0; k < depth; k++, a += 12, b += strideB)
         {
             Vector512<float> b0 = Vector512.Load(b), b1 = Vector512.Load(b + 16);
             var v = Vector512.Create(a[0]);
@@ -130,7 +130,7 @@ internal static unsafe class MicroKernel
         c11_1.Store(tile + (11 * tileStride) + 16);
     }
 
-    private static void Multiply256(int depth, float* a, float* b, float* tile, long tileStride, bool isFirst)
+    private static void Multiply256(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
     {
         Vector256<float> c0_0 = Vector256<float>.Zero, c0_1 = Vector256<float>.Zero;
         Vector256<float> c1_0 = Vector256<float>.Zero, c1_1 = Vector256<float>.Zero;
@@ -138,7 +138,7 @@ internal static unsafe class MicroKernel
         Vector256<float> c3_0 = Vector256<float>.Zero, c3_1 = Vector256<float>.Zero;
         Vector256<float> c4_0 = Vector256<float>.Zero, c4_1 = Vector256<float>.Zero;
         Vector256<float> c5_0 = Vector256<float>.Zero, c5_1 = Vector256<float>.Zero;
-        for (var k = 0; k < depth; k++, a += 6, b += 16)
+        for (var k = 0; k < depth; k++, a += 6, b += strideB)
         {
             Vector256<float> b0 = Vector256.Load(b), b1 = Vector256.Load(b + 8);
             var v = Vector256.Create(a[0]);
