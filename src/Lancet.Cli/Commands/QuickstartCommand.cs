@@ -19,7 +19,7 @@ internal static class QuickstartCommand
         var train = new Settings(Options.Train, new Dictionary<string, string?>
         {
             ["model"] = model, ["data"] = data, ["eval-data"] = held, ["output"] = output, ["method"] = "qlora", ["lora-rank"] = "16", ["lora-alpha"] = "32", ["max-seq-length"] = "256", ["batch-size"] = "16",
-            ["gradient-accumulation"] = "1", ["learning-rate"] = "4e-3", ["lr-scheduler"] = "cosine", ["warmup-steps"] = "5", ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "120",
+            ["gradient-accumulation"] = "1", ["learning-rate"] = "4e-3", ["lr-scheduler"] = "cosine", ["warmup-steps"] = "5", ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "250",
         });
         Console.Error.WriteLine($"QLoRA of {Path.GetFileName(model)} on {Path.GetFileName(Path.GetDirectoryName(data)!)}");
         var result = TrainCommand.Train(train, Questions(held));
