@@ -36,6 +36,13 @@ def rotate(x):
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
 
+causal = torch.full((T, T), float("-inf")).triu(1)
+
+def attention(q, k, v):
+    if hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return torch.softmax(q @ k.transpose(-1, -2) * D ** -0.5 + causal, -1) @ v
+
 class Layer(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -47,7 +54,7 @@ class Layer(torch.nn.Module):
         q, k, v = (f(n).view(1, T, -1, D).transpose(1, 2) for f in (self.q, self.k, self.v))
         q, k = rotate(q), rotate(k)
         k, v = k.repeat_interleave(NH // NKV, 1), v.repeat_interleave(NH // NKV, 1)
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        a = attention(q, k, v)
         x = x + self.o(a.transpose(1, 2).reshape(T, -1))
         n = self.n2(x)
         return x + self.down(F.silu(self.gate(n)) * self.up(n))
