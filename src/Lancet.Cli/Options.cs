@@ -52,6 +52,7 @@ internal static class Options
         new("save-steps", "0", "Steps between checkpoints"),
         new("save-total-limit", "0", "Checkpoints kept; 0 for all"),
         new("eval-steps", "0", "Steps between evaluations"),
+        new("overwrite-output", "false", "Let a new run drop the checkpoints of a former one in --output", true),
         new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
         s_template,
         new("dry-run", "false", "Print the resolved options and stop", true),

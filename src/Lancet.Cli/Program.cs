@@ -66,14 +66,19 @@ internal static class Program
         {
             return run();
         }
-        catch (LancetException error)
+        catch (LancetException error) when (error is not OutputException)
         {
             Console.Error.WriteLine($"lancet: {error.Message}");
             return BadInput;
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException or OutOfMemoryException)
+        catch (Exception error) when (error is OutputException or IOException or UnauthorizedAccessException or OutOfMemoryException)
         {
             Console.Error.WriteLine($"lancet: {error.Message}");
+            return Failed;
+        }
+        catch (Exception error) when (Environment.GetEnvironmentVariable("LANCET_DEBUG") is null or "")
+        {
+            Console.Error.WriteLine($"lancet: this should not have happened: {error.GetType().Name}: {error.Message} Set LANCET_DEBUG=1 to see where, and please report it.");
             return Failed;
         }
     }

@@ -38,7 +38,7 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
         var done = metrics.Step - _run!.FirstStep;
         var left = TimeSpan.FromSeconds(metrics.ElapsedSeconds / done * (_run.TotalSteps - metrics.Step));
         var text = string.Create(CultureInfo.InvariantCulture,
-            $"step {metrics.Step}/{_run.TotalSteps}  loss {metrics.Loss:F4}  {metrics.TokensPerSecond:N0} tokens/s  {metrics.PeakMemoryBytes / 1048576.0:N0} MiB  {left:mm\\:ss} left");
+            $"step {metrics.Step}/{_run.TotalSteps}  loss {metrics.Loss:F4}  {metrics.TokensPerSecond:N0} tokens/s  {metrics.PeakMemoryBytes / 1048576.0:N0} MiB  {Clock(left)} left");
         if (_isLive)
         {
             Console.Error.Write($"\r\u001b[2K{text}  {Curve()}");
@@ -75,6 +75,10 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     {
         if (_isLive && _losses.Count > 0 && _run is not null && _losses.Count < _run.TotalSteps - _run.FirstStep) Console.Error.WriteLine();
     }
+
+    private static string Clock(TimeSpan time) => time.TotalHours < 1
+        ? time.ToString(@"mm\:ss", CultureInfo.InvariantCulture)
+        : string.Create(CultureInfo.InvariantCulture, $"{(long)time.TotalHours}:{time.Minutes:00}:{time.Seconds:00}");
 
     private static string Short(string text)
     {

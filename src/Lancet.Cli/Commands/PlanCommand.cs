@@ -20,6 +20,7 @@ internal static class PlanCommand
         var decoder = new DecoderModel(ModelConfig.Load(folder));
         if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
         else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
+        decoder.DescribeStorage(dtype);
         var length = settings.Count("max-seq-length", 2);
         var plan = StepPlan.Create(decoder, dtype, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora"), new EngineOptions
         {

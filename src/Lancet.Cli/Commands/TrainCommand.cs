@@ -77,6 +77,7 @@ internal static class TrainCommand
         SaveSteps = settings.Count("save-steps"),
         SaveTotalLimit = settings.Count("save-total-limit"),
         EvalSteps = settings.Count("eval-steps"),
+        OverwritesOutput = settings.Flag("overwrite-output"),
         Resume = settings.Flag("resume"),
         MemoryBudget = settings.Bytes("memory-budget"),
         ActivationPolicy = settings.Policy("activation-policy"),

@@ -32,6 +32,21 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
         return rows.Count > 0 ? new SftDataset(rows) : throw new LancetException($"{path}: no rows.");
     }
 
+    /// <summary>A hash (FNV-1a over 64 bits) of all ids and labels, which tells whether two runs see the same data.</summary>
+    public ulong Fingerprint()
+    {
+        var hash = 14695981039346656037UL;
+        foreach (var row in Rows)
+        {
+            Mix(row.InputIds.Length);
+            foreach (var id in row.InputIds) Mix(id);
+            foreach (var label in row.Labels) Mix(label);
+        }
+        return hash;
+
+        void Mix(int value) => hash = unchecked((hash ^ (uint)value) * 1099511628211UL);
+    }
+
     /// <summary>Splits off every n-th row for evaluation.</summary>
     public (SftDataset Training, SftDataset Evaluation) Split(int every) => (
         new([.. Rows.Where((_, i) => i % every != every - 1)]), new([.. Rows.Where((_, i) => i % every == every - 1)]));

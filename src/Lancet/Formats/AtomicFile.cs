@@ -6,7 +6,7 @@ public static class AtomicFile
     /// <summary>Replaces a file's contents. If writing fails the former file is untouched and the temporary one is removed.</summary>
     /// <param name="path">File.</param>
     /// <param name="write">Writes the contents.</param>
-    /// <exception cref="LancetException">The file cannot be written, for example because the disk is full.</exception>
+    /// <exception cref="OutputException">The file cannot be written, for example because the disk is full.</exception>
     public static void Write(string path, Action<Stream> write)
     {
         var temporary = path + ".tmp";
@@ -20,10 +20,10 @@ public static class AtomicFile
             }
             File.Move(temporary, path, true);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (OutputException.IsFrom(error))
         {
             TryDelete(temporary);
-            throw new LancetException($"{path}: cannot be written: {error.Message} What was there before is untouched.", error);
+            throw new OutputException($"{path}: cannot be written: {error.Message} What was there before is untouched.", error);
         }
         catch
         {
@@ -38,6 +38,7 @@ public static class AtomicFile
     /// <summary>Fills a new folder and renames it into place; an existing folder of that name is replaced only after the new one is complete.</summary>
     /// <param name="path">Folder.</param>
     /// <param name="fill">Receives the temporary folder's path.</param>
+    /// <exception cref="OutputException">The folder cannot be written, for example because the disk is full.</exception>
     public static void WriteFolder(string path, Action<string> fill)
     {
         var temporary = path + ".tmp";
@@ -46,8 +47,12 @@ public static class AtomicFile
             if (Directory.Exists(temporary)) Directory.Delete(temporary, true);
             Directory.CreateDirectory(temporary);
             fill(temporary);
-            if (Directory.Exists(path)) Directory.Delete(path, true);
+            // At every moment one complete folder exists, under its own name or beside it.
+            var former = path + ".old";
+            if (Directory.Exists(former)) Directory.Delete(former, true);
+            if (Directory.Exists(path)) Directory.Move(path, former);
             Directory.Move(temporary, path);
+            if (Directory.Exists(former)) Directory.Delete(former, true);
         }
         catch (Exception error)
         {
@@ -59,7 +64,7 @@ public static class AtomicFile
             {
                 // The message below matters more than the left-over folder.
             }
-            if (error is IOException or UnauthorizedAccessException) throw new LancetException($"{path}: cannot be written: {error.Message} What was there before is untouched.", error);
+            if (OutputException.IsFrom(error)) throw new OutputException($"{path}: cannot be written: {error.Message} What was there before is untouched.", error);
             throw;
         }
     }

@@ -83,6 +83,19 @@ public sealed class DecoderModel
         c.Free(x);
     }
 
+    /// <summary>
+    /// Gives weights that were not loaded a shape and dtype without memory behind them, so that a step can be planned from config.json
+    /// alone. Such a model must not be run.
+    /// </summary>
+    /// <param name="dtype">Dtype of activations.</param>
+    public void DescribeStorage(DType dtype)
+    {
+        foreach (var weight in Weights.Concat(TrainedWeights))
+        {
+            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
+        }
+    }
+
     private Tensor Hidden(StepContext c)
     {
         var x = Embed(c);

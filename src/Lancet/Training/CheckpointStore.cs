@@ -20,6 +20,12 @@ public sealed class CheckpointStore(string output)
     /// <summary>The newest complete checkpoint, or null.</summary>
     public string? Newest() => All().LastOrDefault().Path;
 
+    /// <summary>Removes all checkpoints.</summary>
+    public void Clear()
+    {
+        foreach (var (_, path) in All().ToList()) Directory.Delete(path, true);
+    }
+
     /// <summary>Writes a checkpoint and removes the oldest beyond the limit.</summary>
     /// <param name="step">Steps done.</param>
     /// <param name="tokens">Tokens seen.</param>

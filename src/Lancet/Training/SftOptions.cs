@@ -65,6 +65,9 @@ public sealed record SftOptions
     /// <summary>Whether the newest checkpoint in <see cref="Output"/> is continued.</summary>
     public bool Resume { get; init; }
 
+    /// <summary>Whether a new run may remove the checkpoints of a former one in <see cref="Output"/>.</summary>
+    public bool OverwritesOutput { get; init; }
+
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 

@@ -89,6 +89,9 @@ public sealed class SftTrainer
         var (done, tokens) = (0, 0L);
         if (_options.Resume && store.Newest() is { } newest) (done, tokens) = CheckpointStore.Load(newest, signature, engine);
         else if (_options.Resume) throw new LancetException($"{_options.Output}: no checkpoint to resume from.");
+        else if (store.Newest() is { } former && !_options.OverwritesOutput)
+            throw new LancetException($"{former} is of a former run. Continue that run with --resume, choose another --output, or drop its checkpoints with --overwrite-output.");
+        else store.Clear();
 
         Directory.CreateDirectory(_options.Output);
         using var log = new TrainingLog(Path.Combine(_options.Output, "metrics.jsonl"), done);
@@ -154,5 +157,5 @@ public sealed class SftTrainer
     private string Signature(int total) => string.Create(CultureInfo.InvariantCulture,
         $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} " +
         $"scheduler={_options.Scheduler} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
-        $"trained={_model.Trained!.ParameterCount}");
+        $"trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}");
 }

@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Lancet.Formats;
 
 namespace Lancet.Training;
 
@@ -33,12 +34,12 @@ public sealed class TrainingLog : IDisposable
         string[] kept = keepThroughStep > 0 && File.Exists(path) ? [.. File.ReadLines(path).Where(line => StepOf(line) <= keepThroughStep)] : [];
         try
         {
-            _writer = new StreamWriter(new FileStream(path, FileMode.Create, FileAccess.Write, FileShare.Read), new UTF8Encoding(false)) { AutoFlush = true };
-            foreach (var line in kept) _writer.WriteLine(line);
+            AtomicFile.WriteText(path, string.Concat(kept.Select(line => line + "\n")));
+            _writer = new StreamWriter(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read), new UTF8Encoding(false)) { AutoFlush = true, NewLine = "\n" };
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (OutputException.IsFrom(error))
         {
-            throw new LancetException($"{path}: cannot be written: {error.Message}", error);
+            throw new OutputException($"{path}: cannot be written: {error.Message}", error);
         }
     }
 
@@ -93,9 +94,9 @@ public sealed class TrainingLog : IDisposable
         {
             _writer.WriteLine(Encoding.UTF8.GetString(buffer.ToArray()));
         }
-        catch (IOException error)
+        catch (Exception error) when (OutputException.IsFrom(error))
         {
-            throw new LancetException($"metrics.jsonl cannot be written: {error.Message}", error);
+            throw new OutputException($"metrics.jsonl cannot be written: {error.Message}", error);
         }
     }
 }
