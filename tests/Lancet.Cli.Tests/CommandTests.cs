@@ -1,0 +1,146 @@
+using System.Text.Json.Nodes;
+
+namespace Lancet.Cli.Tests;
+
+/// <summary>What the commands print and leave, as a user sees it.</summary>
+public class CommandTests
+{
+    private static readonly string s_bundled = Path.Combine(Workspace.Checkout, "models", "lancet-dotnet-base");
+    private static readonly string s_rows = Path.Combine(Workspace.Checkout, "samples", "dotnet-api-qa", "held-out.jsonl");
+
+    [Fact]
+    public void A_training_run_leaves_what_the_contract_says()
+    {
+        using var work = new Workspace();
+        var result = LancetCommand.Run([.. work.Train("--eval-data", work.Data, "--save-steps", "2"), "--json"]);
+        Assert.Equal(0, result.ExitCode);
+        var summary = JsonNode.Parse(result.Output)!;
+        Assert.Equal(2, summary["steps"]!.GetValue<int>());
+        foreach (var file in (string[])["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "config.resolved.yaml", "report.html", "checkpoints/step-2/adapter_model.safetensors"])
+            Assert.True(File.Exists(work.At("out", file)), file);
+        var rows = File.ReadLines(work.At("out", "metrics.jsonl")).Select(line => JsonNode.Parse(line)!.AsObject()).ToList();
+        var steps = rows.Where(row => row.ContainsKey("loss")).ToList();
+        Assert.Equal([1, 2], steps.Select(row => row["step"]!.GetValue<int>()));
+        foreach (var key in (string[])["step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second", "peak_memory_bytes", "elapsed_seconds"]) Assert.All(steps, row => Assert.True(row.ContainsKey(key), key));
+        Assert.Equal([0, 2], rows.Where(row => row.ContainsKey("eval_loss")).Select(row => row["step"]!.GetValue<int>()));
+        Assert.DoesNotContain("http", File.ReadAllText(work.At("out", "report.html")).Replace("http://www.w3.org/2000/svg", "", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void The_resolved_config_repeats_the_run_in_yaml_and_json()
+    {
+        using var work = new Workspace();
+        Assert.Equal(0, LancetCommand.Run(work.Train("--learning-rate", "3e-3", "--lora-rank", "4")).ExitCode);
+        var yaml = work.At("run.yaml");
+        File.Copy(work.At("out", "config.resolved.yaml"), yaml);
+        var first = File.ReadAllBytes(work.At("out", "adapter_model.safetensors"));
+        Assert.Equal(0, LancetCommand.Run("train", "--config", yaml, "--output", work.At("again")).ExitCode);
+        Assert.Equal(first, File.ReadAllBytes(work.At("again", "adapter_model.safetensors")));
+
+        // The same as JSON, with Python's underscores; the command line wins over the file.
+        var json = new JsonObject { ["model"] = work.Model, ["data"] = work.Data, ["max_steps"] = 2, ["learning_rate"] = 3e-3, ["lora_rank"] = 8 };
+        File.WriteAllText(work.At("run.json"), json.ToJsonString());
+        string[] options = ["train", "--config", work.At("run.json"), "--lora-rank", "4", "--output", work.At("third")];
+        var dry = LancetCommand.Run([.. options, "--dry-run"]);
+        Assert.Contains("lora-rank: 4", dry.Output);
+        Assert.Contains("max-steps: 2", dry.Output);
+        Assert.False(Directory.Exists(work.At("third")));
+        Assert.Equal(0, LancetCommand.Run(options).ExitCode);
+        Assert.Equal(first, File.ReadAllBytes(work.At("third", "adapter_model.safetensors")));
+    }
+
+    [Theory]
+    [InlineData("lora")]
+    [InlineData("qlora")]
+    [InlineData("full")]
+    public void The_plan_is_what_the_run_uses(string method)
+    {
+        using var work = new Workspace();
+        string[] shape = ["--model", work.Model, "--method", method, "--batch-size", "2", "--max-seq-length", "24"];
+        var longest = work.Rows([.. Enumerable.Range(0, 8).Select(i => $"{{\"input_ids\": [{string.Join(", ", Enumerable.Range(i, 24))}]}}")]);
+        var plan = JsonNode.Parse(LancetCommand.Run(["plan", .. shape, "--json"]).Output)!;
+        var run = LancetCommand.Run(["train", .. shape, "--data", longest, "--max-steps", "1", "--output", work.Output, "--json"]);
+        Assert.True(run.ExitCode == 0, run.Error);
+        var used = JsonNode.Parse(run.Output)!;
+        var planned = plan["peak_bytes"]!.GetValue<long>();
+        Assert.Equal(used["planned_peak_bytes"]!.GetValue<long>(), planned, planned * 0.02);
+        Assert.Equal(used["peak_memory_bytes"]!.GetValue<long>(), planned, planned * 0.02);
+        Assert.Equal(planned, plan["breakdown"]!.AsObject().Sum(item => item.Value!.GetValue<long>()));
+    }
+
+    [Fact]
+    public void Merging_an_adapter_keeps_the_losses()
+    {
+        using var work = new Workspace();
+        var adapted = Loss("eval", "--model", work.Model, "--adapter", work.Adapter, "--data", work.Data, "--json");
+        var exported = LancetCommand.Run("export", "--model", work.Model, "--adapter", work.Adapter, "--output", work.At("merged"), "--dtype", "float32", "--max-shard-size", "200KB");
+        Assert.True(exported.ExitCode == 0, exported.Error);
+        Assert.True(File.Exists(work.At("merged", "model.safetensors.index.json")));
+        Assert.Equal(adapted, Loss("eval", "--model", work.At("merged"), "--data", work.Data, "--json"), 2e-6);
+    }
+
+    [Fact]
+    public void A_bundled_model_answers_the_same_twice_and_in_chat()
+    {
+        string[] options = ["generate", "--model", s_bundled, "--prompt", "What is System.Math.Abs?", "--max-new-tokens", "12"];
+        var first = LancetCommand.Run(options);
+        Assert.True(first.ExitCode == 0, first.Error);
+        Assert.NotEqual("", first.Output.Trim());
+        Assert.Equal(first.Output, LancetCommand.Run(options).Output);
+        string[] sampled = [.. options, "--temperature", "0.9", "--top-p", "0.95", "--seed", "5"];
+        Assert.Equal(LancetCommand.Run(sampled).Output, LancetCommand.Run(sampled).Output);
+        var chat = LancetCommand.RunWithInput("What is System.Math.Abs?\n/exit\n", "chat", "--model", s_bundled, "--max-new-tokens", "12");
+        Assert.Equal(0, chat.ExitCode);
+        Assert.Contains(first.Output.Trim(), chat.Output);
+    }
+
+    [Fact]
+    public void Data_preview_marks_what_is_trained()
+    {
+        var result = LancetCommand.Run("data", "preview", "--model", s_bundled, "--data", s_rows, "--rows", "1");
+        Assert.Equal(0, result.ExitCode);
+        var answer = JsonNode.Parse(File.ReadLines(s_rows).First())!["messages"]![1]!["content"]!.GetValue<string>();
+        Assert.Contains($"⟦{answer}<|im_end|>", result.Output);
+    }
+
+    [Fact]
+    public void Help_shows_examples_and_doctor_reports_as_json()
+    {
+        foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan"])
+        {
+            var help = LancetCommand.Run(command, "--help");
+            Assert.Equal(0, help.ExitCode);
+            Assert.Contains($"lancet {command} --", help.Output);
+        }
+        Assert.NotNull(JsonNode.Parse(LancetCommand.Run("doctor", "--json").Output)!["matrix product"]);
+    }
+
+    [Fact]
+    public void A_small_model_is_trained_from_scratch_on_text_and_lowers_its_loss()
+    {
+        using var work = new Workspace();
+        // A tiny Llama with the bundled tokenizer, without weights.
+        Directory.CreateDirectory(work.At("fresh"));
+        foreach (var file in (string[])["tokenizer.json", "tokenizer_config.json"]) File.Copy(Path.Combine(s_bundled, file), work.At("fresh", file));
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(s_bundled, "config.json")))!.AsObject();
+        (config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"], config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) = (32, 64, 1, 2, 1, 16);
+        File.WriteAllText(work.At("fresh", "config.json"), config.ToJsonString());
+        var rows = work.Rows([.. Enumerable.Range(0, 8).Select(i => $"{{\"text\": \"The method number {i % 2} returns the value of the field.\"}}")]);
+        var run = LancetCommand.Run(
+            "train", "--model", work.At("fresh"), "--from-scratch", "--method", "full", "--data", rows, "--eval-data", rows, "--output", work.Output, "--max-steps", "80", "--learning-rate", "1e-2", "--json");
+        Assert.True(run.ExitCode == 0, run.Error);
+        var losses = File.ReadLines(work.At("out", "metrics.jsonl")).Select(line => JsonNode.Parse(line)!["eval_loss"]?.GetValue<double>()).OfType<double>().ToList();
+        Assert.Equal(2, losses.Count);
+        Assert.Equal(Math.Log(config["vocab_size"]!.GetValue<int>()), losses[0], 0.3);
+        Assert.True(losses[1] < 1, $"{losses[0]} → {losses[1]}");
+        var answer = LancetCommand.Run("generate", "--model", work.Output, "--raw", "--prompt", "The method number 1", "--max-new-tokens", "8");
+        Assert.Contains("returns the value", answer.Output);
+    }
+
+    private static double Loss(params string[] arguments)
+    {
+        var result = LancetCommand.Run(arguments);
+        Assert.True(result.ExitCode == 0, result.Error);
+        return JsonNode.Parse(result.Output)!["loss"]!.GetValue<double>();
+    }
+}
