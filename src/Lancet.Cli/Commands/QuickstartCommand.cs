@@ -18,8 +18,21 @@ internal static class QuickstartCommand
         var held = settings.Text("eval-data") ?? Bundled("samples", "dotnet-api-qa", "held-out.jsonl");
         var train = new Settings(Options.Train, new Dictionary<string, string?>
         {
-            ["model"] = model, ["data"] = data, ["eval-data"] = held, ["output"] = output, ["overwrite-output"] = "true", ["method"] = "qlora", ["lora-rank"] = "16", ["lora-alpha"] = "32", ["max-seq-length"] = "256", ["batch-size"] = "16",
-            ["gradient-accumulation"] = "1", ["learning-rate"] = "4e-3", ["lr-scheduler"] = "cosine", ["warmup-steps"] = "5", ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "250",
+            ["model"] = model,
+            ["data"] = data,
+            ["eval-data"] = held,
+            ["output"] = output,
+            ["overwrite-output"] = "true",
+            ["method"] = "qlora",
+            ["lora-rank"] = "16",
+            ["lora-alpha"] = "32",
+            ["max-seq-length"] = "256",
+            ["batch-size"] = "16",
+            ["gradient-accumulation"] = "1",
+            ["learning-rate"] = "4e-3",
+            ["lr-scheduler"] = "cosine",
+            ["warmup-steps"] = "5",
+            ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "250",
         });
         Console.Error.WriteLine($"QLoRA of {Path.GetFileName(model)} on {Path.GetFileName(Path.GetDirectoryName(data)!)}");
         var result = TrainCommand.Train(train, Questions(held));

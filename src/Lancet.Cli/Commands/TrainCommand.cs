@@ -99,7 +99,11 @@ internal static class TrainCommand
         if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
         var model = LanguageModel.Load(folder, new LoadOptions
         {
-            DType = settings.DType("dtype"), QuantizesToNf4 = method == "qlora", IsFullyTrained = method == "full", IsFromScratch = isFromScratch, Seed = settings.Long("seed"),
+            DType = settings.DType("dtype"),
+            QuantizesToNf4 = method == "qlora",
+            IsFullyTrained = method == "full",
+            IsFromScratch = isFromScratch,
+            Seed = settings.Long("seed"),
         });
         try
         {

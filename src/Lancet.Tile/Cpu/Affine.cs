@@ -198,9 +198,12 @@ internal sealed unsafe class BoxAndInstruction(int a, int b, int z) : Instructio
         BoxMask pa = *frame.At<BoxMask>(a), pb = *frame.At<BoxMask>(b);
         *frame.At<BoxMask>(z) = new BoxMask
         {
-            Low0 = Math.Max(pa.Low0, pb.Low0), High0 = Math.Min(pa.High0, pb.High0),
-            Low1 = Math.Max(pa.Low1, pb.Low1), High1 = Math.Min(pa.High1, pb.High1),
-            Low2 = Math.Max(pa.Low2, pb.Low2), High2 = Math.Min(pa.High2, pb.High2),
+            Low0 = Math.Max(pa.Low0, pb.Low0),
+            High0 = Math.Min(pa.High0, pb.High0),
+            Low1 = Math.Max(pa.Low1, pb.Low1),
+            High1 = Math.Min(pa.High1, pb.High1),
+            Low2 = Math.Max(pa.Low2, pb.Low2),
+            High2 = Math.Min(pa.High2, pb.High2),
         };
     }
 }

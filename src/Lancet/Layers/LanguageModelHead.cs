@@ -89,7 +89,13 @@ public sealed class LanguageModelHead
 
     private void Logits(StepContext c, Tensor rows, Tensor logits) => c.Device.MatMul(new MatMul
     {
-        M = (int)logits.Shape[0], N = _config.VocabularySize, K = _config.HiddenSize, A = new(rows), B = Weight.Operand(true), C = logits, Alpha = 1,
+        M = (int)logits.Shape[0],
+        N = _config.VocabularySize,
+        K = _config.HiddenSize,
+        A = new(rows),
+        B = Weight.Operand(true),
+        C = logits,
+        Alpha = 1,
     });
 
     /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when the batch is cut into equal parts that fit.</summary>

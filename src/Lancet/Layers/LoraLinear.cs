@@ -84,14 +84,30 @@ public sealed class LoraLinear
         u = default;
         c.Device.MatMul(new MatMul
         {
-            M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(x), B = Weight.Operand(true), C = y.Tensor,
-            LeadingDimensionC = y.RowStride, Alpha = 1, Beta = beta, Bias = Bias?.Dense ?? default,
+            M = c.TokenCount,
+            N = OutFeatures,
+            K = InFeatures,
+            A = new(x),
+            B = Weight.Operand(true),
+            C = y.Tensor,
+            LeadingDimensionC = y.RowStride,
+            Alpha = 1,
+            Beta = beta,
+            Bias = Bias?.Dense ?? default,
         });
         if (!HasAdapter) return;
         RecomputeAdapterInput(c, x, out u);
         c.Device.MatMul(new MatMul
         {
-            M = c.TokenCount, N = OutFeatures, K = Rank, A = new(u), B = new(B!.Dense, true), C = y.Tensor, LeadingDimensionC = y.RowStride, Alpha = Scale, Beta = 1,
+            M = c.TokenCount,
+            N = OutFeatures,
+            K = Rank,
+            A = new(u),
+            B = new(B!.Dense, true),
+            C = y.Tensor,
+            LeadingDimensionC = y.RowStride,
+            Alpha = Scale,
+            Beta = 1,
         });
         if (!c.IsTraining) c.Free(u);
     }
@@ -116,7 +132,14 @@ public sealed class LoraLinear
         {
             c.Device.MatMul(new MatMul
             {
-                M = c.TokenCount, N = InFeatures, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = Weight.Operand(false), C = dx, Alpha = 1, Beta = beta,
+                M = c.TokenCount,
+                N = InFeatures,
+                K = OutFeatures,
+                A = new(dy.Tensor, false, dy.RowStride),
+                B = Weight.Operand(false),
+                C = dx,
+                Alpha = 1,
+                Beta = beta,
             });
         }
         if (!HasAdapter) return default;

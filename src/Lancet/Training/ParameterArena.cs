@@ -47,7 +47,7 @@ public sealed class ParameterArena : IDisposable
         }
         foreach (var weight in Weights)
         {
-weight.Dense = UsesCopy(weight) ? Slice(ComputeCopy, weight) : Slice(Parameters, weight);
+            weight.Dense = UsesCopy(weight) ? Slice(ComputeCopy, weight) : Slice(Parameters, weight);
         }
     }
 

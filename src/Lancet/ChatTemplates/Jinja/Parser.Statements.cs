@@ -149,9 +149,15 @@ internal sealed partial class Parser
                 Bind(inner, names, items[i]);
                 inner.Set("loop", new Dictionary<string, object?>
                 {
-                    ["index"] = (long)i + 1, ["index0"] = (long)i, ["first"] = i == 0, ["last"] = i == items.Count - 1, ["length"] = (long)items.Count,
-                    ["revindex"] = (long)items.Count - i, ["revindex0"] = (long)items.Count - i - 1,
-                    ["previtem"] = i == 0 ? Undefined.Value : items[i - 1], ["nextitem"] = i == items.Count - 1 ? Undefined.Value : items[i + 1],
+                    ["index"] = (long)i + 1,
+                    ["index0"] = (long)i,
+                    ["first"] = i == 0,
+                    ["last"] = i == items.Count - 1,
+                    ["length"] = (long)items.Count,
+                    ["revindex"] = (long)items.Count - i,
+                    ["revindex0"] = (long)items.Count - i - 1,
+                    ["previtem"] = i == 0 ? Undefined.Value : items[i - 1],
+                    ["nextitem"] = i == items.Count - 1 ? Undefined.Value : items[i + 1],
                 });
                 if (body(inner, output) == Flow.Break) break;
             }

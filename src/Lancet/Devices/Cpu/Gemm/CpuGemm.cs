@@ -52,8 +52,25 @@ public static unsafe class CpuGemm
         var memory = (float*)workspace.Ensure(blocks.WorkspaceBytes);
         var product = new Product
         {
-            M = m, N = n, K = k, A = a, B = b, C = c, CType = cType, Ldc = ldc, Alpha = alpha, Beta = beta, Bias = (float*)bias, IsDirect = isDirect, RowBlock = blocks.Rows, ColumnBlock = blocks.Columns,
-            PackedB = memory, Worker = memory + blocks.PackedB, PerWorker = blocks.PerWorker, TileOffset = blocks.PackedA, RowOffset = blocks.PackedA + blocks.Tile,
+            M = m,
+            N = n,
+            K = k,
+            A = a,
+            B = b,
+            C = c,
+            CType = cType,
+            Ldc = ldc,
+            Alpha = alpha,
+            Beta = beta,
+            Bias = (float*)bias,
+            IsDirect = isDirect,
+            RowBlock = blocks.Rows,
+            ColumnBlock = blocks.Columns,
+            PackedB = memory,
+            Worker = memory + blocks.PackedB,
+            PerWorker = blocks.PerWorker,
+            TileOffset = blocks.PackedA,
+            RowOffset = blocks.PackedA + blocks.Tile,
         };
         for (var start = 0; start < n; start += blocks.Slab)
         {
