@@ -38,10 +38,14 @@ public static unsafe class CpuExecutor
             DebugState.Begin();
             launch.Tasks = 1;
             RunTask((nint)(&launch), 0, 0);
-            return;
         }
-        launch.Tasks = (int)Math.Min(grid.Count, pool.ThreadCount == 1 ? 1 : pool.ThreadCount * 4L);
-        pool.Run(launch.Tasks, &RunTask, (nint)(&launch));
+        else
+        {
+            launch.Tasks = (int)Math.Min(grid.Count, pool.ThreadCount == 1 ? 1 : pool.ThreadCount * 4L);
+            pool.Run(launch.Tasks, &RunTask, (nint)(&launch));
+        }
+        // The tasks know the program through a weak handle only, and this may be the last use of the kernel.
+        GC.KeepAlive(program);
     }
 
     private static void CheckArguments(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)

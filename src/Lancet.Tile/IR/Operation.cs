@@ -73,6 +73,23 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
 
     /// <summary>Software-pipelining depth wished for a <see cref="Opcode.For"/> on the GPU; 1 for none.</summary>
     public int Stages { get; init; } = 1;
+
+    /// <summary>The same operation with other operands, results and body.</summary>
+    internal Operation With(Value[] operands, Value[] results, Region? body = null)
+    {
+        var copy = new Operation(Opcode, operands, results, Location)
+        {
+            Body = body,
+            Axis = Axis,
+            Comparison = Comparison,
+            Integer = Integer,
+            Number = Number,
+            Table = Table,
+            Stages = Stages,
+        };
+        foreach (var result in results) result.Definition = copy;
+        return copy;
+    }
 }
 
 /// <summary>A kernel's formal parameter.</summary>
