@@ -26,13 +26,16 @@ public sealed class Kernel
     /// <summary>Back ends keep what they compiled from this kernel here.</summary>
     internal object? CpuProgram;
 
+    /// <summary>The kernel's IR as text: an operation a line, with types and source lines.</summary>
+    public override string ToString() => Printer.Print(this);
+
     /// <summary>
     /// Runs <paramref name="body"/> once and records what it does. Compile-time choices are ordinary C# values captured by the body: C#
     /// <c>if</c> and <c>for</c> unroll, <see cref="KernelBuilder.For(Tile, Tile, Tile, Tile[], Func{Tile, Tile[], Tile[]}, int, string, int)"/> is a loop at run time.
     /// </summary>
     /// <param name="name">Identifier of the kernel: letters, digits and underscores.</param>
     /// <param name="body">Declares the parameters and emits the operations.</param>
-    /// <exception cref="TileException">The body combines tiles in a way that the IR does not allow.</exception>
+    /// <exception cref="TileException">The body combines tiles in a way that the IR does not allow; the message names kernel, operation and source line.</exception>
     public static Kernel Trace(string name, Action<KernelBuilder> body)
     {
         var builder = new KernelBuilder(name);

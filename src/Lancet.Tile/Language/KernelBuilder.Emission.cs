@@ -7,30 +7,21 @@ public sealed partial class KernelBuilder
 {
     internal Tile Unary(Opcode opcode, Tile x)
     {
-        var isFloatOnly = opcode is not (Opcode.Negate or Opcode.Not or Opcode.Absolute);
-        var allowed = opcode == Opcode.Not ? x.Element is DType.Bool || x.Element.IsInteger() : Computes(x.Element) && (!isFloatOnly || x.Element.IsFloat());
-        if (!allowed) throw Error($"{opcode} of {x.Value.Type}{Widen(x)}");
+        if (!Verifier.Takes(opcode, x.Element)) throw Error($"{opcode} of {x.Value.Type}{Widen(x)}");
         return Emit(opcode, x.Value.Type, [x.Value]);
     }
 
     internal Tile Binary(Opcode opcode, Tile a, Tile b)
     {
         (a, b) = Unify(a, b, opcode.ToString());
-        var element = a.Element;
-        var allowed = opcode switch
-        {
-            Opcode.And or Opcode.Or or Opcode.Xor => element == DType.Bool || element.IsInteger(),
-            Opcode.ShiftLeft or Opcode.ShiftRight or Opcode.Remainder => element.IsInteger(),
-            _ => Computes(element),
-        };
-        if (!allowed) throw Error($"{opcode} of {a.Value.Type}{Widen(a)}");
+        if (!Verifier.Takes(opcode, a.Element)) throw Error($"{opcode} of {a.Value.Type}{Widen(a)}");
         return Emit(opcode, a.Value.Type, [a.Value, b.Value]);
     }
 
     internal Tile Compare(Comparison comparison, Tile a, Tile b)
     {
         (a, b) = Unify(a, b, "comparison");
-        if (!Computes(a.Element)) throw Error($"comparison of {a.Value.Type}{Widen(a)}");
+        if (!Verifier.Computes(a.Element)) throw Error($"comparison of {a.Value.Type}{Widen(a)}");
         return Emit(Opcode.Compare, a.Value.Type.With(DType.Bool), [a.Value, b.Value], comparison: comparison);
     }
 
@@ -75,15 +66,16 @@ public sealed partial class KernelBuilder
     {
         if (offset.Element is not (DType.Int32 or DType.Int64)) throw Error($"an offset of type {offset.Value.Type}; int32 or int64 is needed");
         var shape = CommonShape(pointer.Value.Type.Dimensions, offset.Dimensions, "pointer offset");
-        var value = NewValue(pointer.Value.Type.WithShape(shape));
-        Append(new Operation(Opcode.PointerAdd, [BroadcastValue(pointer.Value, shape), BroadcastValue(offset.Value, shape)], [value], _location));
+        Value[] operands = [BroadcastValue(pointer.Value, shape), BroadcastValue(offset.Value, shape)];
+        var value = NewValue(operands[0].Type);
+        Append(new Operation(Opcode.PointerAdd, operands, [value], _location));
         return new Pointer(this, value);
     }
 
     internal Tile Reduce(Opcode opcode, Tile x, int axis)
     {
         if (axis < 0 || axis >= x.Rank) throw Error($"{opcode} of {x.Value.Type} along axis {axis}");
-        if (!Computes(x.Element)) throw Error($"{opcode} of {x.Value.Type}{Widen(x)}");
+        if (!Verifier.Computes(x.Element)) throw Error($"{opcode} of {x.Value.Type}{Widen(x)}");
         int[] shape = [.. x.Dimensions[..axis], .. x.Dimensions[(axis + 1)..]];
         return Emit(opcode, x.Value.Type.WithShape(shape), [x.Value], axis: axis);
     }
@@ -151,7 +143,7 @@ public sealed partial class KernelBuilder
 
     private Value Declare(TileType type, string name)
     {
-        if (type.Element == DType.Bool) throw Error($"parameter {name} of type bool; pass an int32");
+        if (!type.IsPointer && !Verifier.Computes(type.Element)) throw Error($"parameter {name} of type {type}; pass an int32 or an fp32");
         var value = NewValue(type);
         _parameters.Add(new Parameter(name, value));
         return value;
@@ -175,9 +167,6 @@ public sealed partial class KernelBuilder
     private Value NewValue(TileType type) => new(_nextId++, type);
 
     private TileException Error(string message) => new($"kernel {_name}, {_location}: {message}.");
-
-    // Narrow floats and bytes are storage formats: they are loaded, converted, selected, multiplied by Dot and stored, but not computed with.
-    private static bool Computes(DType element) => element is DType.Float32 or DType.Float64 or DType.Int32 or DType.UInt32 or DType.Int64;
 
     private static string Widen(Tile x) => x.Element is DType.BFloat16 or DType.Float16 ? "; widen with ToFloat32() first" : x.Element is DType.Int8 or DType.UInt8 ? "; widen with To(DType.Int32) first" : "";
 

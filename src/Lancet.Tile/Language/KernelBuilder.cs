@@ -36,7 +36,9 @@ public sealed partial class KernelBuilder
         : Emit(Opcode.ProgramId, new TileType(DType.Int32, false), [], axis: axis);
 
     /// <summary>Number of programs along grid axis 0, 1 or 2: scalar int32.</summary>
-    public Tile ProgramCount(int axis) => Emit(Opcode.ProgramCount, new TileType(DType.Int32, false), [], axis: axis);
+    public Tile ProgramCount(int axis) => axis is < 0 or > 2
+        ? throw Error($"grid axis {axis} does not exist; use 0, 1 or 2")
+        : Emit(Opcode.ProgramCount, new TileType(DType.Int32, false), [], axis: axis);
 
     /// <summary>The tile [0, 1, …, <paramref name="count"/> − 1] of int32. The count is a power of two.</summary>
     public Tile Range(int count) => System.Numerics.BitOperations.IsPow2(count)
@@ -49,9 +51,12 @@ public sealed partial class KernelBuilder
         : Constant(element, checked((long)value));
 
     /// <summary>A scalar integer or bool constant.</summary>
-    public Tile Constant(DType element, long value) => element.IsFloat()
-        ? Emit(Opcode.Constant, new TileType(element, false), [], number: value)
-        : Emit(Opcode.Constant, new TileType(element, false), [], integer: value);
+    public Tile Constant(DType element, long value)
+    {
+        if (element.IsFloat()) return Emit(Opcode.Constant, new TileType(element, false), [], number: value);
+        if (IR.Passes.ScalarArithmetic.Wrap(element, value) != value) throw Error($"the constant {value} does not fit {element}");
+        return Emit(Opcode.Constant, new TileType(element, false), [], integer: value);
+    }
 
     /// <summary>A tile filled with one value.</summary>
     public Tile Full(DType element, double value, params ReadOnlySpan<int> dimensions) => Broadcast(Constant(element, value), dimensions);
@@ -189,6 +194,8 @@ public sealed partial class KernelBuilder
     internal Kernel Finish()
     {
         if (_regions.Count != 1) throw Error("a region was left open");
-        return new Kernel(_name, _parameters, _regions.Pop(), Warps);
+        var kernel = new Kernel(_name, _parameters, _regions.Pop(), Warps);
+        Verifier.Check(kernel);
+        return kernel;
     }
 }

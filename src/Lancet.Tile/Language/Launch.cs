@@ -32,6 +32,7 @@ public readonly struct KernelArgument
 
 #pragma warning disable CS1591 // conversions of plain numbers
     public static implicit operator KernelArgument(int value) => new(false, DType.Int32, value, 1);
+    public static implicit operator KernelArgument(uint value) => new(false, DType.UInt32, value, 1);
     public static implicit operator KernelArgument(long value) => new(false, DType.Int64, value, 1);
     public static implicit operator KernelArgument(float value) => new(false, DType.Float32, BitConverter.SingleToInt32Bits(value), 1);
     public static implicit operator KernelArgument(double value) => new(false, DType.Float64, BitConverter.DoubleToInt64Bits(value), 1);

@@ -18,7 +18,9 @@ internal static class Simplifier
             kernel = DeadCode.Remove(Rewriter.Run(kernel));
             var before = count;
             count = Count(kernel.Body);
-            if (count >= before) return kernel;
+            if (count < before) continue;
+            Verifier.Check(kernel);
+            return kernel;
         }
     }
 
