@@ -1,0 +1,71 @@
+using Lancet.Tile.Lowering.Threads;
+
+namespace Lancet.Tile.Lowering;
+
+/// <summary>Removes instructions whose results nobody reads.</summary>
+internal static class DeadCode
+{
+    public static void Remove(ThreadProgram program)
+    {
+        int before;
+        do
+        {
+            var read = new HashSet<int>();
+            Mark(program.Body, read);
+            before = 0;
+            Sweep(program.Body, read, ref before);
+        }
+        while (before > 0);
+    }
+
+    private static void Mark(List<ThreadNode> nodes, HashSet<int> read)
+    {
+        foreach (var node in nodes)
+        {
+            switch (node)
+            {
+                case ThreadInstruction instruction:
+                    foreach (var source in instruction.Sources)
+                        if (!source.IsConstant) read.Add(source.Register.Id);
+                    if (instruction.Guard.Exists) read.Add(instruction.Guard.Id);
+                    break;
+                case ThreadLoop loop:
+                    read.Add(loop.Condition.Id);
+                    Mark(loop.Header, read);
+                    Mark(loop.Body, read);
+                    break;
+                case ThreadBranch branch:
+                    read.Add(branch.Condition.Id);
+                    Mark(branch.Body, read);
+                    break;
+            }
+        }
+    }
+
+    private static void Sweep(List<ThreadNode> nodes, HashSet<int> read, ref int removed)
+    {
+        for (var i = nodes.Count - 1; i >= 0; i--)
+        {
+            switch (nodes[i])
+            {
+                case ThreadInstruction instruction when !HasEffect(instruction) && !instruction.Destinations.Any(register => read.Contains(register.Id)):
+                    nodes.RemoveAt(i);
+                    removed++;
+                    break;
+                case ThreadLoop loop:
+                    Sweep(loop.Header, read, ref removed);
+                    Sweep(loop.Body, read, ref removed);
+                    break;
+                case ThreadBranch branch:
+                    Sweep(branch.Body, read, ref removed);
+                    if (branch.Body.Count > 0) break;
+                    nodes.RemoveAt(i);
+                    removed++;
+                    break;
+            }
+        }
+    }
+
+    private static bool HasEffect(ThreadInstruction instruction) => instruction.Opcode is ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared or ThreadOpcode.AtomicAdd or ThreadOpcode.CopyAsync
+        or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier;
+}

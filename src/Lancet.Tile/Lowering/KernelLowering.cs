@@ -1,0 +1,239 @@
+using Lancet.Tile.IR;
+using Lancet.Tile.Lowering.Threads;
+using Lancet.Tile.Ptx;
+
+namespace Lancet.Tile.Lowering;
+
+/// <summary>
+/// Turns a kernel's tile operations into what each thread does. Tiles become registers spread over threads as <see cref="LayoutPlan"/> says;
+/// index arithmetic stays symbolic until memory is touched; matrices that only products read go to shared memory.
+/// </summary>
+internal sealed partial class KernelLowering
+{
+    private readonly Kernel _kernel;
+    private readonly PtxTarget _target;
+    private readonly ulong _divisible;
+    private readonly ThreadProgram _program;
+    private readonly ThreadBuilder _builder;
+    private readonly ElementArithmetic _arithmetic;
+    private readonly SharedMemory _shared;
+    private readonly Converter _converter;
+    private readonly MemoryOrder _order;
+    private readonly LayoutPlan _plan;
+    private readonly Stack<Dictionary<Value, Item>> _environments = new();
+    private int _loopDepth;
+
+    private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
+    {
+        (_kernel, _target, _divisible) = (kernel, target, divisible);
+        _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Parameters = kernel.Parameters };
+        _builder = new ThreadBuilder(_program);
+        _arithmetic = new ElementArithmetic(_builder);
+        _shared = new SharedMemory(_builder);
+        _converter = new Converter(_builder, _arithmetic, _shared);
+        _order = new MemoryOrder(_shared);
+        _shared.BarrierPassed = _order.BarrierPassed;
+        _plan = new LayoutPlan(kernel);
+    }
+
+    /// <summary>Lowers a kernel.</summary>
+    /// <param name="kernel">Kernel.</param>
+    /// <param name="target">GPU.</param>
+    /// <param name="divisibleArguments">Bit i: argument i is divisible by 16 (a pointer: in bytes), which allows wide memory accesses.</param>
+    /// <exception cref="TileException">The kernel needs more shared memory than there is, or an operation that the GPU lacks.</exception>
+    public static ThreadProgram Lower(Kernel kernel, PtxTarget target, ulong divisibleArguments)
+    {
+        var simplified = IR.Passes.Simplifier.Run(kernel);
+        var lowering = new KernelLowering(simplified, target, divisibleArguments);
+        return lowering.Run();
+    }
+
+    private ThreadProgram Run()
+    {
+        _builder.Open(_program.Body);
+        _environments.Push([]);
+        _builder.Special(SpecialRegister.ThreadId);
+        for (var i = 0; i < _kernel.Parameters.Count; i++) DeclareParameter(i);
+        LowerRegion(_kernel.Body);
+        FinishCopies();
+        _builder.Close();
+        _program.SharedBytes = _shared.Finish();
+        if (_program.SharedBytes > _target.MaxSharedMemoryPerBlock)
+        {
+            throw new TileException(
+                $"kernel {_kernel.Name}: out of shared memory: {_program.SharedBytes:N0} bytes needed, {_target.MaxSharedMemoryPerBlock:N0} available on sm_{_target.ComputeCapability}; use fewer stages or smaller blocks.");
+        }
+        DeadCode.Remove(_program);
+        return _program;
+    }
+
+    private void DeclareParameter(int index)
+    {
+        var value = _kernel.Parameters[index].Value;
+        var isDivisible = index < 64 && (_divisible >> index & 1) != 0;
+        var type = value.Type.IsPointer ? ThreadType.U64 : ElementArithmetic.TypeOf(value.Type.Element);
+        var source = _builder.Pure(ThreadOpcode.LoadParameter, type, immediate: index);
+        if (value.Type.IsPointer)
+        {
+            _builder.SetDivisor(source.Register, isDivisible ? 16 : value.Type.Element.SizeInBytes());
+            Define(value, new PointerItem(value.Type, source, null, index));
+            return;
+        }
+        if (isDivisible && value.Type.Element.IsInteger()) _builder.SetDivisor(source.Register, 16);
+        Define(value, new ScalarItem(value.Type, new Element(source, ElementArithmetic.IsHalf(value.Type.Element) ? Half.Low : Half.Whole)));
+    }
+
+    private void LowerRegion(Region region)
+    {
+        foreach (var operation in region.Operations) Lower(operation);
+    }
+
+    private Item Get(Value value)
+    {
+        foreach (var environment in _environments)
+            if (environment.TryGetValue(value, out var item)) return item;
+        throw new InvalidOperationException($"kernel {_kernel.Name}: {value} is used before it is defined.");
+    }
+
+    private void Define(Value value, Item item) => _environments.Peek()[value] = item;
+
+    private ScalarItem Scalar(Value value) => Get(value) as ScalarItem ?? throw new InvalidOperationException($"kernel {_kernel.Name}: {value} is not a scalar.");
+
+    private void Lower(Operation operation)
+    {
+        _builder.Location = operation.Location;
+        try
+        {
+            switch (operation.Opcode)
+            {
+                case Opcode.Load:
+                    Define(operation.Result, LowerLoad(operation));
+                    break;
+                case Opcode.Store:
+                    LowerStore(operation);
+                    break;
+                case Opcode.AtomicAdd:
+                    Define(operation.Result, LowerAtomicAdd(operation));
+                    break;
+                case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
+                    Define(operation.Result, LowerReduce(operation));
+                    break;
+                case Opcode.Dot:
+                    Define(operation.Result, LowerDot(operation));
+                    break;
+                case Opcode.For:
+                    LowerFor(operation);
+                    break;
+                case Opcode.If:
+                    LowerIf(operation);
+                    break;
+                case Opcode.Yield:
+                    break;
+                default:
+                    Define(operation.Result, LowerPure(operation));
+                    break;
+            }
+        }
+        catch (TileException exception) when (!exception.Message.StartsWith("kernel ", StringComparison.Ordinal))
+        {
+            throw new TileException($"kernel {_kernel.Name}, {operation.Location}: {exception.Message}");
+        }
+    }
+
+    /// <summary>Lowers an operation without effects from the items of its operands.</summary>
+    private Item LowerPure(Operation operation)
+    {
+        var type = operation.Result.Type;
+        switch (operation.Opcode)
+        {
+            case Opcode.ProgramId:
+                return new ScalarItem(type, new(_builder.Special(SpecialRegister.ProgramX + operation.Axis)));
+            case Opcode.ProgramCount:
+                return new ScalarItem(type, new(_builder.Special(SpecialRegister.ProgramCountX + operation.Axis)));
+            case Opcode.Constant:
+                return new ScalarItem(type, ElementArithmetic.Constant(type.Element, operation.Number, operation.Integer));
+            case Opcode.Range:
+                return new AffineItem(_builder, type, Source.Constant(0L), [(0, Source.Constant(1))]);
+            case Opcode.Broadcast or Opcode.ExpandDimension or Opcode.Transpose:
+                return Get(operation.Operands[0]).View(type, LayoutPlan.Axes(operation));
+            case Opcode.PointerAdd:
+                var pointer = (PointerItem)Get(operation.Operands[0]);
+                var offset = Get(operation.Operands[1]);
+                return new PointerItem(type, pointer.Address, pointer.Offset is null ? offset : AddOffsets(pointer.Offset, offset, type), pointer.Parameter);
+            default:
+                return LowerElementwise(operation, [.. operation.Operands.Select(Get)]);
+        }
+    }
+
+    private Item AddOffsets(Item a, Item b, TileType pointer)
+    {
+        var type = new TileType(a.DType == DType.Int64 || b.DType == DType.Int64 ? DType.Int64 : DType.Int32, false, pointer.Dimensions);
+        if (Affine(a, type.Element) is { } x && Affine(b, type.Element) is { } y) return Simplify(Combine(x, y, type, 1));
+        var from = a.DType;
+        var other = b.DType;
+        return new LazyItem(type, [a, b], elements => _arithmetic.Binary(
+            Opcode.Add, type.Element, _arithmetic.Cast([elements[0]], from, type.Element)[0], _arithmetic.Cast([elements[1]], other, type.Element)[0]));
+    }
+
+    private Item LowerElementwise(Operation operation, Item[] operands)
+    {
+        var type = operation.Result.Type;
+        if (Array.TrueForAll(operands, operand => operand is ScalarItem))
+            return new ScalarItem(type, Apply(operation, [.. operands.Select(operand => ((ScalarItem)operand).Element)]));
+        if (AffineResult(operation, operands) is { } affine) return affine;
+        if (Decided(operation, operands) is { } decided) return decided;
+        if (_plan.IsLazy(operation.Result)) return new LazyItem(type, operands, elements => Apply(operation, elements)) { Operation = operation };
+        var layout = _plan.Of(operation.Result);
+        var inputs = operands.Select(operand => operand.In(layout)).ToArray();
+        return new TileItem(_converter, type, layout, ApplyAll(operation, inputs, layout.RegisterCount));
+    }
+
+    private Element[] ApplyAll(Operation operation, Element[][] inputs, int count)
+    {
+        if (operation.Opcode == Opcode.Cast) return _arithmetic.Cast(inputs[0], operation.Operands[0].Type.Element, operation.Result.Type.Element);
+        var result = new Element[count];
+        var arguments = new Element[inputs.Length];
+        for (var register = 0; register < count; register++)
+        {
+            for (var i = 0; i < inputs.Length; i++) arguments[i] = inputs[i][register];
+            result[register] = Apply(operation, arguments);
+        }
+        return result;
+    }
+
+    private Element Apply(Operation operation, Element[] x)
+    {
+        var element = operation.Operands[0].Type.Element;
+        switch (operation.Opcode)
+        {
+            case Opcode.Cast:
+                return _arithmetic.Cast([x[0]], element, operation.Result.Type.Element)[0];
+            case Opcode.BitCast:
+                return x[0];
+            case Opcode.Compare:
+                return _arithmetic.Compare(operation.Comparison, element, x[0], x[1]);
+            case Opcode.Select:
+                return _arithmetic.Select(operation.Result.Type.Element, x[0], x[1], x[2]);
+            case Opcode.Lookup:
+                return LookUp(operation.Table!, x[0]);
+            case Opcode.Philox:
+                return _arithmetic.Philox(x[0], x[1]);
+            default:
+                return x.Length == 1 ? _arithmetic.Unary(operation.Opcode, element, x[0]) : _arithmetic.Binary(operation.Opcode, element, x[0], x[1]);
+        }
+    }
+
+    private Element LookUp(float[] table, Element index)
+    {
+        var number = _program.Tables.FindIndex(known => known.AsSpan().SequenceEqual(table));
+        if (number < 0)
+        {
+            number = _program.Tables.Count;
+            _program.Tables.Add(table);
+        }
+        var address = _builder.Add(ThreadType.U64, _builder.Pure(ThreadOpcode.TableAddress, ThreadType.U64, immediate: number), _builder.Pure(ThreadOpcode.MultiplyWide, ThreadType.S32, index.Source, Source.Constant(4)));
+        var result = _builder.New(RegisterClass.Bits32);
+        _builder.Append(new ThreadInstruction(ThreadOpcode.LoadGlobal, ThreadType.B32, [result], [address]) { IsReadOnly = true, Location = _builder.Location });
+        return new(result);
+    }
+}

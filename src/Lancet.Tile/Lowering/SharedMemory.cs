@@ -1,0 +1,109 @@
+using System.Numerics;
+using Lancet.Tile.Lowering.Threads;
+
+namespace Lancet.Tile.Lowering;
+
+/// <summary>
+/// A matrix in shared memory. 16-bit rows are swizzled: the 16-byte piece c of row r lies at place c xor phase(r), so that eight rows of an
+/// 8×8 matrix, or eight neighbouring pieces of one row, are in different banks. Rows of fp32 are padded by 16 bytes instead.
+/// </summary>
+/// <param name="Rows">Stored rows.</param>
+/// <param name="Columns">Stored columns.</param>
+/// <param name="DType">bf16, fp16 or fp32.</param>
+/// <param name="Offset">First byte, from the start of shared memory: constant, or a register where the stage varies.</param>
+internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Offset)
+{
+    public int ElementSize => DType.SizeInBytes();
+
+    private bool IsSwizzled => ElementSize == 2;
+
+    /// <summary>Bytes from row to row.</summary>
+    public int Pitch => (Columns * ElementSize) + (IsSwizzled ? 0 : 16);
+
+    /// <summary>Bytes in all.</summary>
+    public int Bytes => Rows * Pitch;
+
+    /// <summary>Rows that share one line of all banks.</summary>
+    private int RowsPerLine => Math.Max(1, 128 / Pitch);
+
+    /// <summary>Different phases.</summary>
+    private int Phases => Math.Min(8, Pitch / 16);
+
+    /// <summary>Byte address of an element; the row and column are registers or constants.</summary>
+    public Source Address(ThreadBuilder builder, Source row, Source column)
+    {
+        var start = builder.Add(ThreadType.U32, Offset, builder.Multiply(ThreadType.U32, row, Source.Constant(Pitch)));
+        var within = builder.Multiply(ThreadType.U32, column, Source.Constant(ElementSize));
+        if (!IsSwizzled) return builder.Add(ThreadType.U32, start, within);
+        var phase = builder.And(ThreadType.B32, builder.ShiftRight(ThreadType.U32, row, BitOperations.Log2((uint)RowsPerLine)), Source.Constant(Phases - 1));
+        return builder.Add(ThreadType.U32, start, builder.Xor(ThreadType.B32, within, builder.ShiftLeft(ThreadType.B32, phase, 4)));
+    }
+
+    /// <summary>Bytes that a step of rows adds to an address; only whole periods of the swizzle.</summary>
+    public int RowStep(int rows) => rows % (RowsPerLine * Phases) == 0 || !IsSwizzled ? rows * Pitch : throw new ArgumentException($"{rows} rows are no period of the swizzle.");
+}
+
+/// <summary>Hands out shared memory: tiles that live as long as the kernel, and one scratch area that reductions and conversions share.</summary>
+internal sealed class SharedMemory(ThreadBuilder builder)
+{
+    private const int Alignment = 128;
+    private int _tiles;
+    private int _scratch;
+    private Action<int>? _placeScratch;
+    private bool _isDirty;
+
+    /// <summary>Bytes for tiles so far.</summary>
+    public int TileBytes => _tiles;
+
+    /// <summary>Offset of a new tile area.</summary>
+    public int Allocate(int bytes)
+    {
+        var offset = _tiles;
+        _tiles += (bytes + Alignment - 1) / Alignment * Alignment;
+        return offset;
+    }
+
+    /// <summary>Makes the scratch area free to be written: waits until all threads have read what was there. Returns its address, which is known only at the end and is a register until then.</summary>
+    public Source BeginScratch(int bytes)
+    {
+        if (_isDirty) Barrier();
+        _scratch = Math.Max(_scratch, bytes);
+        return ScratchBase();
+    }
+
+    /// <summary>To be called after the scratch area was read: the next writer has to wait.</summary>
+    public void EndScratch() => _isDirty = true;
+
+    /// <summary>At the start of a loop body, where a previous iteration may have read the scratch area.</summary>
+    public void AssumeDirty() => _isDirty = true;
+
+    public void Barrier()
+    {
+        builder.Effect(ThreadOpcode.Barrier, ThreadType.B32, [], []);
+        _isDirty = false;
+        BarrierPassed?.Invoke();
+    }
+
+    /// <summary>Told of every barrier.</summary>
+    public Action? BarrierPassed { get; set; }
+
+    /// <summary>Fixes the layout: tiles first, scratch behind them.</summary>
+    public int Finish()
+    {
+        _placeScratch?.Invoke(_tiles);
+        return _tiles + _scratch;
+    }
+
+    // The scratch area starts after the last tile, whose place is known only when all of the kernel is lowered: a register is set at the
+    // kernel's start, and its constant filled in at the end.
+    private Source ScratchBase()
+    {
+        if (_base.Exists) return _base;
+        _base = builder.New(RegisterClass.Bits32);
+        builder.SetDivisor(_base, Alignment);
+        _placeScratch = offset => builder.Program.Body.Insert(0, new ThreadInstruction(ThreadOpcode.Move, ThreadType.B32, [_base], [Source.Constant(offset)]));
+        return _base;
+    }
+
+    private Register _base;
+}
