@@ -5,7 +5,7 @@ namespace Lancet.Tile.Lowering;
 /// <summary>Moves tiles from layout to layout: by renaming registers where every thread holds what it needs, else through shared memory.</summary>
 internal sealed class Converter(ThreadBuilder builder, ElementArithmetic arithmetic, SharedMemory shared)
 {
-    public ThreadBuilder Builder { get; } = builder;
+    public ThreadBuilder Builder => builder;
 
     public Element[] Convert(TileItem tile, LinearLayout target)
     {

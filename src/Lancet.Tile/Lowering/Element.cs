@@ -1,3 +1,4 @@
+using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Lowering;

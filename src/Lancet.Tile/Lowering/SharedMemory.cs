@@ -46,7 +46,9 @@ internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Off
 /// <summary>Hands out shared memory: tiles that live as long as the kernel, and one scratch area that reductions and conversions share.</summary>
 internal sealed class SharedMemory(ThreadBuilder builder)
 {
-    private const int Alignment = 128;
+    /// <summary>Tiles start at multiples of this, so that bits within a row can be changed by exclusive or.</summary>
+    public const int Alignment = 1024;
+
     private int _tiles;
     private int _scratch;
     private Action<int>? _placeScratch;

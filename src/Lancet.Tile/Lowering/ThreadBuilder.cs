@@ -1,4 +1,3 @@
-using System.Numerics;
 using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Threads;
 

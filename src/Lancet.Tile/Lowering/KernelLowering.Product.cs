@@ -1,0 +1,238 @@
+using Lancet.Tile.IR;
+using Lancet.Tile.Lowering.Threads;
+
+namespace Lancet.Tile.Lowering;
+
+// Matrix products: on tensor cores for bf16 and fp16, with fused multiply-adds for fp32.
+internal sealed partial class KernelLowering
+{
+    private bool _hasPendingCopies;
+
+    /// <summary>Brings a matrix that only products read into shared memory.</summary>
+    private SharedItem LoadShared(Operation operation, PointerItem pointer)
+    {
+        if (_environments.Any(environment => environment.TryGetValue(operation.Result, out var prefetched) && prefetched is SharedItem)) return (SharedItem)Get(operation.Result);
+        var type = operation.Result.Type;
+        var tile = NewTile(type, 1);
+        // An earlier iteration's products may still read the place.
+        if (_loopDepth > 0) _shared.Barrier();
+        _order.Load(pointer.Parameter, null);
+        CopyToShared(operation, tile);
+        return new SharedItem(type, tile, false);
+    }
+
+    private SharedTile NewTile(TileType type, int stages)
+    {
+        var tile = new SharedTile(type.Dimensions[0], type.Dimensions[1], type.Element, default);
+        return tile with { Offset = Source.Constant(_shared.Allocate(tile.Bytes * stages)) };
+    }
+
+    /// <summary>Emits the copy of a load's matrix to a place in shared memory: asynchronous 16-byte copies, or through registers if addresses or masks do not allow them.</summary>
+    private void CopyToShared(Operation operation, SharedTile tile)
+    {
+        var type = operation.Result.Type;
+        var pointer = (PointerItem)Get(operation.Operands[0]);
+        var mask = operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null;
+        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / tile.ElementSize, _kernel.Warps);
+        var original = _converter.IsOriginal(layout);
+        Source At(int register) => tile.Address(
+            _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
+            _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
+
+        var run = WidestAccess / tile.ElementSize;
+        if (CanCopyAsync(operation))
+        {
+            var addresses = Addresses(pointer, layout);
+            var conditions = mask?.In(layout);
+            for (var register = 0; register < layout.RegisterCount; register += run)
+            {
+                var bytes = conditions is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, conditions[register].Source, Source.Constant(WidestAccess), Source.Constant(0));
+                var (address, offset) = addresses(register);
+                if (offset != 0) address = _builder.Add(ThreadType.U64, address, Source.Constant(offset));
+                _builder.Effect(ThreadOpcode.CopyAsync, ThreadType.B32, [], [At(register), address, bytes], _converter.Guard(original), width: WidestAccess);
+            }
+            _hasPendingCopies = true;
+            return;
+        }
+        var elements = LoadTile(pointer, mask, ElementArithmetic.Constant(type.Element, 0, 0), layout);
+        var access = tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32;
+        for (var register = 0; register < elements.Length; register++)
+            _builder.Effect(ThreadOpcode.StoreShared, access, [], [At(register), _arithmetic.Alone(elements[register])], _converter.Guard(original));
+        _hasPendingCopies = true;
+    }
+
+    /// <summary>Whether a load's matrix can be copied in pieces of 16 bytes: they are aligned, whole in memory, and all in or all out of the mask, with zeros outside.</summary>
+    private bool CanCopyAsync(Operation operation)
+    {
+        var type = operation.Result.Type;
+        var size = type.Element.SizeInBytes();
+        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / size, _kernel.Warps);
+        if (operation.Operands.Length > 2 && Scalar(operation.Operands[2]).Source is not { IsConstant: true, Bits: 0 }) return false;
+        return layout.Contiguous(1) * size >= WidestAccess
+            && RunLength((PointerItem)Get(operation.Operands[0]), operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null, layout, size) * size == WidestAccess;
+    }
+
+    /// <summary>Waits for copies outside of pipelines, so that all threads see them.</summary>
+    private void FinishCopies()
+    {
+        if (!_hasPendingCopies) return;
+        _hasPendingCopies = false;
+        _builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
+        _builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+        _shared.Barrier();
+    }
+
+    private Item LowerDot(Operation operation)
+    {
+        var (a, b, c) = (Get(operation.Operands[0]), Get(operation.Operands[1]), Get(operation.Operands[2]));
+        FinishCopies();
+        var type = operation.Result.Type;
+        if (type.Element == DType.Float64) throw new TileException("a product of fp64 is not available on the GPU; fp64 kernels are for the CPU and tests");
+        var layout = _plan.Of(operation.Result);
+        var accumulator = c.In(layout);
+        var result = _plan.Product(operation) is { } layouts
+            ? MultiplyOnTensorCores(layouts, a, b, accumulator)
+            : MultiplyScalar(a, b, layout, accumulator);
+        return new TileItem(_converter, type, layout, result);
+    }
+
+    private Element[] MultiplyOnTensorCores(ProductLayouts layouts, Item a, Item b, Element[] accumulator)
+    {
+        var left = Fragments(a, layouts, isLeft: true);
+        var right = Fragments(b, layouts, isLeft: false);
+        var (rows, columns, steps) = (layouts.WarpRows / 16, layouts.WarpColumns / 8, layouts.K / 16);
+        var sums = accumulator.Select(element => element.Source).ToArray();
+        var type = a.DType == DType.BFloat16 ? ThreadType.BF16 : ThreadType.F16;
+        for (var step = 0; step < steps; step++)
+        {
+            for (var row = 0; row < rows; row++)
+            {
+                var x = left(row, step);
+                for (var column = 0; column < columns; column++)
+                {
+                    var y = right(column, step);
+                    var first = 4 * (column + (columns * row));
+                    Register[] d = [_builder.New(RegisterClass.Bits32), _builder.New(RegisterClass.Bits32), _builder.New(RegisterClass.Bits32), _builder.New(RegisterClass.Bits32)];
+                    _builder.Effect(ThreadOpcode.MatrixMultiply, type, d, [.. x, .. y, .. sums.AsSpan(first, 4)]);
+                    for (var i = 0; i < 4; i++) sums[first + i] = d[i];
+                }
+            }
+        }
+        return [.. sums.Select(sum => new Element(sum))];
+    }
+
+    /// <summary>Gives the registers of an operand's fragment for a piece of rows (or columns) and a step of 16 along the summed extent; each is loaded once.</summary>
+    private Func<int, int, Source[]> Fragments(Item item, ProductLayouts layouts, bool isLeft)
+    {
+        if (item is SharedItem shared) return SharedFragments(shared, layouts, isLeft);
+        // Register order of both operand layouts: pairs, then the pieces of 8, then steps, then rows or columns.
+        var elements = item.In(isLeft ? layouts.Left() : layouts.Right());
+        var (size, steps) = (isLeft ? 4 : 2, layouts.K / 16);
+        return (piece, step) =>
+        {
+            var first = 2 * size * (step + (steps * piece));
+            return [.. Enumerable.Range(0, size).Select(i => _arithmetic.Pack(elements[first + (2 * i)], elements[first + (2 * i) + 1]))];
+        };
+    }
+
+    /// <summary>
+    /// Fragments read with ldmatrix. Four 8×8 matrices at a time: for A the 16×16 piece, for B two neighbouring columns' pieces. Lane 8·i + r
+    /// points at row r of matrix i.
+    /// </summary>
+    private Func<int, int, Source[]> SharedFragments(SharedItem item, ProductLayouts layouts, bool isLeft)
+    {
+        var tile = item.Tile;
+        var lane = _builder.And(ThreadType.B32, _builder.Special(SpecialRegister.ThreadId), Source.Constant(31));
+        var row8 = _builder.And(ThreadType.B32, lane, Source.Constant(7));
+        var bit3 = _builder.ShiftLeft(ThreadType.B32, _builder.And(ThreadType.B32, _builder.ShiftRight(ThreadType.U32, lane, 3), Source.Constant(1)), 3);
+        var bit4 = _builder.ShiftLeft(ThreadType.B32, _builder.ShiftRight(ThreadType.U32, lane, 4), 3);
+        // The order of matrices is rows first for A (a0 a1: rows 0 and 8), summed extent first for B (b0 b1: k 0 and 8).
+        var (outerPart, innerPart) = isLeft ? (bit3, bit4) : (bit4, bit3);
+        // Stored rows run along the outer extent (rows of A, columns of B) unless A is a transpose or B is not.
+        var isOuterStored = isLeft != item.IsTransposed;
+        var warpOuter = ThreadCoordinates.Of(_builder, WarpOnly(isLeft ? layouts.Left() : layouts.Right()), isLeft ? 0 : 1);
+        var pieces = isLeft ? 1 : Math.Min(2, layouts.WarpColumns / 8);
+        var cache = new Dictionary<(int, int), Source[]>();
+        return (piece, step) =>
+        {
+            if (cache.TryGetValue((piece, step), out var known)) return known;
+            var block = piece / pieces;
+            var (outer, inner) = (block * (isLeft ? 16 : 8 * pieces), step * 16);
+            var (outerLane, innerLane) = isOuterStored
+                ? (_builder.Add(ThreadType.S32, outerPart, row8), innerPart)
+                : (outerPart, _builder.Add(ThreadType.S32, innerPart, row8));
+            if (!isLeft && pieces == 1) outerLane = isOuterStored ? row8 : Source.Constant(0L);
+            outerLane = _builder.Add(ThreadType.S32, outerLane, warpOuter);
+            var (storedRow, storedColumn, rowStep, columnStep) = isOuterStored ? (outerLane, innerLane, outer, inner) : (innerLane, outerLane, inner, outer);
+            // Steps of rows are whole periods of the swizzle, so they are constants behind the address. Steps of columns have bits that the lane's
+            // column lacks, and rows start at multiples of their power-of-two pitch, so an exclusive or after the swizzle adds them.
+            var address = _builder.Xor(ThreadType.B32, tile.Address(_builder, storedRow, storedColumn), Source.Constant(columnStep * tile.ElementSize));
+            var registers = Enumerable.Range(0, isLeft ? 4 : 2 * pieces).Select(_ => _builder.New(RegisterClass.Bits32)).ToArray();
+            _builder.Effect(ThreadOpcode.LoadMatrix, ThreadType.B32, registers, [address], immediate: tile.RowStep(rowStep), isTransposed: !isOuterStored);
+            if (isLeft) cache[(piece, step)] = [.. registers.Select(register => (Source)register)];
+            else
+                for (var i = 0; i < pieces; i++) cache[((block * pieces) + i, step)] = [registers[2 * i], registers[(2 * i) + 1]];
+            return cache[(piece, step)];
+        };
+    }
+
+    // Only what the warp's number contributes.
+    private static LinearLayout WarpOnly(LinearLayout layout) => new(layout.Rank, [], [.. Enumerable.Range(0, 5).Select(_ => new int[layout.Rank])], [.. layout.Warps]);
+
+    /// <summary>The product in fp32, element by element in order of the summed extent, with operands in shared memory.</summary>
+    private Element[] MultiplyScalar(Item a, Item b, LinearLayout layout, Element[] accumulator)
+    {
+        var (x, y) = (InSharedMemory(a), InSharedMemory(b));
+        var k = a.Type.Dimensions[1];
+        var sums = accumulator.Select(element => _builder.Variable(RegisterClass.Bits32, element.Source)).ToArray();
+        var rows = Enumerable.Range(0, sums.Length).Select(register => layout.Coordinate(0, register)).Distinct().ToArray();
+        var columns = Enumerable.Range(0, sums.Length).Select(register => layout.Coordinate(1, register)).Distinct().ToArray();
+        var index = _builder.Variable(RegisterClass.Bits32, Source.Constant(0));
+        var loop = new ThreadLoop();
+        _builder.Append(loop);
+        _builder.Open(loop.Header);
+        loop.Condition = _builder.Compare(ThreadType.S32, Comparison.Less, index, Source.Constant(k)).Register;
+        _builder.Close();
+        _builder.Open(loop.Body);
+        var threadRow = ThreadCoordinates.Of(_builder, layout, 0);
+        var threadColumn = ThreadCoordinates.Of(_builder, layout, 1);
+        var left = rows.ToDictionary(row => row, row => Read(x, _builder.Add(ThreadType.S32, threadRow, Source.Constant(row)), index));
+        var right = columns.ToDictionary(column => column, column => Read(y, index, _builder.Add(ThreadType.S32, threadColumn, Source.Constant(column))));
+        for (var register = 0; register < sums.Length; register++)
+        {
+            var sum = _builder.Fma(left[layout.Coordinate(0, register)], right[layout.Coordinate(1, register)], sums[register]);
+            _builder.Assign(sums[register], sum);
+        }
+        _builder.Assign(index, _builder.Add(ThreadType.S32, index, Source.Constant(1)));
+        _builder.Close();
+        return [.. sums.Select(sum => new Element(sum))];
+    }
+
+    private Source Read(SharedItem item, Source row, Source column)
+    {
+        var address = item.IsTransposed ? item.Tile.Address(_builder, column, row) : item.Tile.Address(_builder, row, column);
+        var value = _builder.New(RegisterClass.Bits32);
+        _builder.Effect(ThreadOpcode.LoadShared, item.Tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [value], [address]);
+        return item.DType == DType.Float32 ? value : _arithmetic.Cast([new Element(value, Half.Low)], item.DType, DType.Float32)[0].Source;
+    }
+
+    /// <summary>Writes an operand that is in registers to shared memory.</summary>
+    private SharedItem InSharedMemory(Item item)
+    {
+        if (item is SharedItem shared) return shared;
+        var tile = NewTile(item.Type, 1);
+        if (_loopDepth > 0) _shared.Barrier();
+        var layout = item is TileItem held ? held.Layout : _plan.Blocked(item.Type);
+        var elements = item.In(layout);
+        var guard = _converter.Guard(_converter.IsOriginal(layout));
+        for (var register = 0; register < elements.Length; register++)
+        {
+            var address = tile.Address(
+                _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
+                _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
+            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [], [address, _arithmetic.Alone(elements[register])], guard);
+        }
+        _shared.Barrier();
+        return new SharedItem(item.Type, tile, false);
+    }
+}

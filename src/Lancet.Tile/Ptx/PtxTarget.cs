@@ -1,0 +1,22 @@
+namespace Lancet.Tile.Ptx;
+
+/// <summary>The GPU that PTX is written for.</summary>
+/// <param name="ComputeCapability">Of the <c>.target</c>: 80 for <c>sm_80</c>. PTX for 80 runs on everything newer, too.</param>
+/// <param name="MaxSharedMemoryPerBlock">Bytes of shared memory that one program may use.</param>
+public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBlock)
+{
+    /// <summary>A100 and, since PTX is translated by the driver, everything after it; 163 KiB of shared memory.</summary>
+    public static PtxTarget Sm80 { get; } = new(80, 163 * 1024);
+
+    /// <summary>The lowest PTX version that knows the target, so that the oldest possible driver reads it (PTX ISA, release notes table).</summary>
+    public string Version => ComputeCapability switch
+    {
+        < 80 => throw new TileException($"sm_{ComputeCapability}: bf16 tensor-core products and asynchronous copies need compute capability 8.0 or newer."),
+        80 => "7.0",
+        86 => "7.1",
+        87 => "7.4",
+        89 or 90 => "7.8",
+        100 or 101 => "8.6",
+        _ => "8.7",
+    };
+}
