@@ -1,0 +1,227 @@
+using System.Numerics;
+using Lancet.Tile.Lowering.Threads;
+
+namespace Lancet.Tile.Lowering.Simulator;
+
+/// <summary>One program: its warps, their registers and its shared memory. Used again for every program of a grid. Memory and matrix instructions are in the other parts.</summary>
+internal sealed partial class SimulatedBlock
+{
+    private readonly SimulatedCode _code;
+    private readonly Step[] _steps;
+    private readonly Grid _grid;
+    private readonly GlobalMemory _global;
+    private readonly KernelArgument[] _arguments;
+    private readonly int _warps;
+
+    // The value of slot s in lane l of warp w is _values[(s · warps + w) · 32 + l]; bit l of _defined[s · warps + w] says whether it has one.
+    private readonly ulong[] _values;
+    private readonly uint[] _defined;
+    private readonly int[] _counters;
+    private readonly List<(int Step, bool Jumps)> _decisions = [];
+    private int _x, _y, _z;
+    private int _epoch;
+    private int _serial;
+    private long _executed;
+
+    public SimulatedBlock(SimulatedCode code, Grid grid, GlobalMemory global, KernelArgument[] arguments)
+    {
+        (_code, _steps, _grid, _global, _arguments, _warps) = (code, [.. code.Steps], grid, global, arguments, code.Program.Warps);
+        _values = new ulong[code.SlotCount * _warps * 32];
+        _defined = new uint[code.SlotCount * _warps];
+        _counters = new int[_warps];
+        _shared = new byte[code.Program.SharedBytes];
+        _sharedShadow = new ShadowByte[code.Program.SharedBytes];
+        _open = [.. Enumerable.Range(0, _warps).Select(_ => new List<PendingCopy>())];
+        _groups = [.. Enumerable.Range(0, _warps).Select(_ => new Queue<List<PendingCopy>>())];
+    }
+
+    public required long InstructionLimit { get; init; }
+
+    /// <summary>Barriers passed by all programs so far.</summary>
+    public long Barriers { get; private set; }
+
+    /// <summary>Runs the program of one grid point.</summary>
+    public void Run(int x, int y, int z)
+    {
+        (_x, _y, _z) = (x, y, z);
+        Array.Clear(_defined);
+        Array.Clear(_counters);
+        Array.Clear(_sharedShadow);
+        foreach (var (bits, slot) in _code.Constants)
+        {
+            _values.AsSpan(slot * _warps * 32, _warps * 32).Fill(bits);
+            _defined.AsSpan(slot * _warps, _warps).Fill(uint.MaxValue);
+        }
+        var descends = ((x + y + z) & 1) != 0;
+        while (true)
+        {
+            _epoch++;
+            _decisions.Clear();
+            for (var i = 0; i < _warps; i++) RunToBarrier(descends ? _warps - 1 - i : i, i == 0);
+            for (var warp = 1; warp < _warps; warp++)
+                if (_counters[warp] != _counters[0])
+                    throw Error(0, -1, _steps[_counters[0]], $"warp 0 waits here while warp {warp} is at {_steps[_counters[warp]]}: barriers must be reached by all warps");
+            if (_steps[_counters[0]].Kind == StepKind.Exit) break;
+            _steps[_counters[0]].Executions += _warps;
+            for (var warp = 0; warp < _warps; warp++) _counters[warp]++;
+            Barriers++;
+            descends = !descends;
+        }
+        for (var warp = 0; warp < _warps; warp++) CheckNoCopiesPending(warp);
+    }
+
+    private void RunToBarrier(int warp, bool leads)
+    {
+        var decisions = 0;
+        while (true)
+        {
+            var index = _counters[warp];
+            var step = _steps[index];
+            switch (step.Kind)
+            {
+                case StepKind.Barrier or StepKind.Exit:
+                    if (!leads && decisions != _decisions.Count) throw Error(warp, -1, step, "took other branches than the other warps");
+                    return;
+                case StepKind.Jump:
+                    _counters[warp] = step.Target;
+                    break;
+                case StepKind.JumpUnless:
+                    var jumps = !Condition(step, index, warp);
+                    if (leads) _decisions.Add((index, jumps));
+                    else if (decisions >= _decisions.Count || _decisions[decisions] != (index, jumps)) throw Error(warp, -1, Near(index), "the condition of the loop or branch after this instruction differs between warps");
+                    decisions++;
+                    _counters[warp] = jumps ? step.Target : index + 1;
+                    break;
+                default:
+                    Execute(step, index, warp);
+                    _counters[warp]++;
+                    break;
+            }
+            if (++_executed > InstructionLimit) throw Error(warp, -1, Near(index), $"still running after {InstructionLimit:N0} instructions");
+        }
+    }
+
+    private bool Condition(Step step, int index, int warp)
+    {
+        if (_defined[step.Guard * _warps + warp] != uint.MaxValue) throw Error(warp, BitOperations.TrailingZeroCount(~_defined[step.Guard * _warps + warp]), Near(index), "the condition of the loop or branch after this instruction has no value");
+        var values = Lanes(step.Guard, warp);
+        for (var lane = 1; lane < 32; lane++)
+            if (values[lane] != values[0]) throw Error(warp, lane, Near(index), "the condition of the loop or branch after this instruction differs between threads");
+        return values[0] != 0;
+    }
+
+    private void Execute(Step step, int index, int warp)
+    {
+        var instruction = step.Instruction!;
+        step.Executions++;
+        _serial++;
+        var active = uint.MaxValue;
+        if (step.Guard >= 0)
+        {
+            if (_defined[step.Guard * _warps + warp] != uint.MaxValue) throw Error(warp, BitOperations.TrailingZeroCount(~_defined[step.Guard * _warps + warp]), step, "its guard has no value");
+            active = 0;
+            var guard = Lanes(step.Guard, warp);
+            for (var lane = 0; lane < 32; lane++)
+                if (guard[lane] != 0 != instruction.IsGuardNegated) active |= 1u << lane;
+            if (active == 0) return;
+        }
+        for (var i = 0; i < step.Sources.Length; i++)
+        {
+            var missing = active & ~_defined[step.Sources[i] * _warps + warp];
+            if (missing != 0) throw Error(warp, BitOperations.TrailingZeroCount(missing), step, $"source {i} has no value");
+        }
+        if (step.Function is { } function) Compute(step, function, warp, active);
+        else ExecuteCollective(step, index, warp, active);
+        foreach (var destination in step.Destinations) _defined[destination * _warps + warp] |= active;
+    }
+
+    private void Compute(Step step, Func<ulong, ulong, ulong, ulong> function, int warp, uint active)
+    {
+        var results = Lanes(step.Destinations[0], warp);
+        var a = Lanes(step.Sources[0], warp);
+        var b = step.Sources.Length > 1 ? Lanes(step.Sources[1], warp) : a;
+        var c = step.Sources.Length > 2 ? Lanes(step.Sources[2], warp) : a;
+        for (var lane = 0; lane < 32; lane++)
+            if ((active >> lane & 1) != 0) results[lane] = function(a[lane], b[lane], c[lane]);
+    }
+
+    private void ExecuteCollective(Step step, int index, int warp, uint active)
+    {
+        var instruction = step.Instruction!;
+        switch (instruction.Opcode)
+        {
+            case ThreadOpcode.ReadSpecial:
+                var results = Lanes(step.Destinations[0], warp);
+                for (var lane = 0; lane < 32; lane++)
+                    if ((active >> lane & 1) != 0) results[lane] = Special((SpecialRegister)instruction.Immediate, warp, lane);
+                break;
+            case ThreadOpcode.LoadParameter:
+                var bits = (ulong)_arguments[instruction.Immediate].Bits;
+                Fill(step, warp, active, instruction.Type.Class() == RegisterClass.Bits64 ? bits : (uint)bits);
+                break;
+            case ThreadOpcode.TableAddress:
+                Fill(step, warp, active, (ulong)_global.TableAddress((int)instruction.Immediate));
+                break;
+            case ThreadOpcode.ShuffleXor:
+                Span<ulong> shuffled = stackalloc ulong[32];
+                var source = Lanes(step.Sources[0], warp);
+                for (var lane = 0; lane < 32; lane++) shuffled[lane] = source[lane ^ (int)instruction.Immediate & 31];
+                shuffled.CopyTo(Lanes(step.Destinations[0], warp));
+                break;
+            case ThreadOpcode.MatrixMultiply:
+                MultiplyMatrices(step, warp);
+                break;
+            case ThreadOpcode.LoadMatrix:
+                LoadMatrices(step, index, warp);
+                break;
+            case ThreadOpcode.LoadGlobal or ThreadOpcode.LoadShared:
+                Load(step, index, warp, active);
+                break;
+            case ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared:
+                Store(step, index, warp, active);
+                break;
+            case ThreadOpcode.AtomicAdd:
+                AddAtomically(step, index, warp, active);
+                break;
+            case ThreadOpcode.CopyAsync:
+                StartCopy(step, index, warp, active);
+                break;
+            case ThreadOpcode.CommitCopies:
+                CommitCopies(warp);
+                break;
+            case ThreadOpcode.WaitCopies:
+                WaitForCopies(warp, (int)instruction.Immediate);
+                break;
+        }
+    }
+
+    private void Fill(Step step, int warp, uint active, ulong value)
+    {
+        var results = Lanes(step.Destinations[0], warp);
+        for (var lane = 0; lane < 32; lane++)
+            if ((active >> lane & 1) != 0) results[lane] = value;
+    }
+
+    private ulong Special(SpecialRegister register, int warp, int lane) => (uint)(register switch
+    {
+        SpecialRegister.ThreadId => warp * 32 + lane,
+        SpecialRegister.ProgramX => _x,
+        SpecialRegister.ProgramY => _y,
+        SpecialRegister.ProgramZ => _z,
+        SpecialRegister.ProgramCountX => _grid.X,
+        SpecialRegister.ProgramCountY => _grid.Y,
+        _ => _grid.Z,
+    });
+
+    private Span<ulong> Lanes(int slot, int warp) => _values.AsSpan((slot * _warps + warp) * 32, 32);
+
+    /// <summary>The instruction at or before a jump, to name it in a message.</summary>
+    private Step Near(int index)
+    {
+        while (index > 0 && _steps[index].Instruction is null) index--;
+        return _steps[index];
+    }
+
+    private TileException Error(int warp, int lane, Step step, string what) =>
+        new($"kernel {_code.Program.Name}, program ({_x}, {_y}, {_z}), warp {warp}{(lane < 0 ? "" : $", lane {lane}")}, {step}: {what}.");
+}

@@ -1,0 +1,79 @@
+using Lancet.Tile.Lowering.Threads;
+
+namespace Lancet.Tile.Ptx;
+
+internal sealed partial class PtxBody
+{
+    private void WriteMemoryOperation(ThreadInstruction i)
+    {
+        switch (i.Opcode)
+        {
+            case ThreadOpcode.LoadGlobal:
+                Guarded($"ld.global{(i.IsReadOnly ? ".nc" : "")}{Shape(i.Destinations.Length)}.{MemoryType(i)} {Destinations(i)}, {GlobalAddress(i, 0, i.Immediate)};");
+                break;
+            case ThreadOpcode.StoreGlobal:
+                var (globalAddress, globalValues) = (GlobalAddress(i, 0, i.Immediate), Stored(i));
+                Guarded($"st.global{Shape(i.Sources.Length - 1)}.{MemoryType(i)} {globalAddress}, {globalValues};");
+                break;
+            case ThreadOpcode.AtomicAdd:
+                var (address, added) = (GlobalAddress(i, 0, i.Immediate), InRegister(i, 1));
+                Guarded($"atom.global.add.{(i.Type.Class() == RegisterClass.Bits64 ? "u64" : i.Type == ThreadType.S32 ? "s32" : "u32")} {D(i)}, {address}, {added};");
+                break;
+            case ThreadOpcode.LoadShared:
+                Guarded($"ld.shared{Shape(i.Destinations.Length)}.{MemoryType(i)} {Destinations(i)}, {SharedAddress(i, 0, i.Immediate)};");
+                break;
+            case ThreadOpcode.StoreShared:
+                var (sharedAddress, sharedValues) = (SharedAddress(i, 0, i.Immediate), Stored(i));
+                Guarded($"st.shared{Shape(i.Sources.Length - 1)}.{MemoryType(i)} {sharedAddress}, {sharedValues};");
+                break;
+            case ThreadOpcode.CopyAsync:
+                // .cg passes the first-level cache by, but only exists for 16 bytes.
+                var (to, from) = (SharedAddress(i, 0, i.Immediate), GlobalAddress(i, 1, 0));
+                var count = i.Sources[2].IsConstant && i.Sources[2].Bits == i.Width ? "" : ", " + Operand(i, 2);
+                Guarded($"cp.async.{(i.Width == 16 ? "cg" : "ca")}.shared.global {to}, {from}, {i.Width}{count};");
+                break;
+            case ThreadOpcode.CommitCopies:
+                Line("cp.async.commit_group;");
+                break;
+            case ThreadOpcode.WaitCopies:
+                Line($"cp.async.wait_group {i.Immediate};");
+                break;
+            case ThreadOpcode.LoadMatrix:
+                var rows = SharedAddress(i, 0, i.Immediate);
+                Line($"ldmatrix.sync.aligned.m8n8.x{i.Destinations.Length}{(i.IsTransposed ? ".trans" : "")}.shared.b16 {Vector(i.Destinations)}, {rows};");
+                break;
+            case ThreadOpcode.MatrixMultiply:
+                var operands = new string[10];
+                for (var index = 0; index < 10; index++) operands[index] = InRegister(i, index);
+                var half = Half(i, i.Type);
+                Line($"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32 {Vector(i.Destinations)}, {{{string.Join(", ", operands[..4])}}}, {{{operands[4]}, {operands[5]}}}, {{{string.Join(", ", operands[6..])}}};");
+                break;
+            default:
+                throw Error(i, "no such instruction");
+        }
+    }
+
+    private static string Shape(int elements) => elements == 1 ? "" : $".v{elements}";
+
+    private string Destinations(ThreadInstruction i) => i.Destinations.Length == 1 ? D(i) : Vector(i.Destinations);
+
+    private string Vector(Register[] registers) => $"{{{string.Join(", ", registers.Select(Name))}}}";
+
+    private string Stored(ThreadInstruction i)
+    {
+        if (i.Sources.Length == 2) return InRegister(i, 1);
+        var values = new string[i.Sources.Length - 1];
+        for (var index = 0; index < values.Length; index++) values[index] = InRegister(i, index + 1);
+        return $"{{{string.Join(", ", values)}}}";
+    }
+
+    /// <summary>Memory format. PTX lets 8- and 16-bit elements be loaded into and stored from 32-bit registers.</summary>
+    private string MemoryType(ThreadInstruction i) => i.Type switch
+    {
+        ThreadType.U8 => "u8",
+        ThreadType.S8 => "s8",
+        ThreadType.U16 or ThreadType.BF16 or ThreadType.F16 => "u16",
+        ThreadType.Predicate => throw Error(i, "predicates have no memory format"),
+        _ => Bits(i.Type),
+    };
+}
