@@ -13,7 +13,7 @@ internal static partial class ScalarOperations
         {
             (ThreadType.F32, ThreadType.F64) => static (a, _, _) => B((double)F(a)),
             (ThreadType.F64, ThreadType.F32) => static (a, _, _) => B((float)D(a)),
-            (ThreadType.F64, ThreadType.F16) => static (a, _, _) => double.IsNaN(D(a)) ? 0x7FFFu : BitConverter.HalfToUInt16Bits((Half)D(a)),
+            (ThreadType.F64, ThreadType.F16) => static (a, _, _) => double.IsNaN(D(a)) ? 0x7FFFu : BitConverter.HalfToUInt16Bits((System.Half)D(a)),
             (ThreadType.F64, ThreadType.BF16) => null,
             _ => ByWayOfSingle(ToSingle(from), FromSingle(to)),
         };
@@ -96,5 +96,5 @@ internal static partial class ScalarOperations
     /// <summary>To nearest even; NaN becomes 0x7FFF, as in hardware.</summary>
     private static ulong ToBFloat16(float value) => float.IsNaN(value) ? 0x7FFFu : ((BFloat16)value).Bits;
 
-    private static ulong ToFloat16(float value) => float.IsNaN(value) ? 0x7FFFu : BitConverter.HalfToUInt16Bits((Half)value);
+    private static ulong ToFloat16(float value) => float.IsNaN(value) ? 0x7FFFu : BitConverter.HalfToUInt16Bits((System.Half)value);
 }
