@@ -15,6 +15,8 @@ internal sealed class ProfilingDevice : Device
 
     public override string Name => _inner.Name + " profiled";
 
+    public override PlanTarget PlanTarget => _inner.PlanTarget;
+
     public override long AllocatedBytes => _inner.AllocatedBytes;
 
     public override long PeakAllocatedBytes => _inner.PeakAllocatedBytes;

@@ -1,5 +1,6 @@
 using Lancet.ChatTemplates;
 using Lancet.Data;
+using Lancet.Devices;
 using Lancet.Models;
 using Lancet.Tokenization;
 
@@ -11,8 +12,9 @@ internal static class ModelLoading
     /// <summary>A model for evaluation or generation, with its adapter.</summary>
     public static LanguageModel LoadForInference(Settings settings)
     {
-        CheckDevice(settings);
-        var model = LanguageModel.Load(settings.Required("model"), new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" });
+        var choice = settings.Device();
+        var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" };
+        var model = Load(settings.Required("model"), choice, options);
         try
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
@@ -25,8 +27,20 @@ internal static class ModelLoading
         }
     }
 
-    /// <summary>Only the processor can be used so far.</summary>
-    public static void CheckDevice(Settings settings) => settings.OneOf("device", "cpu");
+    /// <summary>A model on a device of its own.</summary>
+    public static LanguageModel Load(string folder, DeviceChoice choice, LoadOptions options)
+    {
+        var device = choice.Open();
+        try
+        {
+            return LanguageModel.Load(folder, options with { Device = device, OwnsDevice = true });
+        }
+        catch
+        {
+            device.Dispose();
+            throw;
+        }
+    }
 
     public static Tokenizer? TokenizerOf(string folder) => Tokenizer.Exists(folder) ? Tokenizer.Load(folder) : null;
 

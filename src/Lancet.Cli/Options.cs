@@ -6,8 +6,8 @@ internal static class Options
     private static readonly Setting s_model = new("model", null, "Model folder in Hugging Face's layout (config.json, safetensors, tokenizer.json)");
     private static readonly Setting s_adapter = new("adapter", null, "PEFT adapter folder to start from or apply");
     private static readonly Setting s_data = new("data", null, "Rows: .jsonl or .json");
-    private static readonly Setting s_device = new("device", "cpu", "cpu");
-    private static readonly Setting s_dtype = new("dtype", "float32", "Dtype of activations: float32, bfloat16, float16");
+    private static readonly Setting s_device = new("device", "auto", "auto (a usable NVIDIA GPU, else the processor), cpu, cuda or cuda:N");
+    private static readonly Setting s_dtype = new("dtype", "auto", "Dtype of activations: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on the processor)");
     private static readonly Setting s_method = new("method", "lora", "lora, qlora (NF4 base weights) or full (every weight)");
     private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
     private static readonly Setting s_length = new("max-seq-length", "2048", "Rows are cut to this many tokens");
@@ -96,7 +96,13 @@ internal static class Options
 
     public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, new("rows", "3", "Rows to show"), s_json];
 
-    public static Setting[] Doctor { get; } = [s_json];
+    public static Setting[] Doctor { get; } =
+    [
+        s_device,
+        new("self-test", "false", "Run every kernel family, product, copy and graph on the GPU and compare with the processor", true),
+        new("filter", null, "Self-test only what has this in its name"),
+        s_json,
+    ];
 
     public static Setting[] Quickstart { get; } =
     [
@@ -105,5 +111,6 @@ internal static class Options
         new("data", null, "Training rows; the bundled ones by default"),
         new("eval-data", null, "Held-out rows; the bundled ones by default"),
         new("max-steps", "0", "Steps; 0 for the default"),
+        s_device,
     ];
 }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Lancet.Devices;
 using Lancet.Layers;
 using Lancet.Tile;
 using YamlDotNet.RepresentationModel;
@@ -52,6 +53,19 @@ internal sealed class Settings
         if (!_given.Contains(name)) _values[name] = value;
     }
 
+    /// <summary>Replaces a value by what it came to mean, for the record of the run.</summary>
+    public void Resolve(string name, string value) => _values[name] = value;
+
+    /// <summary>The device that was chosen, and with it the dtype where none was; both are resolved for the record.</summary>
+    public DeviceChoice Device()
+    {
+        var text = Required("device");
+        if (!DeviceChoice.TryParse(text, out var choice)) throw Bad("device", text, "auto, cpu, cuda or cuda:N");
+        Resolve("device", choice.ToString());
+        if (_values.TryGetValue("dtype", out var dtype) && dtype == "auto") Resolve("dtype", choice.IsCuda ? "bfloat16" : "float32");
+        return choice;
+    }
+
     public bool Flag(string name) => (Text(name) ?? "false").ToLowerInvariant() switch { "true" or "yes" or "1" or "on" => true, "false" or "no" or "0" or "off" => false, var other => throw Bad(name, other, "true or false") };
 
     public int Count(string name, int minimum = 0) => int.TryParse(Text(name), NumberStyles.Integer, CultureInfo.InvariantCulture, out var value) && value >= minimum ? value : throw Bad(name, Text(name), $"an integer from {minimum} on");
@@ -86,7 +100,6 @@ internal sealed class Settings
         "float32" or "fp32" => Tile.DType.Float32,
         "bfloat16" or "bf16" => Tile.DType.BFloat16,
         "float16" or "fp16" => Tile.DType.Float16,
-        "auto" => Tile.DType.Float32,
         var other => throw Bad(name, other, "float32, bfloat16 or float16"),
     };
 

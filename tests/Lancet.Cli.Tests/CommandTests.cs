@@ -112,7 +112,30 @@ public class CommandTests
             Assert.Equal(0, help.ExitCode);
             Assert.Contains($"lancet {command} --", help.Output);
         }
-        Assert.NotNull(JsonNode.Parse(LancetCommand.Run("doctor", "--json").Output)!["matrix product"]);
+        var doctor = JsonNode.Parse(LancetCommand.Run("doctor", "--json").Output)!;
+        Assert.NotNull(doctor["matrix product"]);
+        Assert.Contains(doctor["cuda"]!["status"]!.GetValue<string>(), (string[])["ready", "no_driver", "no_device", "driver_too_old", "device_too_old"]);
+        Assert.NotEqual("", doctor["cuda"]!["message"]!.GetValue<string>());
+        Assert.Equal(doctor["cuda"]!["available"]!.GetValue<bool>() ? "cuda" : "cpu", doctor["default device"]!.GetValue<string>());
+    }
+
+    [Fact]
+    public void Without_a_gpu_a_run_on_one_is_planned_but_not_started()
+    {
+        using var work = new Workspace();
+        var available = JsonNode.Parse(LancetCommand.Run("doctor", "--json").Output)!["cuda"]!["available"]!.GetValue<bool>();
+        if (available) Assert.Skip("This machine has a GPU.");
+        long Workspace(string method) => JsonNode.Parse(LancetCommand.Run("plan", "--model", work.Model, "--method", method, "--device", "cuda", "--json").Output)!["breakdown"]!["matrix product workspace"]!.GetValue<long>();
+        // cuBLASLt's own 32 MiB, and room for operands in another form.
+        foreach (var method in (string[])["lora", "qlora", "full"]) Assert.InRange(Workspace(method), (32 << 20) + 1, 64 << 20);
+        var run = LancetCommand.Run(work.Train("--device", "cuda"));
+        Assert.Equal(2, run.ExitCode);
+        Assert.Contains("lancet: --device cuda: no NVIDIA driver", run.Error);
+        Assert.Equal(2, LancetCommand.Run("doctor", "--self-test").ExitCode);
+        // The record of a run says what auto came to mean.
+        var dry = LancetCommand.Run(work.Train("--dry-run", "--device", "auto"));
+        Assert.Contains("device: cpu", dry.Output);
+        Assert.Contains("dtype: float32", dry.Output);
     }
 
     [Fact]

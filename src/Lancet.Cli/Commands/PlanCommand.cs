@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using Lancet.Devices;
 using Lancet.Formats;
 using Lancet.Kernels;
 using Lancet.Models;
@@ -15,27 +16,28 @@ internal static class PlanCommand
     public static int Run(Settings settings)
     {
         var folder = settings.Required("model");
+        var target = settings.Device().PlanTarget;
         var dtype = settings.DType("dtype");
         var method = settings.OneOf("method", "lora", "qlora", "full");
         var decoder = new DecoderModel(ModelConfig.Load(folder));
         if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
         else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
-        decoder.DescribeStorage(dtype);
+        decoder.DescribeStorage(dtype, method == "qlora");
         var length = settings.Count("max-seq-length", 2);
-        var plan = StepPlan.Create(decoder, dtype, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora"), new EngineOptions
+        var plan = StepPlan.Create(decoder, dtype, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target), new EngineOptions
         {
             MaxTokens = checked(length * settings.Count("batch-size", 1)),
             MaxSequenceLength = length,
             HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
             Policy = settings.Policy("activation-policy"),
             MemoryBudget = settings.Bytes("memory-budget"),
-        });
+        }, target);
         if (settings.Flag("json")) WriteJson(plan);
         else WriteText(plan);
         return 0;
     }
 
-    private static long WeightBytes(string folder, DecoderModel decoder, DType dtype, bool quantizes)
+    private static long WeightBytes(string folder, DecoderModel decoder, DType dtype, bool quantizes, PlanTarget target)
     {
         using var checkpoint = HasWeights(folder) ? Checkpoint.Open(folder) : null;
         return decoder.Weights.Sum(weight =>
@@ -46,8 +48,8 @@ internal static class PlanCommand
                 var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
                 return codes + scales + ((nested + 1) * sizeof(float));
             }
-            // fp32 activations read the file's own dtype in place.
-            return dtype == DType.Float32 && checkpoint?.Entries.GetValueOrDefault(weight.Name) is { } entry && entry.DType != DType.Float64 ? entry.Bytes : weight.Shape.Count * dtype.SizeInBytes();
+            // On a processor fp32 activations read the file's own dtype in place.
+            return target.ReadsMappedFiles && dtype == DType.Float32 && checkpoint?.Entries.GetValueOrDefault(weight.Name) is { } entry && entry.DType != DType.Float64 ? entry.Bytes : weight.Shape.Count * dtype.SizeInBytes();
         });
     }
 

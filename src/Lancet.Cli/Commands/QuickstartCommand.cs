@@ -23,6 +23,7 @@ internal static class QuickstartCommand
             ["eval-data"] = held,
             ["output"] = output,
             ["overwrite-output"] = "true",
+            ["device"] = settings.Text("device"),
             ["method"] = "qlora",
             ["lora-rank"] = "16",
             ["lora-alpha"] = "32",

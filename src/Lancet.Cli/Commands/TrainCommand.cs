@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Lancet.Adapters;
 using Lancet.Data;
+using Lancet.Devices;
 using Lancet.Formats;
 using Lancet.Models;
 using Lancet.Tokenization;
@@ -17,6 +18,7 @@ internal static class TrainCommand
     {
         if (settings.Flag("dry-run"))
         {
+            settings.Device();
             Console.Write(settings.ToYaml());
             return 0;
         }
@@ -30,7 +32,7 @@ internal static class TrainCommand
     /// <param name="questions">Prompts to answer before and after, for the report.</param>
     public static SftResult Train(Settings settings, IReadOnlyList<string> questions)
     {
-        ModelLoading.CheckDevice(settings);
+        var device = settings.Device();
         var (folder, output) = (settings.Required("model"), settings.Required("output"));
         var config = ModelConfig.Load(folder);
         var options = SftOptionsOf(settings);
@@ -43,7 +45,7 @@ internal static class TrainCommand
 
         using var cancellation = new CancellationTokenSource();
         using var handler = new InterruptHandler(cancellation);
-        using var model = Load(settings, folder);
+        using var model = Load(settings, folder, device);
         AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml());
         var samples = questions.Select(question => new SampleAnswer(question)).ToList();
         Answer(model, tokenizer, settings, samples, (sample, answer) => sample.Before = answer);
@@ -91,13 +93,13 @@ internal static class TrainCommand
         TargetModules = settings.List("target-modules"),
     };
 
-    private static LanguageModel Load(Settings settings, string folder)
+    private static LanguageModel Load(Settings settings, string folder, DeviceChoice device)
     {
         var method = settings.OneOf("method", "lora", "qlora", "full");
         var isFromScratch = settings.Flag("from-scratch");
         if (isFromScratch && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
         if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
-        var model = LanguageModel.Load(folder, new LoadOptions
+        var model = ModelLoading.Load(folder, device, new LoadOptions
         {
             DType = settings.DType("dtype"),
             QuantizesToNf4 = method == "qlora",

@@ -23,8 +23,7 @@ public static unsafe class CpuExecutor
     /// <exception cref="TileException">The arguments do not fit the kernel's parameters, or a checked access is out of bounds.</exception>
     public static void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, WorkerPool? pool = null, bool debug = false)
     {
-        CheckArguments(kernel, arguments);
-        if (grid.X < 0 || grid.Y < 0 || grid.Z < 0 || grid.Count > int.MaxValue) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs is not possible.");
+        LaunchCheck.Verify(kernel, grid, arguments);
         if (grid.Count == 0) return;
         debug |= s_isDebugDefault;
         var program = CpuProgram.Of(kernel);
@@ -46,18 +45,6 @@ public static unsafe class CpuExecutor
         }
         // The tasks know the program through a weak handle only, and this may be the last use of the kernel.
         GC.KeepAlive(program);
-    }
-
-    private static void CheckArguments(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
-    {
-        if (arguments.Length != kernel.Parameters.Count) throw new TileException($"kernel {kernel.Name} takes {kernel.Parameters.Count} arguments but was given {arguments.Length}.");
-        for (var i = 0; i < arguments.Length; i++)
-        {
-            var type = kernel.Parameters[i].Value.Type;
-            if (type.IsPointer == arguments[i].IsPointer && type.Element == arguments[i].Element) continue;
-            var given = (arguments[i].IsPointer ? "a pointer to " : "a scalar of ") + arguments[i].Element;
-            throw new TileException($"kernel {kernel.Name}, argument {i} ({kernel.Parameters[i].Name}): {type} is needed, {given} was given.");
-        }
     }
 
     private static void RunTask(nint context, int task, int worker)

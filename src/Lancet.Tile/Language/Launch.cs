@@ -38,3 +38,22 @@ public readonly struct KernelArgument
     public static implicit operator KernelArgument(double value) => new(false, DType.Float64, BitConverter.DoubleToInt64Bits(value), 1);
 #pragma warning restore CS1591
 }
+
+/// <summary>What every device checks before it runs a kernel.</summary>
+public static class LaunchCheck
+{
+    /// <summary>Compares actual with formal arguments, and the grid with what is possible. Allocates nothing.</summary>
+    /// <exception cref="TileException">They do not fit; the message names kernel and argument.</exception>
+    public static void Verify(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        if (arguments.Length != kernel.Parameters.Count) throw new TileException($"kernel {kernel.Name} takes {kernel.Parameters.Count} arguments but was given {arguments.Length}.");
+        for (var i = 0; i < arguments.Length; i++)
+        {
+            var type = kernel.Parameters[i].Value.Type;
+            if (type.IsPointer == arguments[i].IsPointer && type.Element == arguments[i].Element) continue;
+            var given = (arguments[i].IsPointer ? "a pointer to " : "a scalar of ") + arguments[i].Element;
+            throw new TileException($"kernel {kernel.Name}, argument {i} ({kernel.Parameters[i].Name}): {type} is needed, {given} was given.");
+        }
+        if (grid.X < 0 || grid.Y < 0 || grid.Z < 0 || grid.Count > int.MaxValue) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs is not possible.");
+    }
+}

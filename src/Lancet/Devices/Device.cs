@@ -39,6 +39,21 @@ public abstract class Device : IDisposable
     {
     }
 
+    /// <summary>What a step's products cost here, for planning without this device.</summary>
+    public virtual PlanTarget PlanTarget => PlanTarget.Cpu(1);
+
+    /// <summary>Compiles kernels ahead of their first launch, side by side; does nothing where compiling is quick.</summary>
+    public virtual void Prepare(IReadOnlyCollection<Kernel> kernels)
+    {
+    }
+
+    /// <summary>Whether <see cref="Capture"/> records.</summary>
+    public virtual bool HasGraphs => false;
+
+    /// <summary>Records what <paramref name="work"/> queues, without running it; null on devices without graphs, which do nothing.</summary>
+    /// <param name="work">Launches, products, copies on the device and clears; no copies from or to the host, no allocations.</param>
+    public virtual DeviceGraph? Capture(Action work) => null;
+
     /// <summary>Queues a copy of host bytes to the device. The source may be reused on return.</summary>
     public abstract void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination);
 

@@ -4,9 +4,10 @@ using Lancet.Tile;
 namespace Lancet.Devices;
 
 /// <summary>A device that computes nothing: a step run on it only tells what it would allocate and launch. Its addresses must not be followed.</summary>
-/// <param name="threads">Threads of the processor that is planned for.</param>
-public sealed class PlanningDevice(int threads) : Device
+/// <param name="target">What is planned for.</param>
+public sealed class PlanningDevice(PlanTarget target) : Device
 {
+    private readonly HashSet<Kernel> _kernels = [];
     private long _allocated;
     private long _peak;
 
@@ -16,11 +17,17 @@ public sealed class PlanningDevice(int threads) : Device
     /// <summary>Floating-point operations of the matrix products queued so far.</summary>
     public double MatMulOperations { get; private set; }
 
-    /// <summary>Largest packing workspace that one of the matrix products needs on a processor with the given threads.</summary>
+    /// <summary>Kernels queued so far, each once.</summary>
+    public IReadOnlyCollection<Kernel> Kernels => _kernels;
+
+    /// <summary>Largest workspace that one of the matrix products needs on the target.</summary>
     public long MatMulWorkspaceBytes { get; private set; }
 
     /// <inheritdoc/>
     public override string Name => "plan";
+
+    /// <inheritdoc/>
+    public override PlanTarget PlanTarget => target;
 
     /// <inheritdoc/>
     public override long AllocatedBytes => _allocated;
@@ -40,13 +47,17 @@ public sealed class PlanningDevice(int threads) : Device
     }
 
     /// <inheritdoc/>
-    public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments) => LaunchCount++;
+    public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        LaunchCount++;
+        _kernels.Add(kernel);
+    }
 
     /// <inheritdoc/>
     public override void MatMul(in MatMul product)
     {
         LaunchCount++;
-        MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, Cpu.CpuGemm.WorkspaceBytes(product.M, product.N, product.K, product.C.DType, threads));
+        MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.M * product.N * product.K;
     }
 

@@ -33,6 +33,11 @@ public sealed record SafetensorsEntry(string Name, string Format, IReadOnlyList<
     /// <summary>The bytes; at most 2 GiB.</summary>
     public unsafe ReadOnlySpan<byte> Span => new((void*)Address, checked((int)Bytes));
 
+    /// <summary>Some of the bytes.</summary>
+    public unsafe ReadOnlySpan<byte> Slice(long start, int count) => start >= 0 && count >= 0 && start + count <= Bytes
+        ? new((void*)(Address + (nint)start), count)
+        : throw new ArgumentOutOfRangeException(nameof(start), $"Bytes {start} to {start + count} of {Bytes}.");
+
     /// <summary>The elements as fp32, converted from any floating-point type.</summary>
     /// <exception cref="LancetException">The elements are not floating-point numbers.</exception>
     public unsafe void CopyTo(Span<float> target)

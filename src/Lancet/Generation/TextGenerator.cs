@@ -140,13 +140,15 @@ public sealed class TextGenerator : IDisposable
 
     private void Plan(StepMemory memory, int tokens, bool isDecoding)
     {
-        using var device = new PlanningDevice(1);
+        using var device = new PlanningDevice(_model.Device.PlanTarget);
         var context = new StepContext(device, memory, _model.DType) { Cache = _cache };
         _inputs.Bind(context, tokens);
         (_cache.IsDecoding, _cache.RowSlots) = (isDecoding, _slots.Rows(0, tokens));
         memory.BeginPlanning();
         _model.Decoder.Logits(context, 0, _logits.Rows(0, Math.Min(tokens, _maxSequences)));
         memory.EndPlanning();
+        _model.Device.Prepare(device.Kernels);
+        _model.Device.ReserveMatMulWorkspace(device.MatMulWorkspaceBytes);
     }
 
     private DeviceBuffer Allocate(long bytes, string purpose)

@@ -11,7 +11,8 @@ namespace Lancet.Layers;
 /// <code>
 /// forward and backward of a chunk    z = n·Wᵀ    loss, dz over z    dW += dzᵀ·n    dn = dz·W over n
 /// </code>
-/// The gradient of the head's input is ready when the loss is; nothing of the head is kept.
+/// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Logits and their gradient are fp32; beside a
+/// 16-bit head the two products of the gradient may round it to 16 bits, as PyTorch does.
 /// </summary>
 public sealed class LanguageModelHead
 {
@@ -49,8 +50,8 @@ public sealed class LanguageModelHead
             Logits(c, rows, logits);
             _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
             if (Weight.IsTrained)
-                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows), C = Weight.Gradient, Alpha = 1, Beta = 1 });
-            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, Alpha = 1 });
+                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows), C = Weight.Gradient, Alpha = 1, Beta = 1, MayRoundOperands = true });
+            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, Alpha = 1, MayRoundOperands = true });
         }
         c.Free(buffer);
         Norm.Backward(c, normed, x, rstd, normed, false);

@@ -1,5 +1,6 @@
 using Lancet.Kernels;
 using Lancet.Layers;
+using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
 
@@ -88,11 +89,20 @@ public sealed class DecoderModel
     /// alone. Such a model must not be run.
     /// </summary>
     /// <param name="dtype">Dtype of activations.</param>
-    public void DescribeStorage(DType dtype)
+    /// <param name="isQuantized">Whether frozen projections are NF4.</param>
+    public void DescribeStorage(DType dtype, bool isQuantized = false)
     {
+        foreach (var weight in Weights.Where(weight => isQuantized && weight is { Role: WeightRole.Projection, IsTrained: false, Quantized: null }))
+        {
+            var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
+            weight.Dense = new Tensor(1, DType.UInt8, new Shape(codes));
+            weight.Quantized = new Nf4Weight(
+                (int)weight.Shape[0], (int)weight.Shape[1], weight.Dense, new Tensor(1, DType.UInt8, new Shape(scales)), new Tensor(1, DType.Float32, new Shape(nested)),
+                new Tensor(1, DType.Float32, new Shape(256)), new Tensor(1, DType.Float32, new Shape(1)));
+        }
         foreach (var weight in Weights.Concat(TrainedWeights))
         {
-            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
+            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias or WeightRole.Adapter ? dtype.Accumulator() : dtype, weight.Shape);
         }
     }
 

@@ -33,11 +33,17 @@ public sealed record LoadOptions
 
     /// <summary>Device; the processor if null.</summary>
     public Device? Device { get; init; }
+
+    /// <summary>Whether the model disposes the device with itself.</summary>
+    public bool OwnsDevice { get; init; }
 }
 
 /// <summary>A language model with its weights, and an adapter if one was added.</summary>
 public sealed class LanguageModel : IDisposable
 {
+    // Elements that pass between host and device at a time.
+    private const int StagingElements = 1 << 24;
+
     private readonly List<DeviceBuffer> _owned = [];
     private readonly bool _ownsDevice;
     private Checkpoint? _checkpoint;
@@ -48,7 +54,7 @@ public sealed class LanguageModel : IDisposable
     {
         (Config, Folder, DType) = (config, folder, options.DType);
         Decoder = new DecoderModel(config);
-        _ownsDevice = options.Device is null;
+        _ownsDevice = options.Device is null || options.OwnsDevice;
         Device = options.Device ?? new CpuDevice();
     }
 
@@ -142,12 +148,18 @@ public sealed class LanguageModel : IDisposable
     public float[] Read(Weight weight)
     {
         var values = new float[weight.Shape.Count];
-        using var staging = Device.Allocate(values.LongLength * sizeof(float), "staging");
-        var target = staging.View(DType.Float32, weight.Shape);
-        if (weight.IsTrained) Kernels.ElementwiseKernel.Convert(Device, Trained!.Master(weight), target);
-        else if (weight.Quantized is { } nf4) Kernels.Nf4Kernel.Dequantize(Device, nf4, target);
-        else Kernels.ElementwiseKernel.Convert(Device, weight.Dense, target);
-        Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan()));
+        using var dense = weight.Quantized is null ? null : Device.Allocate(values.LongLength * sizeof(float), "staging");
+        var source = dense?.View(DType.Float32, weight.Shape) ?? (weight.IsTrained ? Trained!.Master(weight) : weight.Dense);
+        if (weight.Quantized is { } nf4) Kernels.Nf4Kernel.Dequantize(Device, nf4, source);
+        using var staging = Device.Allocate(Math.Min(values.LongLength, StagingElements) * sizeof(float), "staging");
+        var flat = new Tensor(source.Address, source.DType, new Shape(source.Count));
+        for (var start = 0; start < values.Length; start += StagingElements)
+        {
+            var part = flat.Rows(start, Math.Min(StagingElements, values.Length - start));
+            var target = staging.View(DType.Float32, part.Shape);
+            Kernels.ElementwiseKernel.Convert(Device, part, target);
+            Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan(start, (int)part.Count)));
+        }
         return values;
     }
 
@@ -213,10 +225,16 @@ public sealed class LanguageModel : IDisposable
 
     private void SetTrained(Weight weight, float[] values)
     {
-        using var staging = Device.Allocate(values.LongLength * sizeof(float), "staging");
-        var source = staging.View(DType.Float32, weight.Shape);
-        Device.CopyFromHost(MemoryMarshal.AsBytes<float>(values), source);
-        Kernels.ElementwiseKernel.Convert(Device, source, Trained!.Master(weight));
+        using var staging = Device.Allocate(Math.Min(values.LongLength, StagingElements) * sizeof(float), "staging");
+        var master = Trained!.Master(weight);
+        var flat = new Tensor(master.Address, master.DType, new Shape(master.Count));
+        for (var start = 0; start < values.Length; start += StagingElements)
+        {
+            var part = flat.Rows(start, Math.Min(StagingElements, values.Length - start));
+            var source = staging.View(DType.Float32, part.Shape);
+            Device.CopyFromHost(MemoryMarshal.AsBytes(values.AsSpan(start, (int)part.Count)), source);
+            Kernels.ElementwiseKernel.Convert(Device, source, part);
+        }
         Device.Synchronize();
     }
 
@@ -233,7 +251,7 @@ public sealed class LanguageModel : IDisposable
             return;
         }
         _checkpoint = Checkpoint.Open(Folder);
-        var loader = new WeightLoader(Device, _checkpoint, DType, _owned);
+        using var loader = new WeightLoader(Device, _checkpoint, DType, _owned);
         foreach (var weight in Decoder.Weights)
         {
             if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));

@@ -10,11 +10,15 @@ namespace Lancet.Models;
 
 /// <summary>
 /// Gives the weights of a model their memory: straight from the mapped file where the processor can read the file's dtype, converted or
-/// quantised otherwise. Norm scales and biases are always held in the accumulator's dtype.
+/// quantised otherwise. A GPU is sent the file's bytes piece by piece and converts or quantises them itself. Norm scales and biases are always held in the accumulator's dtype.
 /// </summary>
-internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType dtype, List<DeviceBuffer> owned)
+internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType dtype, List<DeviceBuffer> owned) : IDisposable
 {
+    // Bytes that are sent to a device at a time; host memory does not grow with the model.
+    private const int ChunkBytes = 64 << 20;
     private readonly List<DeviceBuffer> _owned = owned;
+    private readonly bool _readsInPlace = device.PlanTarget.ReadsMappedFiles;
+    private DeviceBuffer? _staging;
     private Tensor _codeTable;
 
     /// <summary>Bytes of weights that are read in place.</summary>
@@ -38,7 +42,7 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         }
         else if (quantize && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
         {
-            Quantize(weight, InPlace(entry, weight.Shape));
+            Quantize(weight, entry);
         }
         else if (CanStay(entry))
         {
@@ -52,12 +56,19 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         }
     }
 
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_staging is null) return;
+        device.Synchronize();
+        _staging.Dispose();
+    }
+
     /// <summary>Copies a weight's values into a tensor, converting them.</summary>
     public void CopyTo(Weight weight, Tensor target) => CopyTo(Find(weight), target);
 
     // fp32 activations may read any float weight in place: widening is exact. 16-bit activations ask for weights of their own dtype.
-    private bool CanStay(SafetensorsEntry entry) => device is Devices.Cpu.CpuDevice
-        && (entry.DType == dtype || (dtype == DType.Float32 && entry.DType is DType.BFloat16 or DType.Float16));
+    private bool CanStay(SafetensorsEntry entry) => _readsInPlace && (entry.DType == dtype || (dtype == DType.Float32 && entry.DType is DType.BFloat16 or DType.Float16));
 
     private SafetensorsEntry Find(Weight weight)
     {
@@ -77,22 +88,61 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         return buffer.View(type, shape);
     }
 
-    private unsafe void CopyTo(SafetensorsEntry entry, Tensor target)
+    private void CopyTo(SafetensorsEntry entry, Tensor target)
     {
-        if (device is Devices.Cpu.CpuDevice && entry.DType is DType.Float32 or DType.BFloat16 or DType.Float16 or DType.Float64)
+        if (_readsInPlace)
         {
             ElementwiseKernel.Convert(device, InPlace(entry, target.Shape), target);
             return;
         }
-        using var staging = device.Allocate(entry.Bytes, "staging");
-        var source = staging.View(entry.DType!.Value, target.Shape);
-        device.CopyFromHost(entry.Span, source);
-        ElementwiseKernel.Convert(device, source, target);
-        device.Synchronize();
+        var (from, flat) = (entry.DType!.Value, new Tensor(target.Address, target.DType, new Shape(target.Count)));
+        if (from == target.DType)
+        {
+            Send(entry, flat);
+            return;
+        }
+        var step = ChunkBytes / from.SizeInBytes();
+        for (long start = 0; start < flat.Count; start += step)
+        {
+            var part = flat.Rows(start, Math.Min(step, flat.Count - start));
+            var source = Staging(part.Count * from.SizeInBytes()).View(from, part.Shape);
+            device.CopyFromHost(entry.Slice(start * from.SizeInBytes(), (int)source.Bytes), source);
+            ElementwiseKernel.Convert(device, source, part);
+        }
     }
 
-    private void Quantize(Weight weight, Tensor source)
+    /// <summary>Sends a tensor's bytes as they are.</summary>
+    private void Send(SafetensorsEntry entry, Tensor target)
     {
+        if (target.Bytes != entry.Bytes) throw new ArgumentException($"{entry.Bytes} bytes for {target}.");
+        var bytes = new Tensor(target.Address, DType.UInt8, new Shape(entry.Bytes));
+        for (long start = 0; start < entry.Bytes; start += ChunkBytes)
+        {
+            var count = (int)Math.Min(ChunkBytes, entry.Bytes - start);
+            device.CopyFromHost(entry.Slice(start, count), bytes.Rows(start, count));
+        }
+    }
+
+    /// <summary>Device memory for what is converted or quantised next. Work is queued in order, so a former use is over by then.</summary>
+    private DeviceBuffer Staging(long bytes)
+    {
+        if (_staging is { } former && former.Bytes >= bytes) return former;
+        _staging?.Dispose();
+        _staging = null;
+        return _staging = device.Allocate(bytes, "staging of weights");
+    }
+
+    private Tensor Resident(SafetensorsEntry entry, Shape shape)
+    {
+        if (_readsInPlace) return InPlace(entry, shape);
+        var source = Staging(entry.Bytes).View(entry.DType!.Value, shape);
+        Send(entry, source);
+        return source;
+    }
+
+    private void Quantize(Weight weight, SafetensorsEntry entry)
+    {
+        var source = Resident(entry, weight.Shape);
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
         weight.Quantized = new Nf4Weight(
             (int)weight.Shape[0], (int)weight.Shape[1], Allocate(DType.UInt8, new Shape(codes), weight.Name), Allocate(DType.UInt8, new Shape(scales), weight.Name),
@@ -146,7 +196,7 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         Tensor Copy(SafetensorsEntry part, DType type)
         {
             var tensor = Allocate(type, new Shape(part.Count), name);
-            device.CopyFromHost(part.Span, tensor);
+            Send(part, tensor);
             return tensor;
         }
     }

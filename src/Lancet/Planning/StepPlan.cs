@@ -15,7 +15,7 @@ namespace Lancet.Planning;
 public sealed class StepPlan
 {
     private StepPlan(ActivationPolicy[] policies, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
-        (Policies, Training, Evaluation, Memory, MatMulWorkspaceBytes) = (policies, training, evaluation, memory, device.MatMulWorkspaceBytes);
+        (Policies, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) = (policies, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
 
     /// <summary>What each layer keeps.</summary>
     public ActivationPolicy[] Policies { get; }
@@ -32,19 +32,24 @@ public sealed class StepPlan
     /// <summary>Floating-point operations of the matrix products of one micro-batch.</summary>
     public double MatMulOperations { get; private init; }
 
-    /// <summary>Bytes that the packing of the largest matrix product needs.</summary>
+    /// <summary>Workspace that the most demanding matrix product needs.</summary>
     public long MatMulWorkspaceBytes { get; }
+
+    /// <summary>Kernels of a training step and of a forward pass at the full number of tokens.</summary>
+    public IReadOnlyCollection<Kernel> Kernels { get; }
 
     /// <summary>Plans a run.</summary>
     /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
     /// <param name="dtype">Dtype of activations.</param>
     /// <param name="weightBytes">Bytes of the frozen weights.</param>
     /// <param name="options">Batch, optimiser, policy and budget.</param>
+    /// <param name="target">Device that the run is for; it need not be there. The processor by default.</param>
     /// <exception cref="LancetException">No policy fits the budget; the message says what would.</exception>
-    public static StepPlan Create(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options)
+    public static StepPlan Create(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget? target = null)
     {
+        target ??= PlanTarget.Cpu(WorkerPool.Shared.ThreadCount);
         var layers = decoder.Layers.Count;
-        StepPlan Try(Func<int, ActivationPolicy> policy) => Run(decoder, dtype, weightBytes, options, [.. Enumerable.Range(0, layers).Select(policy)]);
+        StepPlan Try(Func<int, ActivationPolicy> policy) => Run(decoder, dtype, weightBytes, options, target, [.. Enumerable.Range(0, layers).Select(policy)]);
         var budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
         if (options.Policy is { } fixedPolicy)
         {
@@ -79,9 +84,9 @@ public sealed class StepPlan
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {budget / 1048576.0:N0} MiB. " +
         $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy keep-input, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
 
-    private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, ActivationPolicy[] policies)
+    private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target, ActivationPolicy[] policies)
     {
-        using var device = new PlanningDevice(WorkerPool.Shared.ThreadCount);
+        using var device = new PlanningDevice(target);
         StepMemory training = new(), evaluation = new();
         Dry(training, isTraining: true);
         var operations = device.MatMulOperations;

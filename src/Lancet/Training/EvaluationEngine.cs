@@ -25,13 +25,15 @@ public sealed class EvaluationEngine : IEvaluationEngine
     {
         _model = model;
         _inputs = new StepInputs(model.Device, model.Config, model.DType, maxTokens, maxSequenceLength);
-        using (var planning = new PlanningDevice(1))
+        using (var planning = new PlanningDevice(model.Device.PlanTarget))
         {
             var dry = new StepContext(planning, _memory, model.DType);
             _inputs.Bind(dry, maxTokens);
             _memory.BeginPlanning();
             model.Decoder.Forward(dry, _inputs.Losses);
             _memory.EndPlanning();
+            model.Device.Prepare(planning.Kernels);
+            model.Device.ReserveMatMulWorkspace(planning.MatMulWorkspaceBytes);
         }
         _buffer = model.Device.Allocate(_memory.RequiredBytes, "activations");
         _memory.Bind(_buffer.Address);

@@ -17,6 +17,13 @@ namespace Lancet.Training;
 public sealed class TrainingEngine : ITrainingEngine
 {
     private const int StateChunk = 1 << 26;
+    private const int MaxGraphs = 32;
+    private const int UpdateKey = 0;
+    private const int LossOffset = 256;
+    private const int ResultBytes = LossOffset + sizeof(double);
+
+    // Without a budget a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.
+    private const double ShareOfFreeMemory = 0.94;
     private readonly LanguageModel _model;
     private readonly EngineOptions _options;
     private readonly Device _device;
@@ -26,6 +33,9 @@ public sealed class TrainingEngine : ITrainingEngine
     private readonly StepContext _training;
     private readonly StepContext _evaluation;
     private readonly AdamWKernel _adamW;
+    private readonly GraphCache _graphs;
+    private readonly Action _forwardBackward;
+    private readonly Action _update;
     private readonly List<DeviceBuffer> _buffers = [];
     private readonly List<(string Name, Tensor Tensor)> _state = [];
     private readonly Tensor _stepFactors;
@@ -33,6 +43,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private readonly Tensor _clip;
     private readonly Tensor _normPartial;
     private readonly Tensor _lossTotal;
+    private readonly Tensor _results;
     private int _step;
     private int _microBatch;
     private long _labelTokens;
@@ -46,7 +57,9 @@ public sealed class TrainingEngine : ITrainingEngine
         (_model, _options, _device) = (model, options, model.Device);
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
         var weightBytes = _device.AllocatedBytes - _arena.Parameters.Bytes - (_arena.ComputeCopy.Exists ? _arena.ComputeCopy.Bytes : 0) + model.MappedBytes;
-        _plan = StepPlan.Create(model.Decoder, model.DType, weightBytes, options);
+        if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
+        _plan = StepPlan.Create(model.Decoder, model.DType, weightBytes, options, _device.PlanTarget);
+        _device.Prepare(_plan.Kernels);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
         _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength);
@@ -56,13 +69,16 @@ public sealed class TrainingEngine : ITrainingEngine
         _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true };
         _evaluation = new StepContext(_device, _plan.Evaluation, model.DType);
         _adamW = new AdamWKernel(options.AdamW);
+        _graphs = new GraphCache(_device, MaxGraphs);
+        (_forwardBackward, _update) = (ForwardBackward, Update);
 
         var (master, count) = (_arena.Parameters.DType, _arena.Count);
         var small = Allocate(8 * 256 + (GradientNormKernel.MaxShares * sizeof(double)), "step scalars");
         _stepFactors = small.View(master, new Shape(AdamWKernel.StepFactorCount));
-        _norm = small.View(master, new Shape(1), 256);
-        _clip = small.View(master, new Shape(1), 512);
+        _clip = small.View(master, new Shape(1), 256);
+        _norm = small.View(master, new Shape(1), 512);
         _lossTotal = small.View(DType.Float64, new Shape(1), 768);
+        _results = small.View(DType.UInt8, new Shape(ResultBytes), 512);
         _normPartial = small.View(master, new Shape(GradientNormKernel.MaxShares), 1024);
         AddState("parameters", _arena.Parameters);
         if (options.HasEightBitState)
@@ -112,18 +128,38 @@ public sealed class TrainingEngine : ITrainingEngine
         _device.CopyFromHost(MemoryMarshal.AsBytes(seed), _inputs.DropoutSeed);
         _inputs.Send(_training, batch);
         _plan.Training.BeginStep();
-        var losses = _inputs.Losses.Rows(0, batch.TokenCount);
-        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses);
-        ElementwiseKernel.AddSum(_device, losses, _lossTotal);
+        // Everything that changes between micro-batches of as many tokens is in device memory by now, so one recording serves them all.
+        _graphs.Run(batch.TokenCount, _forwardBackward);
     }
 
     /// <inheritdoc/>
     public StepResult EndStep(double learningRate)
     {
-        GradientNormKernel.Compute(_device, _arena.Gradients, _options.MaxGradientNorm, _normPartial, _norm, _clip);
         Span<double> factors = stackalloc double[AdamWKernel.StepFactorCount];
         _adamW.StepFactors(learningRate, _step, factors);
         SendScalar(_stepFactors, factors);
+        _graphs.Run(UpdateKey, _update);
+        return ReadResult();
+    }
+
+    /// <inheritdoc/>
+    public void Evaluate(PackedBatch batch, Span<float> tokenLosses)
+    {
+        _inputs.Send(_evaluation, batch);
+        _plan.Evaluation.BeginStep();
+        EvaluationEngine.ReadLosses(_model, _evaluation, _inputs, batch.TokenCount, tokenLosses);
+    }
+
+    private void ForwardBackward()
+    {
+        var losses = _inputs.Losses.Rows(0, _training.TokenCount);
+        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses);
+        ElementwiseKernel.AddSum(_device, losses, _lossTotal);
+    }
+
+    private void Update()
+    {
+        GradientNormKernel.Compute(_device, _arena.Gradients, _options.MaxGradientNorm, _normPartial, _norm, _clip);
         if (_options.HasEightBitState)
         {
             _adamW.UpdateEightBit(
@@ -134,15 +170,6 @@ public sealed class TrainingEngine : ITrainingEngine
             _adamW.Update(_device, _arena.Parameters, _arena.Gradients, _state[1].Tensor, _state[2].Tensor, _stepFactors, _clip, _arena.DecayBoundary);
         }
         _arena.RefreshCopy(_device);
-        return new StepResult(ReadScalar(_lossTotal) / _labelTokens, ReadScalar(_norm));
-    }
-
-    /// <inheritdoc/>
-    public void Evaluate(PackedBatch batch, Span<float> tokenLosses)
-    {
-        _inputs.Send(_evaluation, batch);
-        _plan.Evaluation.BeginStep();
-        EvaluationEngine.ReadLosses(_model, _evaluation, _inputs, batch.TokenCount, tokenLosses);
     }
 
     /// <inheritdoc/>
@@ -172,6 +199,7 @@ public sealed class TrainingEngine : ITrainingEngine
     /// <inheritdoc/>
     public void Dispose()
     {
+        _graphs.Dispose();
         foreach (var buffer in _buffers) buffer.Dispose();
         _inputs.Dispose();
     }
@@ -212,10 +240,12 @@ public sealed class TrainingEngine : ITrainingEngine
         _device.CopyFromHost(MemoryMarshal.AsBytes(narrow), target);
     }
 
-    private double ReadScalar(Tensor source)
+    /// <summary>Loss and norm in one copy, the only time in a step that the host waits for the device.</summary>
+    private StepResult ReadResult()
     {
-        Span<byte> bytes = stackalloc byte[sizeof(double)];
-        _device.CopyToHost(source, bytes[..(int)source.Bytes]);
-        return source.DType == DType.Float64 ? MemoryMarshal.Read<double>(bytes) : MemoryMarshal.Read<float>(bytes);
+        Span<byte> bytes = stackalloc byte[ResultBytes];
+        _device.CopyToHost(_results, bytes);
+        var norm = _norm.DType == DType.Float64 ? MemoryMarshal.Read<double>(bytes) : MemoryMarshal.Read<float>(bytes);
+        return new StepResult(MemoryMarshal.Read<double>(bytes[LossOffset..]) / _labelTokens, norm);
     }
 }

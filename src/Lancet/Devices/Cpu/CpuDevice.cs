@@ -26,6 +26,9 @@ public sealed unsafe class CpuDevice : Device
     public override string Name => $"cpu ({_pool.ThreadCount} threads)";
 
     /// <inheritdoc/>
+    public override PlanTarget PlanTarget => PlanTarget.Cpu(_pool.ThreadCount);
+
+    /// <inheritdoc/>
     public override long AllocatedBytes => Interlocked.Read(ref _allocated) + _workspace.Bytes;
 
     /// <inheritdoc/>

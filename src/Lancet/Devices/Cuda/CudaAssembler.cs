@@ -1,0 +1,65 @@
+using System.Runtime.InteropServices;
+using System.Text;
+using Lancet.Devices.Cuda.Interop;
+
+namespace Lancet.Devices.Cuda;
+
+/// <summary>Turns PTX into machine code with the driver's assembler, keeping what it says.</summary>
+internal static unsafe class CudaAssembler
+{
+    private const int LogBytes = 64 << 10;
+    private const int BestOptimization = 4;
+
+    /// <summary>Assembles one module. The context of the target is current.</summary>
+    /// <param name="name">Kernel, for messages.</param>
+    /// <param name="ptx">PTX text.</param>
+    /// <exception cref="CudaException">The assembler refuses; the message holds its log and where the PTX was written.</exception>
+    public static Cubin Assemble(string name, string ptx)
+    {
+        var info = (byte*)NativeMemory.AllocZeroed(LogBytes);
+        var error = (byte*)NativeMemory.AllocZeroed(LogBytes);
+        nint state = 0;
+        try
+        {
+            const int count = 6;
+            int* options = stackalloc int[count] { JitOption.InfoLogBuffer, JitOption.InfoLogBytes, JitOption.ErrorLogBuffer, JitOption.ErrorLogBytes, JitOption.LogVerbose, JitOption.OptimizationLevel };
+            // Numbers travel in the pointer's place.
+            void** values = stackalloc void*[count] { info, (void*)LogBytes, error, (void*)LogBytes, (void*)1, (void*)BestOptimization };
+            CudaCheck.Driver(Driver.cuLinkCreate(count, options, values, out state));
+            var text = Encoding.UTF8.GetBytes(ptx + "\0");
+            var label = Encoding.UTF8.GetBytes(name + "\0");
+            int code;
+            fixed (byte* pText = text, pLabel = label) code = Driver.cuLinkAddData(state, JitOption.InputPtx, pText, (nuint)text.Length, pLabel, 0, null, null);
+            if (code != 0) Refuse(nameof(Driver.cuLinkAddData), code, name, ptx, Text(error) + Text(info));
+            code = Driver.cuLinkComplete(state, out var cubin, out var size);
+            if (code != 0) Refuse(nameof(Driver.cuLinkComplete), code, name, ptx, Text(error) + Text(info));
+            return new(new ReadOnlySpan<byte>(cubin, checked((int)size)).ToArray(), Text(info));
+        }
+        finally
+        {
+            if (state != 0) _ = Driver.cuLinkDestroy(state);
+            NativeMemory.Free(info);
+            NativeMemory.Free(error);
+        }
+    }
+
+    /// <summary>Writes PTX for people to read and returns the file, or null if that fails.</summary>
+    /// <param name="folder">Folder; created.</param>
+    /// <param name="name">Kernel.</param>
+    /// <param name="ptx">PTX text.</param>
+    public static string? Dump(string folder, string name, string ptx)
+    {
+        var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(Encoding.UTF8.GetBytes(ptx)))[..12];
+        var path = Path.Combine(folder, $"{name}-{hash}.ptx");
+        CacheFolder.TryWrite(path, Encoding.UTF8.GetBytes(ptx));
+        return File.Exists(path) ? path : null;
+    }
+
+    private static void Refuse(string call, int code, string name, string ptx, string log)
+    {
+        var path = Dump(Path.Combine(Path.GetTempPath(), "lancet-ptx"), name, ptx);
+        throw new CudaException(call, code, $"kernel {name}: the driver does not assemble its PTX ({call} returned {code}).{(path is null ? "" : $" The PTX is in {path}.")}\n{log.Trim()}");
+    }
+
+    private static string Text(byte* log) => Encoding.UTF8.GetString(MemoryMarshal.CreateReadOnlySpanFromNullTerminated(log));
+}

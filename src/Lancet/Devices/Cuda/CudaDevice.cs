@@ -1,0 +1,247 @@
+using System.Collections.Concurrent;
+using Lancet.Devices.Cuda.Interop;
+using Lancet.Tile;
+using Lancet.Tile.Ptx;
+
+namespace Lancet.Devices.Cuda;
+
+/// <summary>
+/// An NVIDIA GPU. Kernels are traced once, compiled to PTX, assembled by the driver (or taken from the disk cache) and queued on one compute
+/// stream together with products, copies and clears, so everything happens in the order of the calls. Calls may come from any thread, one at
+/// a time; the order between threads is the callers' business.
+/// </summary>
+/// <remarks>
+/// LANCET_CUDA_SYNC=1 waits after each launch, so that a failing kernel is named. LANCET_CUDA_GRAPHS=0 turns graphs off. LANCET_DUMP_PTX
+/// names a folder into which the PTX of every compiled kernel is written.
+/// </remarks>
+public sealed partial class CudaDevice : Device
+{
+    private const int MaxGridYz = 65535;
+    private const int CaptureRelaxed = 2;
+    private static readonly bool s_waits = Environment.GetEnvironmentVariable("LANCET_CUDA_SYNC") == "1";
+    private static readonly bool s_hasGraphs = Environment.GetEnvironmentVariable("LANCET_CUDA_GRAPHS") != "0";
+    private static readonly string? s_dumpFolder = Environment.GetEnvironmentVariable("LANCET_DUMP_PTX") is { Length: > 0 } folder ? folder : null;
+
+    private static long s_devices;
+
+    // The device whose context is the thread's: not the context itself, since a later device may be given the address of a former one's.
+    [ThreadStatic]
+    private static long t_current;
+
+    private readonly long _id = Interlocked.Increment(ref s_devices);
+    private readonly ContextHandle _context;
+    private readonly StreamHandle _compute;
+    private readonly StreamHandle _copy;
+    private readonly PinnedRing _ring;
+    private readonly ConcurrentDictionary<Kernel, Lazy<CudaFunction>> _functions = new(ReferenceEqualityComparer.Instance);
+    private readonly CubinCache _cubins;
+    private readonly CudaMatMul _matMul;
+    private readonly PtxTarget _target;
+    private readonly Lock _lock = new();
+    private long _allocated;
+    private long _peak;
+    private bool _isDisposed;
+
+    /// <summary>Opens a GPU.</summary>
+    /// <param name="ordinal">N in <c>cuda:N</c>; null for the first that can be used.</param>
+    /// <param name="usesCublasLt">Whether cuBLASLt is used where it is found; without it products run on the tile-language kernel.</param>
+    /// <exception cref="LancetException">There is no such GPU, or it cannot be used; the message says why.</exception>
+    public CudaDevice(int? ordinal = null, bool usesCublasLt = true)
+    {
+        Info = CudaPlatform.Current.Require(ordinal);
+        _target = new PtxTarget(Info.ComputeCapability, Info.MaxSharedMemoryPerBlock);
+        CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
+        CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
+        _context = ContextHandle.Retain(device);
+        MakeCurrent();
+        (_compute, _copy) = (StreamHandle.Create(), StreamHandle.Create());
+        _ring = new PinnedRing();
+        _cubins = new CubinCache(Path.Combine(CacheFolder.Path, "cubin"), version, Info.ComputeCapability);
+        _matMul = new CudaMatMul(this, usesCublasLt ? CublasLtEngine.TryCreate(this, version) : null);
+    }
+
+    /// <summary>The GPU.</summary>
+    public CudaDeviceInfo Info { get; }
+
+    /// <summary>What products run on, such as <c>cuBLASLt 13.0.2</c>.</summary>
+    public string MatMulLibrary => _matMul.Library;
+
+    /// <inheritdoc/>
+    public override string Name => $"cuda:{Info.Ordinal} ({Info.Name})";
+
+    /// <inheritdoc/>
+    public override long AllocatedBytes => Interlocked.Read(ref _allocated);
+
+    /// <inheritdoc/>
+    public override long PeakAllocatedBytes => Interlocked.Read(ref _peak);
+
+    /// <inheritdoc/>
+    public override PlanTarget PlanTarget => PlanTarget.Cuda;
+
+    /// <inheritdoc/>
+    public override bool HasGraphs => s_hasGraphs && !s_waits;
+
+    /// <inheritdoc/>
+    public override long AvailableBytes
+    {
+        get
+        {
+            MakeCurrent();
+            CudaCheck.Driver(Driver.cuMemGetInfo(out var free, out _));
+            return (long)free;
+        }
+    }
+
+    /// <summary>Whether a recording is in progress.</summary>
+    internal bool IsCapturing { get; private set; }
+
+    /// <summary>Whether anything was ever recorded; addresses that a recording may hold are then never given back.</summary>
+    internal bool HasCaptured { get; private set; }
+
+    /// <summary>The stream of all computation.</summary>
+    internal nint ComputeStream => _compute.Value;
+
+    /// <summary>Resources of the kernels launched so far, by name.</summary>
+    public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
+
+    /// <summary>Registers, spills and shared memory of a kernel, compiling it if need be.</summary>
+    public CudaKernelInfo InfoOf(Kernel kernel) => Function(kernel).Info;
+
+    /// <inheritdoc/>
+    public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        LaunchCheck.Verify(kernel, grid, arguments);
+        if (grid.Count == 0) return;
+        var function = Function(kernel);
+        if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
+        function.Launch(grid, arguments, _compute.Value);
+        if (!s_waits) return;
+        var code = Driver.cuStreamSynchronize(_compute.Value);
+        if (code != 0) function.Fail(code, nameof(Driver.cuStreamSynchronize), grid);
+    }
+
+    /// <inheritdoc/>
+    public override void MatMul(in MatMul product)
+    {
+        MakeCurrent();
+        lock (_lock) _matMul.Multiply(product);
+        if (s_waits) Synchronize();
+    }
+
+    /// <inheritdoc/>
+    public override void ReserveMatMulWorkspace(long bytes)
+    {
+        lock (_lock) _matMul.Reserve(bytes);
+    }
+
+    /// <inheritdoc/>
+    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => Parallel.ForEach(kernels, kernel => _ = Function(kernel));
+
+    /// <inheritdoc/>
+    /// <exception cref="CudaException">Something in the work cannot be recorded.</exception>
+    public override DeviceGraph? Capture(Action work)
+    {
+        if (!HasGraphs) return null;
+        if (IsCapturing) throw new InvalidOperationException("A recording is in progress already.");
+        MakeCurrent();
+        CudaCheck.Driver(Driver.cuStreamBeginCapture(_compute.Value, CaptureRelaxed));
+        (IsCapturing, HasCaptured) = (true, true);
+        nint graph = 0;
+        try
+        {
+            work();
+        }
+        catch
+        {
+            IsCapturing = false;
+            if (Driver.cuStreamEndCapture(_compute.Value, out graph) == 0 && graph != 0) _ = Driver.cuGraphDestroy(graph);
+            throw;
+        }
+        IsCapturing = false;
+        CudaCheck.Driver(Driver.cuStreamEndCapture(_compute.Value, out graph));
+        return CudaGraph.Instantiate(this, graph);
+    }
+
+    /// <inheritdoc/>
+    public override void Synchronize()
+    {
+        MakeCurrent();
+        CudaCheck.Driver(Driver.cuStreamSynchronize(_compute.Value));
+        CudaCheck.Driver(Driver.cuStreamSynchronize(_copy.Value));
+    }
+
+    /// <summary>Makes the device's context the calling thread's.</summary>
+    internal void MakeCurrent()
+    {
+        if (t_current == _id) return;
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
+        CudaCheck.Driver(Driver.cuCtxSetCurrent(_context.Value));
+        t_current = _id;
+    }
+
+    /// <summary>Queues a recording.</summary>
+    internal void Replay(GraphHandle graph)
+    {
+        MakeCurrent();
+        CudaCheck.Driver(Driver.cuGraphLaunch(graph.Value, _compute.Value));
+    }
+
+    /// <summary>Milliseconds that queued work takes on the device.</summary>
+    internal double Time(Action work)
+    {
+        MakeCurrent();
+        using EventHandle start = EventHandle.Create(true), end = EventHandle.Create(true);
+        CudaCheck.Driver(Driver.cuEventRecord(start.Value, _compute.Value));
+        work();
+        CudaCheck.Driver(Driver.cuEventRecord(end.Value, _compute.Value));
+        CudaCheck.Driver(Driver.cuEventSynchronize(end.Value));
+        CudaCheck.Driver(Driver.cuEventElapsedTime(out var milliseconds, start.Value, end.Value));
+        return milliseconds;
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (_isDisposed || !disposing) return;
+        MakeCurrent();
+        _ = Driver.cuStreamSynchronize(_compute.Value);
+        _matMul.Dispose();
+        foreach (var function in _functions.Values)
+            if (function.IsValueCreated) function.Value.Dispose();
+        _functions.Clear();
+        _ring.Dispose();
+        _compute.Dispose();
+        _copy.Dispose();
+        _isDisposed = true;
+        _ = Driver.cuCtxSetCurrent(0);
+        t_current = 0;
+        _context.Dispose();
+    }
+
+    private CudaFunction Function(Kernel kernel)
+    {
+        MakeCurrent();
+        return _functions.TryGetValue(kernel, out var existing) ? existing.Value : _functions.GetOrAdd(kernel, k => new Lazy<CudaFunction>(() => Compile(k))).Value;
+    }
+
+    private CudaFunction Compile(Kernel kernel)
+    {
+        MakeCurrent();
+        var ptx = PtxCompiler.Compile(kernel, _target);
+        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-sm{Info.ComputeCapability}", ptx.Text);
+        if (_cubins.Find(ptx.Text) is { } cached)
+        {
+            try
+            {
+                return CudaFunction.Load(kernel, ptx, cached);
+            }
+            catch (CudaException)
+            {
+                // Made by other means than this driver; it is replaced below.
+            }
+        }
+        var cubin = CudaAssembler.Assemble(kernel.Name, ptx.Text);
+        _cubins.Add(ptx.Text, cubin);
+        return CudaFunction.Load(kernel, ptx, cubin);
+    }
+}

@@ -1,0 +1,242 @@
+using Lancet.Kernels;
+using Lancet.Quantization;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Devices.Cuda.SelfTest;
+
+/// <summary>A kernel family at one shape.</summary>
+/// <param name="Name">Family.</param>
+/// <param name="Shape">For people.</param>
+/// <param name="DTypes">Dtypes of the data.</param>
+/// <param name="Run">Launches on the lab's device and keeps the results.</param>
+/// <param name="HasDouble">Whether the kernels can be traced in fp64; otherwise the processor in the same dtype is the reference.</param>
+internal sealed record KernelCase(string Name, string Shape, DType[] DTypes, Action<SelfTestLab, DType> Run, bool HasDouble = true);
+
+/// <summary>Every kernel family, at shapes that fill blocks and at shapes that do not.</summary>
+internal static partial class KernelCases
+{
+    private static readonly DType[] s_float = [DType.Float32, DType.BFloat16];
+    private static readonly DType[] s_all = [DType.Float32, DType.BFloat16, DType.Float16];
+    private static readonly DType[] s_single = [DType.Float32];
+
+    public static IEnumerable<KernelCase> All => Pointwise().Concat(Norms()).Concat(Losses()).Concat(Attention()).Concat(Optimizers()).Concat(Quantization()).Concat(Products());
+
+    private static IEnumerable<KernelCase> Pointwise()
+    {
+        foreach (var count in (int[])[1, 1024, 5000])
+        {
+            yield return new("convert, add_to", $"{count}", s_all, (lab, dtype) =>
+            {
+                var x = lab.Random(dtype, new Shape(count));
+                Tensor wide = lab.Output(dtype.Accumulator(), x.Shape), y = lab.Random(dtype, x.Shape), total = lab.Zeros(DType.Float64, new Shape(1));
+                ElementwiseKernel.Convert(lab.Device, x, wide);
+                ElementwiseKernel.AddTo(lab.Device, x, y);
+                ElementwiseKernel.AddSum(lab.Device, wide, total);
+                lab.Result("converted", wide);
+                lab.Result("sum", y);
+                lab.Result("total", total);
+            });
+        }
+        foreach (var (rows, heads, dimension, rotary) in ((int, int, int, int)[])[(5, 7, 24, 24), (64, 40, 128, 128), (9, 3, 64, 16)])
+        {
+            yield return new("rotary", $"{rows} x {heads} x {dimension}/{rotary}", s_float, (lab, dtype) =>
+            {
+                var x = lab.Random(dtype, new Shape(rows, heads * dimension));
+                var angles = new double[rows * rotary / 2];
+                for (var i = 0; i < angles.Length; i++) angles[i] = i * 0.37;
+                var cos = lab.Of(DType.Float32, new Shape(rows, rotary / 2), Array.ConvertAll(angles, Math.Cos));
+                var sin = lab.Of(DType.Float32, new Shape(rows, rotary / 2), Array.ConvertAll(angles, Math.Sin));
+                var positions = lab.Of(lab.Integers(rows, rows));
+                new RotaryKernel(heads, dimension, rotary).Apply(lab.Device, rows, x, positions, cos, sin, false);
+                lab.Result("rotated", x);
+            });
+        }
+        foreach (var activation in Enum.GetValues<GatedActivation>())
+        {
+            foreach (var (rows, width) in ((int, int)[])[(3, 41), (32, 1536)])
+            {
+                yield return new("gated activation", $"{activation} {rows} x {width}", s_float, (lab, dtype) =>
+                {
+                    var gateUp = lab.Random(dtype, new Shape(rows, 2 * width), 4);
+                    Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape);
+                    var kernel = new GatedActivationKernel(activation, width);
+                    kernel.Forward(lab.Device, rows, gateUp, h);
+                    kernel.Backward(lab.Device, rows, gateUp, dh);
+                    lab.Result("h", h);
+                    lab.Result("gradients", gateUp);
+                    lab.Result("h again", dh);
+                });
+            }
+        }
+        foreach (var (rows, columns) in ((int, int)[])[(6, 9), (77, 1500)])
+        {
+            yield return new("embedding", $"{rows} x {columns}", s_float, (lab, dtype) =>
+            {
+                const int vocabulary = 23;
+                int[] ids = lab.Integers(rows, vocabulary), order = new int[rows], ends = new int[rows];
+                EmbeddingKernel.SortTokens(ids, new long[rows], order, ends);
+                Tensor table = lab.Random(dtype, new Shape(vocabulary, columns)), y = lab.Output(dtype, new Shape(rows, columns));
+                Tensor dy = lab.Random(dtype, y.Shape), gradient = lab.Zeros(dtype.Accumulator(), table.Shape), tokens = lab.Of(ids);
+                EmbeddingKernel.Forward(lab.Device, tokens, table, y, 3);
+                EmbeddingKernel.Backward(lab.Device, tokens, lab.Of(order), lab.Of(ends), dy, gradient, 3);
+                lab.Result("y", y);
+                lab.Result("gradient", gradient);
+            });
+            yield return new("column sum", $"{rows} x {columns}", s_float, (lab, dtype) =>
+            {
+                Tensor x = lab.Random(dtype, new Shape(rows, columns)), partial = lab.Output(dtype.Accumulator(), ColumnSumKernel.PartialShape(rows, columns));
+                var gradient = lab.Random(dtype.Accumulator(), new Shape(columns));
+                ColumnSumKernel.Add(lab.Device, rows, x, partial, gradient);
+                lab.Result("gradient", gradient);
+            });
+            yield return new("dropout", $"{rows} x {columns}", s_float, (lab, dtype) =>
+            {
+                Tensor x = lab.Random(dtype, new Shape(rows, columns)), y = lab.Output(dtype, x.Shape), seed = lab.Of(DType.Int64, new Shape(1), [77]);
+                new DropoutKernel(0.25).Apply(lab.Device, x, y, seed, 3);
+                lab.Result("y", y);
+            });
+        }
+    }
+
+    private static IEnumerable<KernelCase> Norms()
+    {
+        foreach (var (rows, heads, columns, plusOne, padding) in ((int, int, int, bool, int)[])[(5, 1, 123, true, 0), (3, 4, 16, false, 8), (70, 1, 576, false, 0), (33, 1, 4096, false, 0)])
+        {
+            yield return new("rms norm", $"{rows} x {heads} x {columns}", s_float, (lab, dtype) =>
+            {
+                var stride = (heads * columns) + padding;
+                Tensor x = lab.Random(dtype, new Shape(rows, stride)), w = lab.Random(dtype.Accumulator(), new Shape(columns)), y = lab.Output(dtype, x.Shape);
+                Tensor rstd = lab.Output(dtype.Accumulator(), new Shape(rows * heads)), dy = lab.Random(dtype, x.Shape), dx = lab.Random(dtype, x.Shape);
+                var kernel = new RmsNormKernel(columns, heads, 1e-5, plusOne);
+                Tensor partial = lab.Output(dtype.Accumulator(), kernel.PartialShape(rows)), gradient = lab.Zeros(dtype.Accumulator(), new Shape(columns));
+                kernel.Forward(lab.Device, rows, x, w, y, rstd);
+                kernel.BackwardWeight(lab.Device, rows, dy, x, rstd, partial, gradient);
+                kernel.Backward(lab.Device, rows, dy, x, w, rstd, dx, true);
+                lab.Result("y", y, rows, heads * columns);
+                lab.Result("rstd", rstd);
+                lab.Result("dw", gradient);
+                lab.Result("dx", dx, rows, heads * columns);
+                kernel.Backward(lab.Device, rows, dy, x, w, rstd, dy, false);
+                lab.Result("dx over dy", dy, rows, heads * columns);
+            });
+        }
+    }
+
+    private static IEnumerable<KernelCase> Losses()
+    {
+        foreach (var (rows, vocabulary, cap) in ((int, int, double)[])[(7, 100, 0), (5, 12345, 0), (9, 32000, 30)])
+        {
+            yield return new("cross-entropy", $"{rows} x {vocabulary}, cap {cap}", s_float, (lab, dtype) =>
+            {
+                var labels = lab.Integers(rows, vocabulary);
+                labels[1] = -100;
+                Tensor logits = lab.Random(dtype, new Shape(rows, vocabulary), 8), losses = lab.Output(dtype.Accumulator(), new Shape(rows)), again = lab.Output(dtype.Accumulator(), new Shape(rows));
+                Tensor scale = lab.Of(dtype.Accumulator(), new Shape(1), [0.125]), tensor = lab.Of(labels);
+                var kernel = new CrossEntropyKernel(vocabulary, 1, cap);
+                kernel.Forward(lab.Device, logits, tensor, losses);
+                kernel.ForwardBackward(lab.Device, logits, tensor, again, scale);
+                lab.Result("losses", losses);
+                lab.Result("losses again", again);
+                lab.Result("gradient", logits);
+            });
+        }
+    }
+
+    private static IEnumerable<KernelCase> Optimizers()
+    {
+        foreach (var count in (int[])[256, 5120])
+        {
+            yield return new("adamw", $"{count}", s_single, (lab, dtype) =>
+            {
+                var shape = new Shape(count);
+                Tensor p = lab.Random(dtype, shape), g = lab.Random(dtype, shape), m = lab.Random(dtype, shape), v = lab.Of(dtype, shape, Array.ConvertAll(lab.Integers(count, 64), i => i / 64.0));
+                Tensor factors = lab.Of(dtype, new Shape(3), [1e-3, 2e-3, 1.5]), partial = lab.Output(dtype, new Shape(GradientNormKernel.MaxShares));
+                Tensor norm = lab.Output(dtype, new Shape(1)), clip = lab.Output(dtype, new Shape(1));
+                GradientNormKernel.Compute(lab.Device, g, 1, partial, norm, clip);
+                new AdamWKernel(new(0.9, 0.999, 1e-8, 0.01)).Update(lab.Device, p, g, m, v, factors, clip, count / 2);
+                lab.Result("norm", norm);
+                lab.Result("clip", clip);
+                lab.Result("parameters", p);
+                lab.Result("m", m);
+                lab.Result("v", v);
+            });
+            yield return new("adamw 8-bit", $"{count}", s_single, (lab, dtype) =>
+            {
+                var shape = new Shape(count);
+                Tensor p = lab.Random(dtype, shape), g = lab.Random(dtype, shape), clip = lab.Of(dtype, new Shape(1), [0.5]), factors = lab.Of(dtype, new Shape(3), [1e-3, 2e-3, 1.5]);
+                Tensor m = lab.Of(DType.UInt8, shape, Array.ConvertAll(lab.Integers(count, 256), i => (double)i)), v = lab.Of(DType.UInt8, shape, Array.ConvertAll(lab.Integers(count, 256), i => (double)i));
+                Tensor ms = lab.Of(dtype, new Shape(count / 256), [.. Enumerable.Repeat(0.5, count / 256)]), vs = lab.Of(dtype, new Shape(count / 256), [.. Enumerable.Repeat(0.25, count / 256)]);
+                new AdamWKernel(new(0.9, 0.999, 1e-8, 0.01)).UpdateEightBit(lab.Device, p, g, m, v, ms, vs, factors, clip, count / 2);
+                lab.Result("parameters", p);
+                lab.Result("m", m);
+                lab.Result("v", v);
+                lab.Result("scales", ms);
+            }, HasDouble: false);
+        }
+    }
+
+    private static IEnumerable<KernelCase> Quantization()
+    {
+        foreach (var (rows, columns) in ((int, int)[])[(3, 64), (96, 320), (64, 514)])
+        {
+            yield return new("nf4", $"{rows} x {columns}", s_all, (lab, dtype) =>
+            {
+                var weight = lab.Random(dtype, new Shape(rows, columns));
+                var nf4 = Quantize(lab, weight, rows, columns);
+                var again = lab.Output(dtype, weight.Shape);
+                Nf4Kernel.Dequantize(lab.Device, nf4, again);
+                lab.Result("codes", nf4.Codes);
+                lab.Result("scale codes", nf4.AbsMaxCodes);
+                lab.Result("offset", nf4.NestedOffset);
+                lab.Result("values", again);
+            }, HasDouble: false);
+        }
+    }
+
+    /// <summary>An NF4 form of a weight.</summary>
+    internal static Nf4Weight Quantize(SelfTestLab lab, Tensor weight, int rows, int columns)
+    {
+        var (codes, scales, nested) = Nf4Kernel.Sizes((long)rows * columns);
+        var nf4 = new Nf4Weight(
+            rows, columns, lab.Zeros(DType.UInt8, new Shape(codes)), lab.Zeros(DType.UInt8, new Shape(scales)), lab.Zeros(DType.Float32, new Shape(nested)),
+            lab.Of(DType.Float32, new Shape(256), Array.ConvertAll(DynamicCode.Signed, value => (double)value)), lab.Zeros(DType.Float32, new Shape(1)));
+        Nf4Kernel.Quantize(lab.Device, weight, nf4, lab.Zeros(DType.Float32, new Shape(scales)));
+        return nf4;
+    }
+
+    private static IEnumerable<KernelCase> Products()
+    {
+        (string Name, GemmBlocks Blocks, DType[] DTypes)[] blocks =
+        [
+            ("large", GemmBlocks.Large, [DType.BFloat16]), ("medium", GemmBlocks.Medium, [DType.BFloat16, DType.Float16]), ("small", GemmBlocks.Small, [DType.BFloat16, DType.Float16]),
+            ("float32", GemmBlocks.Float32, s_single), ("narrow", GemmBlocks.Narrow, s_single),
+        ];
+        foreach (var (name, block, dtypes) in blocks)
+        {
+            foreach (var (m, n, k) in ((int, int, int)[])[(256, 256, 256), (130, 70, 100)])
+            {
+                yield return new("gemm", $"{name} {m} x {n} x {k}", dtypes, (lab, dtype) =>
+                {
+                    foreach (var (ta, tb) in ((bool, bool)[])[(false, false), (false, true), (true, false), (true, true)])
+                    {
+                        Tensor a = lab.Random(dtype, new Shape(m * k)), b = lab.Random(dtype, new Shape(k * n)), c = lab.Random(dtype.Accumulator(), new Shape(m, n)), bias = lab.Random(dtype.Accumulator(), new Shape(n));
+                        GemmKernel.Multiply(lab.Device, new MatMul { M = m, N = n, K = k, A = new(a, ta), B = new(b, tb), C = c, Alpha = 0.5f, Beta = 1, Bias = bias }, block);
+                        lab.Result($"{(ta ? "T" : "N")}{(tb ? "T" : "N")}", c);
+                    }
+                });
+            }
+        }
+        yield return new("split", "33 x 20", s_single, (lab, _) =>
+        {
+            foreach (var isSideBySide in (bool[])[false, true])
+            {
+                Tensor x = lab.Random(DType.Float32, new Shape(33, 24)), pieces = lab.Output(DType.BFloat16, new Shape(3 * 33 * 20)), c = lab.Random(DType.Float32, new Shape(33, 24));
+                SplitKernel.Split(lab.Device, SplitPattern.Exact, x, 33, 20, 24, pieces, isSideBySide);
+                lab.Result("pieces", pieces);
+                SplitKernel.Sum(lab.Device, lab.Random(DType.Float32, new Shape(3 * 33 * 20)), isSideBySide, 33, 20, c, 24, 1, default);
+                lab.Result("sum", c);
+            }
+        }, HasDouble: false);
+    }
+}

@@ -1,0 +1,55 @@
+using System.Globalization;
+using Lancet.Devices.Cpu;
+using Lancet.Devices.Cuda;
+using Lancet.Tile;
+
+namespace Lancet.Devices;
+
+/// <summary>Which device a run uses, as people write it: <c>auto</c>, <c>cpu</c>, <c>cuda</c> or <c>cuda:N</c>.</summary>
+/// <param name="IsCuda">Whether it is a GPU.</param>
+/// <param name="Ordinal">N, or null for the first usable GPU.</param>
+public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
+{
+    /// <summary>The processor.</summary>
+    public static DeviceChoice Cpu => default;
+
+    /// <summary>A GPU where a usable one is found, else the processor.</summary>
+    public static DeviceChoice Automatic => new(CudaPlatform.Current.IsReady, null);
+
+    /// <summary>Dtype of activations where none was chosen: bf16 on a GPU, fp32 on the processor.</summary>
+    public DType DefaultDType => IsCuda ? DType.BFloat16 : DType.Float32;
+
+    /// <summary>What plans are made for; the device need not be there.</summary>
+    public PlanTarget PlanTarget => IsCuda ? PlanTarget.Cuda : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
+
+    /// <summary>Reads a choice.</summary>
+    /// <param name="text">Text.</param>
+    /// <param name="choice">The choice.</param>
+    /// <returns>Whether the text is one. The device itself is looked for only for <c>auto</c>.</returns>
+    public static bool TryParse(string text, out DeviceChoice choice)
+    {
+        choice = default;
+        switch (text)
+        {
+            case "cpu":
+                return true;
+            case "auto":
+                choice = Automatic;
+                return true;
+            case "cuda":
+                choice = new(true, null);
+                return true;
+            default:
+                if (!text.StartsWith("cuda:", StringComparison.Ordinal) || !int.TryParse(text.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out var ordinal)) return false;
+                choice = new(true, ordinal);
+                return true;
+        }
+    }
+
+    /// <summary>Opens the device.</summary>
+    /// <exception cref="LancetException">It is not there or cannot be used; the message says why.</exception>
+    public Device Open() => IsCuda ? new CudaDevice(Ordinal) : new CpuDevice();
+
+    /// <inheritdoc/>
+    public override string ToString() => !IsCuda ? "cpu" : Ordinal is { } n ? string.Create(CultureInfo.InvariantCulture, $"cuda:{n}") : "cuda";
+}
