@@ -80,7 +80,7 @@ internal sealed partial class KernelLowering
             return;
         }
         if (isDivisible && value.Type.Element.IsInteger()) _builder.SetDivisor(source.Register, 16);
-        Define(value, new ScalarItem(value.Type, new Element(source, ElementArithmetic.IsHalf(value.Type.Element) ? Half.Low : Half.Whole)));
+        Define(value, new ScalarItem(value.Type, new Element(source, ElementArithmetic.IsHalf(value.Type.Element) ? RegisterPart.Low : RegisterPart.Whole)));
     }
 
     private void LowerRegion(Region region)
