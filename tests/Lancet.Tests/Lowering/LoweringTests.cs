@@ -12,7 +12,7 @@ using Lancet.Training;
 namespace Lancet.Tests.Lowering;
 
 /// <summary>Every kernel that training launches can be lowered for a GPU, within its shared memory, whatever is known of its arguments.</summary>
-public class LoweringTests(ITestOutputHelper output)
+public class LoweringTests
 {
     [Theory]
     [InlineData("llama", DType.BFloat16, false, false)]
@@ -37,7 +37,7 @@ public class LoweringTests(ITestOutputHelper output)
             foreach (var divisible in (ulong[])[0, ulong.MaxValue])
             {
                 var program = KernelLowering.Lower(kernel, PtxTarget.Sm80, divisible);
-                output.WriteLine($"{kernel.Name,-32} {(divisible == 0 ? "any    " : "aligned")} shared {program.SharedBytes,7} conversions {program.LayoutConversions} instructions {Count(program.Body)}");
+                Assert.True(Count(program.Body) > 0);
             }
         }
     }
