@@ -226,6 +226,21 @@ internal sealed unsafe class Broadcast3Instruction<T>(int from, int[] fromShape,
     }
 }
 
+/// <summary>z[2i] = a[i], z[2i + 1] = b[i].</summary>
+internal sealed unsafe class InterleaveInstruction<T>(int a, int b, int z, int count) : Instruction
+    where T : unmanaged
+{
+    public override void Execute(ref Frame frame)
+    {
+        T* even = frame.At<T>(a), odd = frame.At<T>(b), target = frame.At<T>(z);
+        for (var i = 0; i < count; i++)
+        {
+            *target++ = even[i];
+            *target++ = odd[i];
+        }
+    }
+}
+
 /// <summary>A conversion of one element.</summary>
 internal interface ICastOperation<TFrom, TTo>
     where TFrom : unmanaged

@@ -27,6 +27,9 @@ internal sealed partial class KernelCompiler
             case Opcode.Transpose:
                 CompileTranspose(operation);
                 break;
+            case Opcode.Interleave:
+                CompileInterleave(operation);
+                break;
             case Opcode.PointerAdd:
                 CompilePointerAdd(operation);
                 break;
@@ -64,6 +67,13 @@ internal sealed partial class KernelCompiler
                 CompileArithmetic(operation);
                 break;
         }
+    }
+
+    private void CompileInterleave(Operation operation)
+    {
+        var (a, b) = (Dense(operation.Operands[0]).Offset, Dense(operation.Operands[1]).Offset);
+        var (target, count) = (NewLanes(operation.Result).Offset, operation.Result.Type.Count / 2);
+        _code.Add(LaneSize(operation.Result.Type) == 4 ? new InterleaveInstruction<int>(a, b, target, count) : new InterleaveInstruction<long>(a, b, target, count));
     }
 
     private void CompileConstant(Operation operation)

@@ -24,6 +24,9 @@ public enum Opcode
     /// <summary>Swaps the two axes of a matrix.</summary>
     Transpose,
 
+    /// <summary>Elements of two tiles in turn along the last axis, which is twice as long: z[…, 2j] = a[…, j], z[…, 2j + 1] = b[…, j].</summary>
+    Interleave,
+
     /// <summary>Sum; wraps for integers.</summary>
     Add,
 

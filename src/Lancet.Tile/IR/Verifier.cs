@@ -141,6 +141,12 @@ internal sealed class Verifier
                 Require(operands[0].Type.Rank == 2, $"transposing {operands[0].Type}; a matrix is needed");
                 Is(type, operands[0].Type.WithShape(operands[0].Type.Dimensions[1], operands[0].Type.Dimensions[0]));
                 break;
+            case Opcode.Interleave:
+                Counts(2);
+                Has(operands[1], operands[0].Type, "operand 1");
+                Require(!type.IsPointer && operands[0].Type.Rank > 0, $"interleaving {operands[0].Type}; tiles of rank 1 or more are needed");
+                Is(type, operands[0].Type.WithShape([.. operands[0].Type.Dimensions[..^1], 2 * operands[0].Type.Dimensions[^1]]));
+                break;
             case Opcode.Compare:
                 Counts(2);
                 Has(operands[1], operands[0].Type, "operand 1");

@@ -60,6 +60,12 @@ public sealed partial class KernelBuilder
         return Emit(Opcode.Transpose, x.Value.Type.WithShape(x.Dimensions[1], x.Dimensions[0]), [x.Value]);
     }
 
+    internal Tile Interleave(Tile a, Tile b)
+    {
+        if (!a.Value.Type.Equals(b.Value.Type) || a.Rank == 0) throw Error($"interleaving {a.Value.Type} and {b.Value.Type}; two tiles of one type are needed");
+        return Emit(Opcode.Interleave, a.Value.Type.WithShape([.. a.Dimensions[..^1], 2 * a.Dimensions[^1]]), [a.Value, b.Value]);
+    }
+
     internal Tile Broadcast(Tile x, ReadOnlySpan<int> dimensions) => new(this, BroadcastValue(x.Value, dimensions));
 
     internal Pointer PointerAdd(Pointer pointer, Tile offset)

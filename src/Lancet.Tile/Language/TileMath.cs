@@ -81,6 +81,9 @@ public static class TileMath
     public static Tile ReduceMin(Tile x, int axis = 0, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
         x.Builder.At(file, line).Reduce(Opcode.ReduceMin, x, axis);
 
+    /// <summary>Elements of two tiles in turn along the last axis: z[…, 2j] = a[…, j], z[…, 2j + 1] = b[…, j].</summary>
+    public static Tile Interleave(Tile a, Tile b) => a.Builder.Interleave(a, b);
+
     /// <summary>Matrix product a[M,K] · b[K,N], added to accumulator[M,N] if one is given. a and b have one floating-point type; the result is fp32, or fp64 for fp64.</summary>
     public static Tile Dot(Tile a, Tile b, Tile? accumulator = null, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
         a.Builder.At(file, line).Dot(a, b, accumulator);

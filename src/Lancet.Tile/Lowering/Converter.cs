@@ -23,7 +23,7 @@ internal sealed class Converter(ThreadBuilder builder, ElementArithmetic arithme
             builder.Effect(ThreadOpcode.LoadShared, type, [value], [start], immediate: (long)target.Index(tile.Type.Dimensions, register) * size);
             result[register] = tile.DType == DType.Bool
                 ? new(builder.Compare(ThreadType.U32, IR.Comparison.NotEqual, value, Source.Constant(0)))
-                : new(value, ElementArithmetic.IsHalf(tile.DType) ? Half.Low : Half.Whole);
+                : new(value, ElementArithmetic.IsHalf(tile.DType) ? RegisterPart.Low : RegisterPart.Whole);
         }
         shared.EndScratch();
         return result;

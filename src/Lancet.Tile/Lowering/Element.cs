@@ -4,7 +4,7 @@ using Lancet.Tile.Lowering.Threads;
 namespace Lancet.Tile.Lowering;
 
 /// <summary>Which part of a 32-bit register an element is.</summary>
-internal enum Half : byte
+internal enum RegisterPart : byte
 {
     Whole,
     Low,
@@ -12,7 +12,7 @@ internal enum Half : byte
 }
 
 /// <summary>One element of a tile in one thread: a register or constant, or half of a register for 16-bit types.</summary>
-internal readonly record struct Element(Source Source, Half Half = Half.Whole);
+internal readonly record struct Element(Source Source, RegisterPart Part = RegisterPart.Whole);
 
 /// <summary>Arithmetic on elements: how dtypes sit in registers, and what tile operations are in instructions.</summary>
 internal sealed class ElementArithmetic(ThreadBuilder builder)
@@ -38,8 +38,8 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
     {
         DType.Float32 => new(Source.Constant((float)number)),
         DType.Float64 => new(Source.Constant(number)),
-        DType.BFloat16 => new(Source.Constant((long)((BFloat16)(float)number).Bits), Half.Low),
-        DType.Float16 => new(Source.Constant((long)BitConverter.HalfToUInt16Bits((System.Half)number)), Half.Low),
+        DType.BFloat16 => new(Source.Constant((long)((BFloat16)(float)number).Bits), RegisterPart.Low),
+        DType.Float16 => new(Source.Constant((long)BitConverter.HalfToUInt16Bits((Half)number)), RegisterPart.Low),
         DType.UInt32 => new(Source.Constant((long)(uint)integer)),
         _ => new(Source.Constant(integer)),
     };
@@ -47,23 +47,23 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
     /// <summary>Two 16-bit elements in one register.</summary>
     public Source Pack(Element low, Element high)
     {
-        if (low.Source == high.Source && low.Half == Half.Low && high.Half == Half.High) return low.Source;
+        if (low.Source == high.Source && low.Part == RegisterPart.Low && high.Part == RegisterPart.High) return low.Source;
         if (low.Source.IsConstant && high.Source.IsConstant) return Source.Constant((long)(uint)(HalfBits(low) | (HalfBits(high) << 16)));
-        var (a, b) = (low.Half == Half.High ? 2 : 0, high.Half == Half.High ? 6 : 4);
+        var (a, b) = (low.Part == RegisterPart.High ? 2 : 0, high.Part == RegisterPart.High ? 6 : 4);
         return builder.Pure(ThreadOpcode.Permute, ThreadType.B32, low.Source, high.Source, immediate: a | ((a + 1) << 4) | (b << 8) | ((b + 1) << 12));
     }
 
     /// <summary>An element alone in a register, in its low half if it has 16 bits.</summary>
-    public Source Alone(Element element) => element.Half switch
+    public Source Alone(Element element) => element.Part switch
     {
-        Half.High => builder.ShiftRight(ThreadType.B32, element.Source, 16),
+        RegisterPart.High => builder.ShiftRight(ThreadType.B32, element.Source, 16),
         _ => element.Source,
     };
 
     /// <summary>The two elements of a packed register.</summary>
     public static (Element Low, Element High) Unpack(Source packed) => packed.IsConstant
-        ? (new(Source.Constant(packed.Bits & 0xffff), Half.Low), new(Source.Constant((packed.Bits >> 16) & 0xffff), Half.Low))
-        : (new(packed, Half.Low), new(packed, Half.High));
+        ? (new(Source.Constant(packed.Bits & 0xffff), RegisterPart.Low), new(Source.Constant((packed.Bits >> 16) & 0xffff), RegisterPart.Low))
+        : (new(packed, RegisterPart.Low), new(packed, RegisterPart.High));
 
     /// <summary>Converts the elements of one thread; 16-bit results are made in pairs.</summary>
     public Element[] Cast(Element[] x, DType from, DType to)
@@ -82,7 +82,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
                 }
                 (result[i], result[i + 1]) = Unpack(builder.Pure(ThreadOpcode.ConvertPair, type, wide[i + 1].Source, wide[i].Source));
             }
-            if (x.Length % 2 != 0) result[^1] = wide[^1].Source.IsConstant ? Constant(to, AsFloat(wide[^1]), 0) : new(builder.Convert(type, ThreadType.F32, wide[^1].Source), Half.Low);
+            if (x.Length % 2 != 0) result[^1] = wide[^1].Source.IsConstant ? Constant(to, AsFloat(wide[^1]), 0) : new(builder.Convert(type, ThreadType.F32, wide[^1].Source), RegisterPart.Low);
             return result;
         }
         return [.. x.Select(element => Cast(element, from, to))];
@@ -153,7 +153,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
             return new(builder.Select(ThreadBuilder.ClassOf(TypeOf(dtype)) == RegisterClass.Bits64 ? ThreadType.B64 : ThreadType.B32, condition.Source, x.Source, y.Source));
         }
         if (x == y) return x;
-        return new(builder.Select(ThreadType.B32, condition.Source, Alone(x), Alone(y)), Half.Low);
+        return new(builder.Select(ThreadType.B32, condition.Source, Alone(x), Alone(y)), RegisterPart.Low);
     }
 
     /// <summary>Word <c>counter mod 4</c> of Philox block <c>counter div 4</c> (see <see cref="Opcode.Philox"/>).</summary>
@@ -185,7 +185,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
         if (from == DType.BFloat16)
         {
             var wide = x.Source.IsConstant ? Source.Constant((long)(uint)(HalfBits(x) << 16))
-                : x.Half == Half.High ? builder.And(ThreadType.B32, x.Source, Source.Constant(unchecked((int)0xffff0000)))
+                : x.Part == RegisterPart.High ? builder.And(ThreadType.B32, x.Source, Source.Constant(unchecked((int)0xffff0000)))
                 : builder.ShiftLeft(ThreadType.B32, x.Source, 16);
             return Cast(new Element(wide), DType.Float32, to);
         }
@@ -235,7 +235,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
         return builder.And(ThreadType.B32, narrow, Source.Constant(width - 1));
     }
 
-    private static long HalfBits(Element constant) => constant.Half == Half.High ? (constant.Source.Bits >> 16) & 0xffff : constant.Source.Bits & 0xffff;
+    private static long HalfBits(Element constant) => constant.Part == RegisterPart.High ? (constant.Source.Bits >> 16) & 0xffff : constant.Source.Bits & 0xffff;
 
     private static float AsFloat(Element constant) => BitConverter.Int32BitsToSingle((int)constant.Source.Bits);
 }

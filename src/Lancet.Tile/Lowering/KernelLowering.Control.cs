@@ -85,7 +85,7 @@ internal sealed partial class KernelLowering
         var kind = ThreadBuilder.ClassOf(ElementArithmetic.TypeOf(type.Element));
         var isHalf = ElementArithmetic.IsHalf(type.Element);
         var registers = initial.In(layout).Select(element => _builder.Variable(kind, _arithmetic.Alone(element))).ToArray();
-        var elements = registers.Select(register => new Element(register, isHalf ? Half.Low : Half.Whole)).ToArray();
+        var elements = registers.Select(register => new Element(register, isHalf ? RegisterPart.Low : RegisterPart.Whole)).ToArray();
         return new(registers, layout, type.IsScalar ? new ScalarItem(type, elements[0]) : new TileItem(_converter, type, layout, elements));
     }
 

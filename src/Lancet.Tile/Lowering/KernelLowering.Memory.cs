@@ -155,8 +155,8 @@ internal sealed partial class KernelLowering
         {
             result[i] = size switch
             {
-                2 when run == 1 => new(registers[0], Half.Low),
-                2 => new(registers[i / 2], i % 2 == 0 ? Half.Low : Half.High),
+                2 when run == 1 => new(registers[0], RegisterPart.Low),
+                2 => new(registers[i / 2], i % 2 == 0 ? RegisterPart.Low : RegisterPart.High),
                 1 when run == 1 => new(registers[0]),
                 1 => new(Byte(registers[i / 4], i % 4, dtype)),
                 _ => new(registers[i]),

@@ -213,7 +213,7 @@ internal sealed partial class KernelLowering
         var address = item.IsTransposed ? item.Tile.Address(_builder, column, row) : item.Tile.Address(_builder, row, column);
         var value = _builder.New(RegisterClass.Bits32);
         _builder.Effect(ThreadOpcode.LoadShared, item.Tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [value], [address]);
-        return item.DType == DType.Float32 ? value : _arithmetic.Cast([new Element(value, Half.Low)], item.DType, DType.Float32)[0].Source;
+        return item.DType == DType.Float32 ? value : _arithmetic.Cast([new Element(value, RegisterPart.Low)], item.DType, DType.Float32)[0].Source;
     }
 
     /// <summary>Writes an operand that is in registers to shared memory.</summary>

@@ -80,7 +80,7 @@ internal sealed partial class KernelLowering
             return;
         }
         if (isDivisible && value.Type.Element.IsInteger()) _builder.SetDivisor(source.Register, 16);
-        Define(value, new ScalarItem(value.Type, new Element(source, ElementArithmetic.IsHalf(value.Type.Element) ? Half.Low : Half.Whole)));
+        Define(value, new ScalarItem(value.Type, new Element(source, ElementArithmetic.IsHalf(value.Type.Element) ? RegisterPart.Low : RegisterPart.Whole)));
     }
 
     private void LowerRegion(Region region)
@@ -117,6 +117,9 @@ internal sealed partial class KernelLowering
                     break;
                 case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
                     Define(operation.Result, LowerReduce(operation));
+                    break;
+                case Opcode.Interleave:
+                    Define(operation.Result, LowerInterleave(operation));
                     break;
                 case Opcode.Dot:
                     Define(operation.Result, LowerDot(operation));
@@ -163,6 +166,17 @@ internal sealed partial class KernelLowering
             default:
                 return LowerElementwise(operation, [.. operation.Operands.Select(Get)]);
         }
+    }
+
+    // Pairs lie in neighbouring registers of one thread, so nothing moves.
+    private TileItem LowerInterleave(Operation operation)
+    {
+        var (a, b) = (Get(operation.Operands[0]), Get(operation.Operands[1]));
+        var known = a is TileItem first ? first.Layout : b is TileItem second ? second.Layout : _plan.Blocked(operation.Operands[0].Type);
+        var (even, odd) = (a.In(known), b.In(known));
+        var elements = new Element[2 * even.Length];
+        for (var i = 0; i < even.Length; i++) (elements[2 * i], elements[(2 * i) + 1]) = (even[i], odd[i]);
+        return new TileItem(_converter, operation.Result.Type, known.Interleave(), elements);
     }
 
     private Item AddOffsets(Item a, Item b, TileType pointer)

@@ -121,6 +121,9 @@ internal sealed class LayoutPlan
             case Opcode.Transpose when Known(operation.Operands[0]) is { } layout:
                 Set(operation.Result, layout.Project([1, 0]));
                 break;
+            case Opcode.Interleave when Best(Known(operation.Operands[0]), Known(operation.Operands[1])) is { } layout:
+                Set(operation.Result, layout.Interleave());
+                break;
             case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin when !operation.Result.Type.IsScalar && Known(operation.Operands[0]) is { } layout:
                 Set(operation.Result, layout.Slice(operation.Axis));
                 break;

@@ -77,6 +77,13 @@ internal sealed class LinearLayout : IEquatable<LinearLayout>
     /// <summary>The layout after an axis of extent 1 was inserted.</summary>
     public LinearLayout Expand(int axis) => Project([.. Enumerable.Range(0, Rank + 1).Select(a => a == axis ? -1 : a < axis ? a : a - 1)]);
 
+    /// <summary>The layout of two interleaved tiles of this layout: a thread's pairs become neighbours.</summary>
+    public LinearLayout Interleave()
+    {
+        int[] Double(int[] basis) => [.. basis[..^1], 2 * basis[^1]];
+        return new(Rank, [Basis(Rank, Rank - 1, 1), .. _registers.Select(Double)], [.. _lanes.Select(Double)], [.. _warps.Select(Double)]) { IsProduct = IsProduct };
+    }
+
     /// <summary>For every register of <paramref name="target"/> the register of this layout that holds the same element in the same thread, for all threads; null if some element lies in another thread.</summary>
     public int[]? RegistersOf(LinearLayout target)
     {

@@ -22,7 +22,9 @@ internal sealed class MemoryOrder(SharedMemory shared)
     /// <summary>Before a store; no layout for a scalar.</summary>
     public void Store(int parameter, LinearLayout? layout)
     {
-        if (Conflicts(_loads, parameter, layout) || Conflicts(_stores, parameter, layout)) shared.Barrier();
+        // Threads with copies read what another thread writes. Buffers of different parameters may be one (in-place updates).
+        var hasCopies = layout is not null && layout.ReplicatedThreads() != 0 && _loads.Any(load => load.Layout is not null);
+        if (hasCopies || Conflicts(_loads, parameter, layout) || Conflicts(_stores, parameter, layout)) shared.Barrier();
         _stores.Add((parameter, layout));
         foreach (var body in _bodies) body.Stores.Add((parameter, layout));
     }

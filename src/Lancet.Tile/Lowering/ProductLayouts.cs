@@ -81,7 +81,8 @@ internal sealed record ProductLayouts(int M, int N, int K, int WarpsM, int Warps
         for (var row = 4 * warps; row < m; row <<= 1) registers.Add([row, 0]);
         return new(
             2, [.. registers.Where(basis => basis[0] != 0 || basis[1] != 0)], [Column(4), Column(8), Column(16), Row(1), Row(2)],
-            [.. Enumerable.Range(0, warpBits).Select(bit => Row(4 << bit))]) { IsProduct = true };
+            [.. Enumerable.Range(0, warpBits).Select(bit => Row(4 << bit))])
+        { IsProduct = true };
     }
 
     // Warp number: the low bits go along the rows, the high bits along the columns. Warps beyond the extents hold copies.

@@ -1,23 +1,33 @@
-using Lancet.Tile.IR;
+using Lancet.Tile.Lowering;
 
 namespace Lancet.Tile.Ptx;
-
-/// <summary>A kernel as PTX text, and what a launch of it needs.</summary>
-/// <param name="EntryName">Name of the module's only entry.</param>
-/// <param name="Text">A whole PTX module.</param>
-/// <param name="ThreadsPerBlock">Threads of a block, along x.</param>
-/// <param name="SharedMemoryBytes">Dynamic shared memory to ask for at launch.</param>
-/// <param name="Parameters">Formal parameters, as in the kernel.</param>
-public sealed record PtxKernel(string EntryName, string Text, int ThreadsPerBlock, int SharedMemoryBytes, IReadOnlyList<Parameter> Parameters);
-
-/// <summary>A GPU to compile for.</summary>
-/// <param name="ComputeCapability">Such as 80, 86, 89, 90.</param>
-/// <param name="MaxSharedMemoryPerBlock">Bytes that a block may ask for.</param>
-public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBlock);
 
 /// <summary>Turns kernels into PTX.</summary>
 public static class PtxCompiler
 {
     /// <summary>Compiles a kernel.</summary>
-    public static PtxKernel Compile(Kernel kernel, PtxTarget target) => throw new NotImplementedException("The PTX compiler is not there yet.");
+    /// <param name="kernel">A traced kernel.</param>
+    /// <param name="target">The GPU.</param>
+    /// <param name="divisibleArguments">What is known of the arguments, see <see cref="Divisible"/>. Code for more divisible arguments is faster; it must only be launched with such.</param>
+    /// <exception cref="TileException">The kernel needs more shared memory than there is, or an operation that the GPU lacks (fp64 functions).</exception>
+    public static PtxKernel Compile(Kernel kernel, PtxTarget target, ulong divisibleArguments = 0)
+    {
+        var program = KernelLowering.Lower(kernel, target, divisibleArguments);
+        return new(kernel.Name, PtxPrinter.Print(program, target), program.Warps * 32, program.SharedBytes, kernel.Parameters);
+    }
+
+    /// <summary>
+    /// Which of the first 64 arguments are divisible by 16: addresses in bytes, integers as numbers. Alignment of memory accesses and whole
+    /// vectors inside masks follow from it.
+    /// </summary>
+    public static ulong Divisible(ReadOnlySpan<KernelArgument> arguments)
+    {
+        ulong bits = 0;
+        for (var i = 0; i < arguments.Length && i < 64; i++)
+        {
+            var argument = arguments[i];
+            if ((argument.IsPointer || argument.Element is DType.Int32 or DType.Int64) && argument.Bits % 16 == 0) bits |= 1UL << i;
+        }
+        return bits;
+    }
 }

@@ -127,7 +127,8 @@ public static class Nf4Kernel
         var pair = block.ToInt64().AsColumn() * Half + k.Range(Half).ToInt64().AsRow();
         var packed = k.Load(codes + pair, pair * 2 < count).To(DType.Int32);
         var nf4 = Nf4Code.Table.ToArray();
-        k.Store(target + pair * 2, (k.Lookup(nf4, packed >> 4) * scale.AsColumn()).To(dtype), pair * 2 < count);
-        k.Store(target + (pair * 2 + 1), (k.Lookup(nf4, packed & 15) * scale.AsColumn()).To(dtype), pair * 2 + 1 < count);
+        var value = Interleave(k.Lookup(nf4, packed >> 4), k.Lookup(nf4, packed & 15)) * scale.AsColumn();
+        var element = block.ToInt64().AsColumn() * Nf4Weight.BlockSize + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
+        k.Store(target + element, value.To(dtype), element < count);
     });
 }

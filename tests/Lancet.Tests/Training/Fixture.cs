@@ -1,0 +1,52 @@
+using System.Text.Json;
+using Lancet.Data;
+
+namespace Lancet.Tests.Training;
+
+/// <summary>A folder of tests/golden: model, adapter, rows, and what Hugging Face computed from them in fp64.</summary>
+internal sealed class Fixture
+{
+    private readonly JsonElement _expected;
+    private readonly List<(int[] Ids, int[] Labels)> _rows = [];
+
+    public Fixture(string name)
+    {
+        Folder = TestFiles.Golden(name);
+        var root = JsonDocument.Parse(File.ReadAllText(Path.Combine(Folder, "expected.json"))).RootElement;
+        _expected = root.GetProperty("expected_float64");
+        LossError = root.GetProperty("huggingface_float32_error").GetProperty("loss").GetDouble();
+        TrainLossError = root.GetProperty("huggingface_float32_error").GetProperty("train_loss").GetDouble();
+        foreach (var line in File.ReadLines(Path.Combine(Folder, "data.jsonl")))
+        {
+            var row = JsonDocument.Parse(line).RootElement;
+            _rows.Add((Integers(row, "input_ids"), Integers(row, "labels")));
+        }
+    }
+
+    public string Folder { get; }
+
+    public string Model => Path.Combine(Folder, "model");
+
+    public string Adapter => Path.Combine(Folder, "adapter");
+
+    public double LossError { get; }
+
+    public double TrainLossError { get; }
+
+    public double[] TrainLoss => Losses("train_loss");
+
+    public double[] GradientNorm => Losses("grad_norm");
+
+    public int MaxBatchTokens => 4 * _rows.Max(row => row.Ids.Length);
+
+    public double[] Losses(string key) => [.. _expected.GetProperty(key).EnumerateArray().Select(value => value.GetDouble())];
+
+    public PackedBatch Batch(int[] rows)
+    {
+        var batch = new PackedBatch(MaxBatchTokens, rows.Length);
+        foreach (var row in rows) batch.Add(_rows[row % _rows.Count].Ids, _rows[row % _rows.Count].Labels);
+        return batch;
+    }
+
+    private static int[] Integers(JsonElement row, string key) => [.. row.GetProperty(key).EnumerateArray().Select(value => value.GetInt32())];
+}
