@@ -21,10 +21,12 @@ public sealed unsafe class WorkerPool : IDisposable
     private readonly Lock _runLock = new();
     private delegate*<nint, int, int, void> _body;
     private nint _context;
-    private int _taskCount;
-    private int _nextTask;
     private int _generation;
-    private int _busy;
+    private int _completed;
+
+    // Number of tasks in the high half, the next task in the low half, in one word: a worker that comes late, perhaps during a later run, reads
+    // both together and so never takes a task that is not there.
+    private long _ticket;
     private volatile bool _isDisposed;
     private Exception? _error;
 
@@ -64,8 +66,8 @@ public sealed unsafe class WorkerPool : IDisposable
         lock (_runLock)
         {
             _body = body;
-            (_context, _taskCount, _nextTask, _error) = (context, taskCount, 0, null);
-            Volatile.Write(ref _busy, _threads.Length);
+            (_context, _completed, _error) = (context, 0, null);
+            Volatile.Write(ref _ticket, (long)taskCount << 32);
             Interlocked.Increment(ref _generation);
             WakeSleepers();
             t_isInsideRun = true;
@@ -76,9 +78,10 @@ public sealed unsafe class WorkerPool : IDisposable
             finally
             {
                 t_isInsideRun = false;
-                var spinner = default(SpinWait);
-                while (Volatile.Read(ref _busy) > 0) spinner.SpinOnce(-1);
             }
+            // Tasks are waited for, not workers: on a busy machine a worker may not have run at all.
+            var spinner = default(SpinWait);
+            while (Volatile.Read(ref _completed) < taskCount) spinner.SpinOnce(-1);
             if (_error is { } error) ExceptionDispatchInfo.Throw(error);
         }
     }
@@ -107,7 +110,6 @@ public sealed unsafe class WorkerPool : IDisposable
         {
             if (!WaitForWork(worker - 1, ref seen)) return;
             TakeTasks(worker);
-            Interlocked.Decrement(ref _busy);
         }
     }
 
@@ -137,19 +139,21 @@ public sealed unsafe class WorkerPool : IDisposable
 
     private void TakeTasks(int worker)
     {
-        try
+        while (true)
         {
-            while (true)
+            var ticket = Interlocked.Increment(ref _ticket) - 1;
+            var task = (int)ticket;
+            if (task >= (int)(ticket >> 32)) return;
+            // The run cannot end before this task is counted, so its fields stay.
+            try
             {
-                var task = Interlocked.Increment(ref _nextTask) - 1;
-                if (task >= _taskCount) return;
-                _body(_context, task, worker);
+                if (Volatile.Read(ref _error) is null) _body(_context, task, worker);
             }
-        }
-        catch (Exception error)
-        {
-            Interlocked.CompareExchange(ref _error, error, null);
-            Volatile.Write(ref _nextTask, _taskCount);
+            catch (Exception error)
+            {
+                Interlocked.CompareExchange(ref _error, error, null);
+            }
+            Interlocked.Increment(ref _completed);
         }
     }
 }

@@ -30,4 +30,13 @@ public static class PtxCompiler
         }
         return bits;
     }
+
+    /// <summary>What <see cref="Divisible"/> gives when all arguments are divisible, the usual case.</summary>
+    public static ulong AllDivisible(Kernel kernel)
+    {
+        ulong bits = 0;
+        for (var i = 0; i < kernel.Parameters.Count && i < 64; i++)
+            if (kernel.Parameters[i].Value.Type is { IsPointer: true } or { Element: DType.Int32 or DType.Int64 }) bits |= 1UL << i;
+        return bits;
+    }
 }

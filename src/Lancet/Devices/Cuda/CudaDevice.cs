@@ -33,7 +33,7 @@ public sealed partial class CudaDevice : Device
     private readonly StreamHandle _compute;
     private readonly StreamHandle _copy;
     private readonly PinnedRing _ring;
-    private readonly ConcurrentDictionary<Kernel, Lazy<CudaFunction>> _functions = new(ReferenceEqualityComparer.Instance);
+    private readonly ConcurrentDictionary<(Kernel Kernel, ulong Divisible), Lazy<CudaFunction>> _functions = new();
     private readonly CubinCache _cubins;
     private readonly CudaMatMul _matMul;
     private readonly PtxTarget _target;
@@ -105,14 +105,14 @@ public sealed partial class CudaDevice : Device
     public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
 
     /// <summary>Registers, spills and shared memory of a kernel, compiling it if need be.</summary>
-    public CudaKernelInfo InfoOf(Kernel kernel) => Function(kernel).Info;
+    public CudaKernelInfo InfoOf(Kernel kernel) => Function(kernel, PtxCompiler.AllDivisible(kernel)).Info;
 
     /// <inheritdoc/>
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         LaunchCheck.Verify(kernel, grid, arguments);
         if (grid.Count == 0) return;
-        var function = Function(kernel);
+        var function = Function(kernel, PtxCompiler.Divisible(arguments));
         if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
         function.Launch(grid, arguments, _compute.Value);
         if (!s_waits) return;
@@ -135,7 +135,7 @@ public sealed partial class CudaDevice : Device
     }
 
     /// <inheritdoc/>
-    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => Parallel.ForEach(kernels, kernel => _ = Function(kernel));
+    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => Parallel.ForEach(kernels, kernel => _ = Function(kernel, PtxCompiler.AllDivisible(kernel)));
 
     /// <inheritdoc/>
     /// <exception cref="CudaException">Something in the work cannot be recorded.</exception>
@@ -218,17 +218,19 @@ public sealed partial class CudaDevice : Device
         _context.Dispose();
     }
 
-    private CudaFunction Function(Kernel kernel)
+    // Code depends on which arguments are divisible by 16; a kernel has few such variants in practice.
+    private CudaFunction Function(Kernel kernel, ulong divisible)
     {
         MakeCurrent();
-        return _functions.TryGetValue(kernel, out var existing) ? existing.Value : _functions.GetOrAdd(kernel, k => new Lazy<CudaFunction>(() => Compile(k))).Value;
+        var key = (kernel, divisible);
+        return _functions.TryGetValue(key, out var existing) ? existing.Value : _functions.GetOrAdd(key, k => new Lazy<CudaFunction>(() => Compile(k.Kernel, k.Divisible))).Value;
     }
 
-    private CudaFunction Compile(Kernel kernel)
+    private CudaFunction Compile(Kernel kernel, ulong divisible)
     {
         MakeCurrent();
-        var ptx = PtxCompiler.Compile(kernel, _target);
-        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-sm{Info.ComputeCapability}", ptx.Text);
+        var ptx = PtxCompiler.Compile(kernel, _target, divisible);
+        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{divisible:x}-sm{Info.ComputeCapability}", ptx.Text);
         if (_cubins.Find(ptx.Text) is { } cached)
         {
             try
