@@ -6,6 +6,9 @@ namespace Lancet.Tests.Kernels;
 
 public class AttentionKernelTests
 {
+    /// <summary>Where the tests run; another device in derived classes.</summary>
+    private protected virtual KernelLab NewLab(long seed = 1) => new(seed);
+
     [Theory]
     [InlineData(1, 1, 16, 0, 0, new[] { 1 })]
     [InlineData(2, 1, 16, 0, 0, new[] { 5, 0, 3 })]
@@ -13,7 +16,7 @@ public class AttentionKernelTests
     [InlineData(4, 2, 16, 3, 2.5, new[] { 4, 7, 1 })]
     public void Forward_and_gradients_in_fp64(int heads, int keyValueHeads, int dimension, int window, double softCap, int[] lengths)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var shape = new AttentionShape(heads, keyValueHeads, dimension, 0.4, softCap);
         var kernel = new AttentionKernel(shape);
         var tokens = lengths.Sum();
@@ -46,7 +49,7 @@ public class AttentionKernelTests
     public void Several_blocks_and_error_at_most_that_of_the_plain_computation(DType dtype, int dimension, int window)
     {
         int[] lengths = [100, 1, 73];
-        using var lab = new KernelLab(5);
+        using var lab = NewLab(5);
         var shape = new AttentionShape(4, 2, dimension, 1 / Math.Sqrt(dimension), 0);
         var tokens = lengths.Sum();
         var qkv = lab.Random(dtype, new Shape(tokens, 8 * dimension), 2);
@@ -62,7 +65,7 @@ public class AttentionKernelTests
     [Fact]
     public void A_row_that_sees_nothing_gives_zeros_and_no_gradient()
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var shape = new AttentionShape(1, 1, 16, 1, 0);
         var qkv = lab.Random(DType.Float32, new Shape(3, 48));
         var (q, k, v) = Split(qkv, shape);
@@ -84,7 +87,7 @@ public class AttentionKernelTests
     public void Decoding_token_by_token_equals_the_packed_form()
     {
         const int tokens = 150, window = 70;
-        using var lab = new KernelLab(8);
+        using var lab = NewLab(8);
         var shape = new AttentionShape(4, 2, 32, 0.2, 5);
         var qkv = lab.Random(DType.Float32, new Shape(tokens, 8 * 32), 2);
         var (q, k, v) = Split(qkv, shape);

@@ -11,9 +11,9 @@ internal sealed class KernelLab : IDisposable
     private readonly List<DeviceBuffer> _buffers = [];
     private readonly DeterministicRandom _random;
 
-    public KernelLab(long seed = 1) => _random = new DeterministicRandom(seed);
+    public KernelLab(long seed = 1, Device? device = null) => (_random, Device) = (new DeterministicRandom(seed), device ?? new CpuDevice());
 
-    public CpuDevice Device { get; } = new();
+    public Device Device { get; }
 
     public Tensor New(DType dtype, Shape shape)
     {

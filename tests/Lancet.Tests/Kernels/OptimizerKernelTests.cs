@@ -8,13 +8,16 @@ namespace Lancet.Tests.Kernels;
 /// <summary>AdamW in both state formats, the gradient norm, column sums and NF4.</summary>
 public class OptimizerKernelTests
 {
+    /// <summary>Where the tests run; another device in derived classes.</summary>
+    private protected virtual KernelLab NewLab(long seed = 1) => new(seed);
+
     private static readonly AdamWConstants Constants = new(0.9, 0.999, 1e-8, 0.1);
 
     [Fact]
     public void AdamW_in_fp64_equals_the_formula()
     {
         const int count = 1500, boundary = 1100;
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         double[] p = lab.Random(count), m = new double[count], v = new double[count];
         var parameters = lab.Of(DType.Float64, new Shape(count), p);
         Tensor first = lab.New(DType.Float64, new Shape(count)), second = lab.New(DType.Float64, new Shape(count));
@@ -42,7 +45,7 @@ public class OptimizerKernelTests
     public void Eight_bit_state_stays_within_its_quantisation_error()
     {
         const int count = 512;
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var g = lab.Of(DType.Float32, new Shape(count), lab.Random(count));
         var start = lab.Random(count);
         Tensor exact = lab.Of(DType.Float32, new Shape(count), start), quantized = lab.Of(DType.Float32, new Shape(count), start);
@@ -84,7 +87,7 @@ public class OptimizerKernelTests
     [InlineData(300000, 1000)]
     public void Gradient_norm_and_clip_coefficient(int count, double limit)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var values = lab.Random(count);
         var g = lab.Of(DType.Float64, new Shape(count), values);
         Tensor norm = lab.New(DType.Float64, new Shape(1)), coefficient = lab.New(DType.Float64, new Shape(1));
@@ -99,7 +102,7 @@ public class OptimizerKernelTests
     [InlineData(200, 300)]
     public void Column_sums_and_plain_passes(int rows, int columns)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var x = lab.Random(DType.Float64, new Shape(rows, columns));
         var gradient = lab.Of(DType.Float64, new Shape(columns), Enumerable.Repeat(2.0, columns).ToArray());
         ColumnSumKernel.Add(lab.Device, rows, x, lab.New(DType.Float64, ColumnSumKernel.PartialShape(rows, columns)), gradient);
@@ -121,7 +124,7 @@ public class OptimizerKernelTests
     [InlineData(200, 128)]
     public void Nf4_quantises_to_the_nearest_codes_and_back(int rows, int columns)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var dense = lab.Random(DType.Float32, new Shape(rows, columns), 0.1);
         var (codes, scales, nested) = Nf4Kernel.Sizes(dense.Count);
         var weight = new Nf4Weight(

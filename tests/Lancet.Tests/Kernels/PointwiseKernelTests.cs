@@ -7,13 +7,16 @@ namespace Lancet.Tests.Kernels;
 /// <summary>Rotary embedding, gated activations, token embedding and dropout.</summary>
 public class PointwiseKernelTests
 {
+    /// <summary>Where the tests run; another device in derived classes.</summary>
+    private protected virtual KernelLab NewLab(long seed = 1) => new(seed);
+
     [Theory]
     [InlineData(1, 3, 16, 16)]
     [InlineData(5, 7, 24, 24)]
     [InlineData(4, 2, 32, 8)]
     public void Rotary_rotates_halves_and_its_backward_is_its_transpose(int rows, int heads, int dimension, int rotary)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var half = rotary / 2;
         int[] positions = [.. Enumerable.Range(0, rows).Select(i => (i * 3) % 5)];
         var angles = lab.Random(5 * half, 4);
@@ -52,7 +55,7 @@ public class PointwiseKernelTests
     public void Gated_activation_and_its_gradient_in_fp64(GatedActivation activation)
     {
         const int rows = 3, width = 41;
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var gateUp = lab.Random(DType.Float64, new Shape(rows, 2 * width), 4);
         var h = lab.New(DType.Float64, new Shape(rows, width));
         var kernel = new GatedActivationKernel(activation, width);
@@ -87,7 +90,7 @@ public class PointwiseKernelTests
     public void Embedding_gathers_and_its_gradient_sums_in_order()
     {
         int[] ids = [4, 0, 4, 2, 4, 0];
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var table = lab.Random(DType.Float64, new Shape(5, 9));
         var y = lab.New(DType.Float64, new Shape(ids.Length, 9));
         var tokens = lab.Of(ids);
@@ -110,7 +113,7 @@ public class PointwiseKernelTests
     [Fact]
     public void Dropout_keeps_the_mean_and_repeats_its_mask()
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var x = lab.Of(DType.Float32, new Shape(20000), Enumerable.Repeat(1.0, 20000).ToArray());
         Tensor y = lab.New(DType.Float32, x.Shape), again = lab.New(DType.Float32, x.Shape), elsewhere = lab.New(DType.Float32, x.Shape);
         var seed = lab.New(DType.Int64, new Shape(1));

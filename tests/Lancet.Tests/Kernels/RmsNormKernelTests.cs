@@ -6,6 +6,9 @@ namespace Lancet.Tests.Kernels;
 
 public class RmsNormKernelTests
 {
+    /// <summary>Where the tests run; another device in derived classes.</summary>
+    private protected virtual KernelLab NewLab(long seed = 1) => new(seed);
+
     private const double Epsilon = 1e-3;
 
     [Theory]
@@ -15,7 +18,7 @@ public class RmsNormKernelTests
     [InlineData(70, 1, 5, false, 0)]
     public void Forward_and_gradients_in_fp64(int rows, int heads, int columns, bool plusOne, int padding)
     {
-        using var lab = new KernelLab();
+        using var lab = NewLab();
         var stride = (heads * columns) + padding;
         var x = lab.Random(DType.Float64, new Shape(rows, stride));
         var w = lab.Random(DType.Float64, new Shape(columns));
@@ -55,7 +58,7 @@ public class RmsNormKernelTests
     public void Error_is_at_most_that_of_the_plain_computation(DType dtype)
     {
         const int rows = 9, columns = 200;
-        using var lab = new KernelLab(3);
+        using var lab = NewLab(3);
         var x = lab.Random(dtype, new Shape(rows, columns), 3);
         var w = lab.Random(DType.Float32, new Shape(columns));
         for (var i = 0; i < columns; i++) KernelLab.Set(w, i, (float)(BFloat16)(float)KernelLab.Get(w, i));

@@ -1,0 +1,53 @@
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
+using Lancet.Tensors;
+using Lancet.Tile;
+using Lancet.Tile.Tests.Lowering;
+
+namespace Lancet.Tests.Devices;
+
+/// <summary>
+/// A GPU without a GPU: every kernel is lowered to threads and simulated, and what it computes is compared with the tile executor. Kernels of
+/// fp64, which GPUs are not asked to run, compute on the tile executor; with their floating point narrowed to fp32 they are lowered and compared, too.
+/// </summary>
+internal sealed class SimulatorDevice : Device
+{
+    private readonly CpuDevice _host = new();
+
+    public override string Name => "simulator";
+
+    public override long AllocatedBytes => _host.AllocatedBytes;
+
+    public override long PeakAllocatedBytes => _host.PeakAllocatedBytes;
+
+    public override long AvailableBytes => _host.AvailableBytes;
+
+    public override DeviceBuffer Allocate(long bytes, string purpose) => _host.Allocate(bytes, purpose);
+
+    public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        if (grid.Count == 0) return;
+        if (LoweringCheck.UsesFloat64(kernel))
+        {
+            LoweringCheck.RunAsFloat32(kernel, grid, arguments);
+            _host.Launch(kernel, grid, arguments);
+        }
+        else LoweringCheck.Run(kernel, grid, arguments);
+    }
+
+    public override void MatMul(in MatMul product) => _host.MatMul(product);
+
+    public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination) => _host.CopyFromHost(source, destination);
+
+    public override void CopyToHost(Tensor source, Span<byte> destination) => _host.CopyToHost(source, destination);
+
+    public override void Copy(Tensor source, Tensor destination) => _host.Copy(source, destination);
+
+    public override void Clear(Tensor destination) => _host.Clear(destination);
+
+    public override void Synchronize()
+    {
+    }
+
+    protected override void Dispose(bool disposing) => _host.Dispose();
+}

@@ -1,0 +1,29 @@
+using Lancet.Tests.Devices;
+
+namespace Lancet.Tests.Kernels;
+
+// The tests of each kernel once more, on the simulated GPU.
+public sealed class RmsNormKernelSimulatorTests : RmsNormKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+public sealed class OptimizerKernelSimulatorTests : OptimizerKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+public sealed class PointwiseKernelSimulatorTests : PointwiseKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+public sealed class CrossEntropyKernelSimulatorTests : CrossEntropyKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+public sealed class AttentionKernelSimulatorTests : AttentionKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}

@@ -1,0 +1,207 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Lancet.Tile.Cpu;
+using Lancet.Tile.IR;
+using Lancet.Tile.Lowering;
+using Lancet.Tile.Lowering.Simulator;
+using Lancet.Tile.Lowering.Threads;
+using Lancet.Tile.Ptx;
+
+namespace Lancet.Tile.Tests.Lowering;
+
+/// <summary>A lowered kernel that computed something else than the tile executor.</summary>
+public sealed class LoweringMismatchException(string message) : Exception(message);
+
+/// <summary>
+/// Runs a kernel twice from the same memory, on the tile executor and, lowered to threads, on the simulator. Integers must agree to the bit. Floating
+/// point must agree to the bit or be right: measured against the same kernel in fp64, the simulator's largest error in a buffer may be twice the
+/// executor's and a rounding of the largest value. What the simulator computed stays in memory.
+/// </summary>
+internal static unsafe class LoweringCheck
+{
+    private static readonly ConditionalWeakTable<Kernel, Dictionary<ulong, ThreadProgram>> s_programs = [];
+    private static readonly ConditionalWeakTable<Kernel, Kernel> s_singles = [];
+
+    /// <summary>Memory that one or more pointer arguments reach, of one element type.</summary>
+    private sealed record Range(long Start, long Bytes, DType Element, string Name, bool IsMixed)
+    {
+        public long End => Start + Bytes;
+
+        public Span<byte> Memory => new((void*)Start, checked((int)Bytes));
+
+        public int Count => (int)(Bytes / Element.SizeInBytes());
+    }
+
+    /// <summary>The kernel as threads, for these arguments' alignment; printed and checked, too.</summary>
+    public static ThreadProgram Lower(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
+    {
+        var divisible = 0UL;
+        for (var i = 0; i < arguments.Length && i < 64; i++)
+            if (arguments[i].Element.IsInteger() || arguments[i].IsPointer)
+                if (arguments[i].Bits % 16 == 0) divisible |= 1UL << i;
+        var programs = s_programs.GetOrCreateValue(kernel);
+        lock (programs)
+        {
+            if (programs.TryGetValue(divisible, out var known)) return known;
+            var program = KernelLowering.Lower(kernel, PtxTarget.Sm80, divisible);
+            PtxPrinter.Print(program, PtxTarget.Sm80);
+            programs.Add(divisible, program);
+            return program;
+        }
+    }
+
+    public static bool UsesFloat64(Kernel kernel) => kernel.Parameters.Any(parameter => parameter.Value.Type.Element == DType.Float64);
+
+    /// <summary>Runs and compares.</summary>
+    /// <exception cref="LoweringMismatchException">They differ.</exception>
+    public static SimulationReport Run(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        var ranges = Ranges(kernel, arguments);
+        var before = ranges.Select(range => range.Memory.ToArray()).ToArray();
+        CpuExecutor.Launch(kernel, grid, arguments);
+        var executed = ranges.Select(range => range.Memory.ToArray()).ToArray();
+        for (var i = 0; i < ranges.Count; i++) before[i].CopyTo(ranges[i].Memory);
+        var report = ThreadSimulator.Run(Lower(kernel, arguments), grid, arguments);
+        double[][]? exact = null;
+        for (var i = 0; i < ranges.Count; i++)
+        {
+            if (executed[i].AsSpan().SequenceEqual(ranges[i].Memory)) continue;
+            if (!ranges[i].Element.IsFloat() || ranges[i].IsMixed) throw IntegerMismatch(kernel, ranges[i], executed[i]);
+            exact ??= RunExactly(kernel, grid, arguments, ranges, before);
+            Compare(kernel, ranges[i], executed[i], exact[i]);
+        }
+        return report;
+    }
+
+    private static List<Range> Ranges(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
+    {
+        var ranges = new List<Range>();
+        for (var i = 0; i < arguments.Length; i++)
+            if (arguments[i].IsPointer && arguments[i].Count > 0)
+                ranges.Add(new Range(arguments[i].Bits, arguments[i].Count * arguments[i].Element.SizeInBytes(), arguments[i].Element, kernel.Parameters[i].Name, false));
+        ranges.Sort((a, b) => a.Start.CompareTo(b.Start));
+        for (var i = 1; i < ranges.Count; i++)
+        {
+            var (a, b) = (ranges[i - 1], ranges[i]);
+            if (b.Start >= a.End) continue;
+            ranges[i - 1] = a with { Bytes = Math.Max(a.End, b.End) - a.Start, Name = $"{a.Name}/{b.Name}", IsMixed = a.IsMixed || b.IsMixed || a.Element != b.Element };
+            ranges.RemoveAt(i--);
+        }
+        return ranges;
+    }
+
+    /// <summary>Runs the kernel with all its floating point as fp32, from copies of the memory, on both and compares.</summary>
+    public static void RunAsFloat32(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        var ranges = Ranges(kernel, arguments);
+        var single = s_singles.GetValue(kernel, static kernel => RetypedKernel.Of(kernel, DType.Float32));
+        RunRetyped(single, DType.Float32, arguments, ranges, [.. ranges.Select(range => range.Memory.ToArray())], (kernel, converted) => Run(kernel, grid, converted));
+    }
+
+    private static double[][] RunExactly(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, List<Range> ranges, byte[][] before)
+    {
+        if (ranges.Any(range => range.IsMixed && range.Element.IsFloat())) throw new LoweringMismatchException($"kernel {kernel.Name}: arguments of different types share memory, so there is no fp64 run to compare with.");
+        var wide = RetypedKernel.Of(kernel, DType.Float64);
+        return RunRetyped(wide, DType.Float64, arguments, ranges, before, (kernel, converted) => CpuExecutor.Launch(kernel, grid, converted));
+    }
+
+    /// <summary>Converts the memory, has the retyped kernel run on it, and returns its floating-point ranges.</summary>
+    private static double[][] RunRetyped(Kernel kernel, DType type, ReadOnlySpan<KernelArgument> arguments, List<Range> ranges, byte[][] before, Action<Kernel, KernelArgument[]> run)
+    {
+        var size = type.SizeInBytes();
+        var copies = new byte*[ranges.Count];
+        try
+        {
+            for (var i = 0; i < ranges.Count; i++)
+            {
+                copies[i] = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(64, Math.Max(ranges[i].Bytes, ranges[i].Count * 8L)), 64);
+                if (ranges[i].Element.IsFloat())
+                {
+                    for (var e = 0; e < ranges[i].Count; e++)
+                    {
+                        var value = Value(before[i], ranges[i].Element, e);
+                        if (size == 8) ((double*)copies[i])[e] = value;
+                        else ((float*)copies[i])[e] = (float)value;
+                    }
+                }
+                else before[i].CopyTo(new Span<byte>(copies[i], before[i].Length));
+            }
+            var converted = new KernelArgument[arguments.Length];
+            for (var i = 0; i < arguments.Length; i++)
+            {
+                var argument = arguments[i];
+                if (!argument.IsPointer)
+                {
+                    var number = argument.Element == DType.Float64 ? BitConverter.Int64BitsToDouble(argument.Bits) : BitConverter.Int32BitsToSingle((int)argument.Bits);
+                    converted[i] = !argument.Element.IsFloat() ? argument : size == 8 ? number : (float)number;
+                    continue;
+                }
+                var index = ranges.FindIndex(range => argument.Bits >= range.Start && argument.Bits < range.End);
+                var element = argument.Element.IsFloat() ? type : argument.Element;
+                var offset = index < 0 ? 0 : (argument.Bits - ranges[index].Start) / argument.Element.SizeInBytes() * element.SizeInBytes();
+                converted[i] = KernelArgument.Pointer(index < 0 ? 0 : (nint)(copies[index] + offset), element, argument.Count);
+            }
+            run(kernel, converted);
+            var result = new double[ranges.Count][];
+            for (var i = 0; i < ranges.Count; i++)
+            {
+                result[i] = new double[ranges[i].Element.IsFloat() ? ranges[i].Count : 0];
+                for (var e = 0; e < result[i].Length; e++) result[i][e] = size == 8 ? ((double*)copies[i])[e] : ((float*)copies[i])[e];
+            }
+            return result;
+        }
+        finally
+        {
+            foreach (var pointer in copies) NativeMemory.AlignedFree(pointer);
+        }
+    }
+
+    private static void Compare(Kernel kernel, Range range, byte[] executed, double[] exact)
+    {
+        var simulated = range.Memory.ToArray();
+        double executorError = 0, simulatorError = 0, largest = 0;
+        var worst = 0;
+        for (var i = 0; i < range.Count; i++)
+        {
+            var (e, s) = (Value(executed, range.Element, i), Value(simulated, range.Element, i));
+            if (!double.IsFinite(e) || !double.IsFinite(s))
+            {
+                if (!e.Equals(s)) throw new LoweringMismatchException($"kernel {kernel.Name}, {range.Name}[{i}]: {e} on the executor, {s} lowered.");
+                continue;
+            }
+            if (e.Equals(s) || !double.IsFinite(exact[i])) continue;
+            largest = Math.Max(largest, Math.Abs(exact[i]));
+            executorError = Math.Max(executorError, Math.Abs(e - exact[i]));
+            if (Math.Abs(s - exact[i]) > simulatorError) (simulatorError, worst) = (Math.Abs(s - exact[i]), i);
+        }
+        // A rounding of the result, for where the executor happens to be exact.
+        var rounding = largest * range.Element switch { DType.BFloat16 => 1.0 / 256, DType.Float16 => 1.0 / 2048, _ => 1.0 / (1 << 22) };
+        if (simulatorError <= (2 * executorError) + rounding) return;
+        throw new LoweringMismatchException(
+            $"kernel {kernel.Name}, {range.Name}[{worst}]: {Value(executed, range.Element, worst)} on the executor, {Value(simulated, range.Element, worst)} lowered, {exact[worst]} in fp64; the largest errors are {executorError:g3} and {simulatorError:g3}.");
+    }
+
+    private static LoweringMismatchException IntegerMismatch(Kernel kernel, Range range, byte[] executed)
+    {
+        var simulated = range.Memory;
+        var size = range.Element.SizeInBytes();
+        var differing = 0;
+        var first = -1;
+        for (var i = 0; i < range.Count; i++)
+        {
+            if (executed.AsSpan(i * size, size).SequenceEqual(simulated.Slice(i * size, size))) continue;
+            if (first < 0) first = i;
+            differing++;
+        }
+        return new LoweringMismatchException(
+            $"kernel {kernel.Name}, {range.Name}[{first}] of {range.Element}: bytes {Convert.ToHexString(executed, first * size, size)} on the executor, {Convert.ToHexString(simulated.Slice(first * size, size))} lowered; {differing} of {range.Count} elements differ.");
+    }
+
+    private static double Value(ReadOnlySpan<byte> bytes, DType element, int index) => element switch
+    {
+        DType.Float32 => MemoryMarshal.Cast<byte, float>(bytes)[index],
+        DType.BFloat16 => BFloat16.FromBits(MemoryMarshal.Cast<byte, ushort>(bytes)[index]),
+        DType.Float16 => (double)MemoryMarshal.Cast<byte, System.Half>(bytes)[index],
+        _ => MemoryMarshal.Cast<byte, double>(bytes)[index],
+    };
+}
