@@ -17,11 +17,11 @@ internal sealed partial class KernelLowering
         var other = operation.Operands.Length > 2 ? Scalar(operation.Operands[2]).Element : ElementArithmetic.Constant(type.Element, 0, 0);
         if (type.IsScalar)
         {
-            _order.Load(pointer.Parameter, null);
+            _order.Load(pointer, null);
             return new ScalarItem(type, LoadRun(Addresses(pointer, Single())(0), type.Element, 1, mask is null ? Source.Constant(1) : ((ScalarItem)mask).Source, other)[0]);
         }
         var layout = _plan.Of(operation.Result);
-        _order.Load(pointer.Parameter, layout);
+        _order.Load(pointer, layout);
         return new TileItem(_converter, type, layout, LoadTile(pointer, mask, other, layout));
     }
 
@@ -44,7 +44,7 @@ internal sealed partial class KernelLowering
         var mask = operation.Operands.Length > 2 ? Get(operation.Operands[2]) : null;
         if (pointer.Type.IsScalar)
         {
-            _order.Store(pointer.Parameter, null);
+            _order.Store(pointer, null);
             var first = _builder.Compare(ThreadType.U32, Comparison.Equal, _builder.Special(SpecialRegister.ThreadId), Source.Constant(0));
             var condition = mask is null ? first : _builder.And(ThreadType.Predicate, first, ((ScalarItem)mask).Source);
             StoreRun(Addresses(pointer, Single())(0), pointer.Type.Element, [((ScalarItem)value).Element], condition);
@@ -56,7 +56,7 @@ internal sealed partial class KernelLowering
             _ when !_plan.IsLazy(operation.Operands[1]) => _plan.Of(operation.Operands[1]),
             _ => _plan.Blocked(pointer.Type),
         };
-        _order.Store(pointer.Parameter, layout);
+        _order.Store(pointer, layout);
         var run = RunLength(pointer, mask, layout, pointer.Type.Element.SizeInBytes());
         var addresses = Addresses(pointer, layout);
         var elements = value.In(layout);
@@ -78,7 +78,7 @@ internal sealed partial class KernelLowering
         var layout = isScalar ? Single() : _plan.Of(operation.Result);
         if (isScalar || layout.ReplicatedThreads() != 0)
             throw new TileException("an atomic addition whose tile is smaller than the program's threads is not available on the GPU; use a tile of 32 · Warps elements or more");
-        _order.Store(pointer.Parameter, layout);
+        _order.Store(pointer, layout);
         var addresses = Addresses(pointer, layout);
         var elements = value.In(layout);
         var conditions = mask?.In(layout);

@@ -70,7 +70,7 @@ internal sealed partial class KernelLowering
             if (_lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
             _lowering._hasPendingCopies = false;
             if (_lowering._loopDepth > 0) _lowering._shared.Barrier();
-            foreach (var (load, _) in _loads) _lowering._order.Load(((PointerItem)_lowering.Root(load)).Parameter, null);
+            foreach (var (load, _) in _loads) _lowering._order.Load((PointerItem)_lowering.Root(load), null);
             var index = low;
             for (var stage = 0; stage < _stages - 1; stage++)
             {

@@ -16,7 +16,7 @@ internal sealed partial class KernelLowering
         var tile = NewTile(type, 1);
         // An earlier iteration's products may still read the place.
         if (_loopDepth > 0) _shared.Barrier();
-        _order.Load(pointer.Parameter, null);
+        _order.Load(pointer, null);
         CopyToShared(operation, tile);
         return new SharedItem(type, tile, false);
     }

@@ -3,30 +3,31 @@ namespace Lancet.Tile.Lowering;
 /// <summary>
 /// Keeps global memory in program order between threads of one program. A tile operation happens as a whole, but its elements belong to
 /// different threads, so a load and a store of the same buffer need a barrier between them unless every element is touched by the same
-/// thread in both, which equal layouts without copies guarantee for in-place updates.
+/// thread in both, which equal layouts without copies guarantee for in-place updates. Arguments of one element type may be the same memory: a
+/// backward pass writes dX over dY.
 /// </summary>
 internal sealed class MemoryOrder(SharedMemory shared)
 {
-    private List<(int Parameter, LinearLayout? Layout)> _loads = [];
-    private List<(int Parameter, LinearLayout? Layout)> _stores = [];
-    private readonly Stack<(List<(int, LinearLayout?)> Loads, List<(int, LinearLayout?)> Stores)> _bodies = new();
+    private List<Access> _loads = [];
+    private List<Access> _stores = [];
+    private readonly Stack<(List<Access> Loads, List<Access> Stores)> _bodies = new();
 
     /// <summary>Before a load; no layout for a scalar.</summary>
-    public void Load(int parameter, LinearLayout? layout)
+    public void Load(PointerItem pointer, LinearLayout? layout)
     {
-        if (Conflicts(_stores, parameter, layout)) shared.Barrier();
-        _loads.Add((parameter, layout));
-        foreach (var body in _bodies) body.Loads.Add((parameter, layout));
+        var load = new Access(pointer.Type.Element, layout);
+        if (Conflicts(_stores, load)) shared.Barrier();
+        _loads.Add(load);
+        foreach (var body in _bodies) body.Loads.Add(load);
     }
 
     /// <summary>Before a store; no layout for a scalar.</summary>
-    public void Store(int parameter, LinearLayout? layout)
+    public void Store(PointerItem pointer, LinearLayout? layout)
     {
-        // Threads with copies read what another thread writes. Buffers of different parameters may be one (in-place updates).
-        var hasCopies = layout is not null && layout.ReplicatedThreads() != 0 && _loads.Any(load => load.Layout is not null);
-        if (hasCopies || Conflicts(_loads, parameter, layout) || Conflicts(_stores, parameter, layout)) shared.Barrier();
-        _stores.Add((parameter, layout));
-        foreach (var body in _bodies) body.Stores.Add((parameter, layout));
+        var store = new Access(pointer.Type.Element, layout);
+        if (Conflicts(_loads, store) || Conflicts(_stores, store)) shared.Barrier();
+        _stores.Add(store);
+        foreach (var body in _bodies) body.Stores.Add(store);
     }
 
     public void BarrierPassed()
@@ -41,19 +42,22 @@ internal sealed class MemoryOrder(SharedMemory shared)
     public void EndLoop()
     {
         var (loads, stores) = _bodies.Pop();
-        if (_stores.Any(store => Conflicts(loads, store.Parameter, store.Layout) || Conflicts(stores, store.Parameter, store.Layout))
-            || _loads.Any(load => Conflicts(stores, load.Parameter, load.Layout))) shared.Barrier();
+        if (_stores.Any(store => Conflicts(loads, store) || Conflicts(stores, store))
+            || _loads.Any(load => Conflicts(stores, load))) shared.Barrier();
     }
 
     /// <summary>What is pending, to be restored after a branch that may not have been taken.</summary>
-    public (List<(int, LinearLayout?)> Loads, List<(int, LinearLayout?)> Stores) Save() => ([.. _loads], [.. _stores]);
+    public (List<Access> Loads, List<Access> Stores) Save() => ([.. _loads], [.. _stores]);
 
-    public void Merge((List<(int, LinearLayout?)> Loads, List<(int, LinearLayout?)> Stores) saved)
+    public void Merge((List<Access> Loads, List<Access> Stores) saved)
     {
         _loads = [.. _loads, .. saved.Loads];
         _stores = [.. _stores, .. saved.Stores];
     }
 
-    private static bool Conflicts(List<(int Parameter, LinearLayout? Layout)> accesses, int parameter, LinearLayout? layout) => accesses.Any(access =>
-        access.Parameter == parameter && (layout is null || access.Layout is null || !layout.Equals(access.Layout) || layout.ReplicatedThreads() != 0));
+    private static bool Conflicts(List<Access> accesses, Access access) => accesses.Any(other =>
+        other.Element == access.Element && (access.Layout is not { } layout || other.Layout is null || !layout.Equals(other.Layout) || layout.ReplicatedThreads() != 0));
+
+    /// <summary>A load or a store of elements of one type; no layout for a scalar.</summary>
+    public readonly record struct Access(DType Element, LinearLayout? Layout);
 }

@@ -13,6 +13,7 @@ namespace Lancet.Tests.Devices;
 internal sealed class SimulatorDevice : Device
 {
     private readonly CpuDevice _host = new();
+    private readonly HashSet<int> _launches = [];
 
     public override string Name => "simulator";
 
@@ -29,10 +30,20 @@ internal sealed class SimulatorDevice : Device
         if (grid.Count == 0) return;
         if (LoweringCheck.UsesFloat64(kernel))
         {
-            LoweringCheck.RunAsFloat32(kernel, grid, arguments);
+            if (IsNew(kernel, grid, arguments)) LoweringCheck.RunAsFloat32(kernel, grid, arguments);
             _host.Launch(kernel, grid, arguments);
         }
         else LoweringCheck.Run(kernel, grid, arguments);
+    }
+
+    /// <summary>Whether the launch is not the same again, as in central differences.</summary>
+    private bool IsNew(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    {
+        var launch = new HashCode();
+        launch.Add(kernel);
+        launch.Add(grid);
+        foreach (var argument in arguments) launch.Add((argument.Bits, argument.Count));
+        return _launches.Add(launch.ToHashCode());
     }
 
     public override void MatMul(in MatMul product) => _host.MatMul(product);
