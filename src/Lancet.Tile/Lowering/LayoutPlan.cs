@@ -112,9 +112,6 @@ internal sealed class LayoutPlan
             case Opcode.Dot:
                 Set(operation.Result, ProductLayout(operation));
                 break;
-            case Opcode.Load when operation.Result.Type.Rank >= 2 && !_sharedLoads.Contains(operation):
-                Set(operation.Result, Blocked(operation.Result.Type));
-                break;
             case Opcode.ExpandDimension when Known(operation.Operands[0]) is { } layout:
                 Set(operation.Result, layout.Expand(operation.Axis));
                 break;

@@ -24,8 +24,8 @@ internal sealed record ProductLayouts(int M, int N, int K, int WarpsM, int Warps
     public static bool Fits(int m, int n, int k) => m >= 16 && n >= 8 && k >= 16;
 
     /// <summary>
-    /// Shares out warps. A product that feeds another product keeps whole rows inside a warp (attention's softmax then needs no other warp);
-    /// others are cut into blocks as square as possible, which read the least shared memory.
+    /// Shares out warps. A product that feeds another product keeps whole rows inside a warp as long as there are rows for all warps
+    /// (attention's softmax then needs no other warp); others are cut into blocks as square as possible, which read the least shared memory.
     /// </summary>
     public static ProductLayouts Choose(int m, int n, int k, int warps, bool isChained)
     {
@@ -34,7 +34,7 @@ internal sealed record ProductLayouts(int M, int N, int K, int WarpsM, int Warps
         {
             var canM = m / warpsM >= 32;
             var canN = n / warpsN >= 16;
-            if (isChained || !canN || (canM && m / warpsM >= n / warpsN)) warpsM *= 2;
+            if (!canN || (canM && (isChained || m / warpsM >= n / warpsN))) warpsM *= 2;
             else warpsN *= 2;
         }
         return new(m, n, k, warpsM, warpsN);

@@ -21,6 +21,9 @@ public abstract class Device : IDisposable
     /// <summary>Bytes that could still be allocated.</summary>
     public abstract long AvailableBytes { get; }
 
+    /// <summary>Bytes of fast memory that one program of a kernel can have; kernels choose their blocks by it.</summary>
+    public virtual int SharedMemoryPerProgram => int.MaxValue;
+
     /// <summary>Allocates zeroed memory, aligned to at least 256 bytes.</summary>
     /// <param name="bytes">Size.</param>
     /// <param name="purpose">What for, for error messages and the memory breakdown.</param>

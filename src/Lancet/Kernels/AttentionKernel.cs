@@ -49,7 +49,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="logSumExp">L: [query heads, T] in the accumulator's type.</param>
     public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp)
     {
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, 0);
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, 0, IsSmall(device));
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, o, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
@@ -73,7 +73,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
     {
         if (dq.RowStride != dk.RowStride || dk.RowStride != dv.RowStride) throw new ArgumentException("dq, dk and dv lie in one buffer.");
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, dq.RowStride);
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, dq.RowStride, IsSmall(device));
         var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
         device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o, dOut, delta, intervals.Count]);
         device.Launch(
@@ -83,6 +83,9 @@ public sealed class AttentionKernel(AttentionShape shape)
             QueryKernels[choice], new Grid(rowBlocks, shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
     }
+
+    // A100 and H100 give a program 160 KB of shared memory and more, other GPUs since Ampere about 100 KB.
+    private static bool IsSmall(Device device) => device.SharedMemoryPerProgram < 160 << 10;
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {
@@ -118,7 +121,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var fade = Exp2(carried[0] - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: 2);
+            }, stages: choice.Stages);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
@@ -143,6 +146,7 @@ public sealed class AttentionKernel(AttentionShape shape)
 
     private static Kernel TraceQueryGradient(Choice choice) => Kernel.Trace("attention_backward_q", k =>
     {
+        k.Warps = choice.BackwardWarps;
         var parts = new Parts(k, choice);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
@@ -176,12 +180,13 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var p = parts.Mask(Exp2(s - rowLog), column, start, begin, end, edges, 0);
                 var ds = parts.ScoreGradient(p * (Dot(gradients, values.Transposed()) - rowDelta), s);
                 return [Dot(ds.To(choice.DType), keys, carried[0])];
-            }, stages: 2)[0];
+            }, stages: choice.Stages)[0];
         parts.Store(dq, row, count, head, choice.StrideGradient, sum);
     });
 
     private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
     {
+        k.Warps = choice.BackwardWarps;
         var parts = new Parts(k, choice);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
@@ -218,7 +223,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var p = parts.Mask(Exp2(s - columnLog), column, start, begin, end, edges, 0);
                 var ds = parts.ScoreGradient(p * (Dot(values, gradients.Transposed()) - columnDelta), s);
                 return [Dot(ds.To(choice.DType), queries, carried[0]), Dot(p.To(choice.DType), gradients, carried[1])];
-            }, stages: 2);
+            }, stages: choice.Stages);
         });
         parts.Store(dk, row, count, head, choice.StrideGradient, sums[0]);
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
@@ -259,15 +264,25 @@ public sealed class AttentionKernel(AttentionShape shape)
         private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
     }
 
-    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideGradient)
+    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideGradient, bool IsSmall)
     {
         public DType Accumulator => DType.Accumulator();
 
         public int Width => Blocks.PowerOfTwo(Shape.HeadDimension);
 
-        public int RowBlock => 64;
+        /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory.</summary>
+        public int RowBlock => IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
-        public int ColumnBlock => 64;
+        /// <summary>Columns of a step.</summary>
+        public int ColumnBlock => IsWide ? 32 : 64;
+
+        /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
+        public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
+
+        /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
+        public int BackwardWarps => Width > 128 ? 8 : 4;
+
+        private bool IsWide => Width * DType.SizeInBytes() > 256;
     }
 }
 

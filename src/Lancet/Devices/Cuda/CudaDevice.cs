@@ -79,6 +79,9 @@ public sealed partial class CudaDevice : Device
     public override PlanTarget PlanTarget => PlanTarget.Cuda;
 
     /// <inheritdoc/>
+    public override int SharedMemoryPerProgram => Info.MaxSharedMemoryPerBlock;
+
+    /// <inheritdoc/>
     public override bool HasGraphs => s_hasGraphs && !s_waits;
 
     /// <inheritdoc/>

@@ -10,6 +10,8 @@ internal sealed class RecordingDevice(Device inner) : Device
 
     public IReadOnlyCollection<Kernel> Kernels => _kernels;
 
+    public override int SharedMemoryPerProgram => inner.SharedMemoryPerProgram;
+
     public override string Name => inner.Name;
 
     public override long AllocatedBytes => inner.AllocatedBytes;
