@@ -12,7 +12,7 @@ namespace Lancet.Kernels;
 /// loss = log Σⱼ exp(zⱼ) − z[label]                     0 where the label is −100
 /// dx = g·(softmax(z) − onehot(label))·s·(1 − (z/c)²)   0 where the label is −100
 /// </code>
-/// A row's logits are read in blocks, so that the vocabulary may have any size; maximum and sum are kept online in fp32.
+/// A row's logits are read in blocks, so that the vocabulary may have any size; maxima and sums are kept online in fp32 (Milakov and Gimelshein 2018).
 /// </summary>
 /// <param name="vocabulary">Columns.</param>
 /// <param name="scale">s.</param>
@@ -20,6 +20,7 @@ namespace Lancet.Kernels;
 public sealed class CrossEntropyKernel(int vocabulary, double scale, double softCap)
 {
     private const int Block = 4096;
+    private const double Lowest = -1e30;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
 
     /// <summary>Losses only.</summary>
@@ -46,7 +47,8 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var labels = k.Pointer(DType.Int32, "labels");
         var losses = k.Pointer(accumulator, "losses");
         var gradientScale = k.Pointer(accumulator, "gradient_scale");
-        k.Warps = 8;
+        // One program of 1024 threads a multiprocessor: the rows in flight then fit the L2 cache, where the second pass finds them.
+        k.Warps = choice.Vocabulary > 32768 ? 32 : 8;
         var block = Math.Min(Block, Blocks.PowerOfTwo(choice.Vocabulary));
         var row = k.ProgramId(0);
         var label = k.Load(labels + row);
@@ -72,14 +74,18 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         });
         k.If(label >= 0, () =>
         {
-            // A soft cap would turn the −∞ of a missing column into −c, so those columns are masked after it.
-            var running = k.For(zero, end, step, [k.Full(accumulator, double.NegativeInfinity), k.Zeros(accumulator)], (first, carried) =>
+            // Each lane keeps its own maximum m and sum Σ exp(z − m); they meet once, after the loop. With d = z − m and e = exp(−|d|) the sum
+            // becomes s·e + 1 if z is the new maximum, else s + e: one exponential an element. Missing columns count as a number so low that
+            // its power vanishes when the lanes meet. A soft cap would turn that into −c, so those columns are masked after it.
+            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, block), k.Zeros(accumulator, block)], (first, carried) =>
             {
-                var value = Select(first + column < choice.Vocabulary, Read(first, 0), double.NegativeInfinity);
-                var maximum = Max(carried[0], ReduceMax(value));
-                return [maximum, carried[1] * Exp(carried[0] - maximum) + Sum(Exp(value - maximum))];
+                var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
+                var d = value - carried[0];
+                var power = Exp(-Abs(d));
+                return [Max(carried[0], value), Select(d > 0, carried[1] * power + 1, carried[1] + power)];
             });
-            var logSum = running[0] + Log(running[1]);
+            var maximum = ReduceMax(running[0]);
+            var logSum = maximum + Log(Sum(running[1] * Exp(running[0] - maximum)));
             var target = k.Load(start + label).ToFloat32();
             if (choice.Scale != 1) target *= choice.Scale;
             if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);

@@ -17,7 +17,7 @@ namespace Lancet.Kernels;
 /// <param name="rotaryDimension">Rotated elements of a head, d.</param>
 public sealed class RotaryKernel(int heads, int headDimension, int rotaryDimension)
 {
-    private const int HeadBlock = 4;
+    private const int HeadBlock = 8;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
 
     /// <summary>Rotates.</summary>
@@ -33,6 +33,7 @@ public sealed class RotaryKernel(int heads, int headDimension, int rotaryDimensi
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "rotary_backward" : "rotary_forward", k =>
     {
+        k.Warps = 2;
         var x = k.Pointer(choice.DType, "x");
         var positions = k.Pointer(DType.Int32, "positions");
         var cosTable = k.Pointer(DType.Float32, "cos");
