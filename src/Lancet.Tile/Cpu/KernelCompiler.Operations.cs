@@ -388,7 +388,9 @@ internal sealed partial class KernelCompiler
     private void CompileDot(Operation operation)
     {
         var (a, b, c) = (LanesOf(operation.Operands[0]), LanesOf(operation.Operands[1]), RowsOf(operation.Operands[2]));
-        var result = NewLanesOver(operation.Result, operation.Operands[2]);
+        // Factors are read until the end, so the result may not overwrite one that is the accumulator as well.
+        var isFactor = operation.Operands[2] == operation.Operands[0] || operation.Operands[2] == operation.Operands[1];
+        var result = isFactor ? NewLanes(operation.Result) : NewLanesOver(operation.Result, operation.Operands[2]);
         if (operation.Result.Type.Element == DType.Float64)
         {
             _code.Add(new DotDoubleInstruction(a, b, c, result));
@@ -433,7 +435,7 @@ internal sealed partial class KernelCompiler
         EmitYield(body.Operations[^1].Operands, slots);
         foreach (var argument in body.Arguments) Release(argument);
         CloseScope(body);
-        outerCode.Add(new ForInstruction(low, high, step, index, [.. _code]));
+        outerCode.Add(new ForInstruction(low, high, step, index, [.. _code], $"kernel {_kernel.Name}, For at {operation.Location}"));
         _code = outerCode;
         for (var i = 0; i < carried; i++)
         {
@@ -471,7 +473,7 @@ internal sealed partial class KernelCompiler
         }
     }
 
-    /// <summary>Copies yielded values to their slots as if at once: a source that lies in another target is copied aside first.</summary>
+    /// <summary>Copies yielded values to their slots as if at once: a source that lies in a target, other than in place, is copied aside first.</summary>
     private void EmitYield(Value[] values, Slot[] slots)
     {
         var views = new LaneView[values.Length];
@@ -479,7 +481,9 @@ internal sealed partial class KernelCompiler
         for (var i = 0; i < values.Length; i++)
         {
             views[i] = LanesOf(values[i]);
-            if (!slots.Where((slot, j) => j != i && views[i].Offset >= slot.Offset && views[i].Offset < slot.Offset + slot.Size).Any()) continue;
+            var view = views[i];
+            var isInPlace = view.IsDense && view.Offset == slots[i].Offset;
+            if (isInPlace || !slots.Any(slot => view.Offset >= slot.Offset && view.Offset < slot.Offset + slot.Size)) continue;
             var aside = _layout.Allocate(views[i].Count * LaneSize(values[i].Type));
             temporaries.Add(aside);
             CopyTo(values[i].Type, views[i], aside);

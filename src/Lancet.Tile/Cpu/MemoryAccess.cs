@@ -280,7 +280,11 @@ internal sealed unsafe class AtomicAddInstruction(AccessPattern pattern, LaneVie
 {
     protected override bool IsStore => false;
 
-    public override void Execute(ref Frame frame) => Walk(ref frame);
+    public override void Execute(ref Frame frame)
+    {
+        if (Pattern.Mask >= 0 || Pattern.MaskView is not null) new Span<byte>(frame.At<byte>(z.Offset), z.Count * (is32 ? 4 : 8)).Clear();
+        Walk(ref frame);
+    }
 
     protected override void Row(ref Frame frame, byte* address, long stride, int lane, int count)
     {

@@ -132,7 +132,7 @@ public enum Opcode
     /// <summary>Writes memory: operands pointer, value [, mask].</summary>
     Store,
 
-    /// <summary>Adds an integer to memory atomically and returns the former value: operands pointer, value [, mask].</summary>
+    /// <summary>Adds an integer to memory atomically and returns the former value, 0 where masked off: operands pointer, value [, mask].</summary>
     AtomicAdd,
 
     /// <summary>Sum along <see cref="Operation.Axis"/>, in a fixed order.</summary>
