@@ -26,6 +26,19 @@ public readonly struct BFloat16 : IEquatable<BFloat16>
             : new((ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16));
     }
 
+    /// <summary>
+    /// Rounds to the nearest representable value, ties to even, once: going through binary32 would let what the first rounding drops decide
+    /// the ties of the second. The step between rounds "to odd", which keeps whether anything was dropped (Boldo and Melquiond, 2008).
+    /// </summary>
+    public static explicit operator BFloat16(double value)
+    {
+        var single = (float)value;
+        if (single == value || double.IsNaN(value)) return (BFloat16)single;
+        var bits = BitConverter.SingleToUInt32Bits(single);
+        if (Math.Abs((double)single) > Math.Abs(value)) bits--;
+        return (BFloat16)BitConverter.UInt32BitsToSingle(bits | 1);
+    }
+
     /// <summary>Widens exactly.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static implicit operator float(BFloat16 value) => BitConverter.UInt32BitsToSingle((uint)value.Bits << 16);

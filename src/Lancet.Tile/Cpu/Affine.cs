@@ -1,4 +1,5 @@
 using Lancet.Tile.IR;
+using Lancet.Tile.IR.Passes;
 
 namespace Lancet.Tile.Cpu;
 
@@ -11,6 +12,19 @@ internal struct AffineValue
     public long Offset, S0, S1, S2;
 
     public readonly long Stride(int axis) => axis switch { 0 => S0, 1 => S1, _ => S2 };
+
+    /// <summary>Whether every element in the given extents lies within int32.</summary>
+    public readonly bool FitsInt32(int[] shape)
+    {
+        var (low, high) = (Offset, Offset);
+        for (var axis = 0; axis < shape.Length; axis++)
+        {
+            var reach = Stride(axis) * (shape[axis] - 1);
+            if (reach < 0) low += reach;
+            else high += reach;
+        }
+        return low >= int.MinValue && high <= int.MaxValue;
+    }
 
     public void SetStride(int axis, long value)
     {
@@ -84,28 +98,29 @@ internal sealed unsafe class AffineScaleInstruction(int a, int scalar, int z, bo
     }
 }
 
-/// <summary>Integer arithmetic on two scalars.</summary>
-internal sealed unsafe class ScalarIntegerInstruction(Opcode opcode, int a, int b, int z, bool is32) : Instruction
+/// <summary>Integer arithmetic on scalars; <paramref name="b"/> is null for operations of one operand. Division by zero gives 0.</summary>
+internal sealed unsafe class ScalarIntegerInstruction(Opcode opcode, DType element, int a, int? b, int z) : Instruction
 {
     public override void Execute(ref Frame frame)
     {
-        long x = frame.At<AffineValue>(a)->Offset, y = frame.At<AffineValue>(b)->Offset;
-        var result = opcode switch
-        {
-            Opcode.Divide => x / y,
-            Opcode.Remainder => x % y,
-            Opcode.Minimum => Math.Min(x, y),
-            Opcode.Maximum => Math.Max(x, y),
-            Opcode.And => x & y,
-            Opcode.Or => x | y,
-            Opcode.Xor => x ^ y,
-            Opcode.ShiftLeft => is32 ? (int)x << (int)y : x << (int)y,
-            Opcode.ShiftRight => is32 ? (int)x >> (int)y : x >> (int)y,
-            Opcode.Not => ~x,
-            Opcode.Absolute => Math.Abs(x),
-            _ => throw new InvalidOperationException($"{opcode} on scalars"),
-        };
-        *frame.At<AffineValue>(z) = new AffineValue { Offset = is32 ? (int)result : result };
+        var x = frame.At<AffineValue>(a)->Offset;
+        var result = b is { } right
+            ? ScalarArithmetic.Binary(opcode, element, x, frame.At<AffineValue>(right)->Offset)
+            : ScalarArithmetic.Unary(opcode, element, x);
+        *frame.At<AffineValue>(z) = new AffineValue { Offset = result ?? 0 };
+    }
+}
+
+/// <summary>
+/// Stops where a closed form passes the ends of int32 and its elements are about to be used as numbers of more than 32 bits: they would be
+/// wrapped on other machines, and neither is what the kernel's author meant.
+/// </summary>
+internal sealed unsafe class CheckInt32Instruction(int a, int[] shape, Operation operation, string kernelName) : Instruction
+{
+    public override void Execute(ref Frame frame)
+    {
+        if (frame.At<AffineValue>(a)->FitsInt32(shape)) return;
+        throw new TileException($"kernel {kernelName}, {operation.Opcode} at {operation.Location}: an int32 index tile passes 2^31 (program {frame.X}, {frame.Y}, {frame.Z}); compute it in int64, with ToInt64().");
     }
 }
 
@@ -158,7 +173,7 @@ internal sealed unsafe class BoxCompareInstruction(Comparison comparison, int a,
     {
         AffineValue* pa = frame.At<AffineValue>(a), pb = frame.At<AffineValue>(b);
         // a ⋚ b  ⇔  offset + stride · i ⋚ 0
-        var (offset, stride) = (pa->Offset - pb->Offset, pa->Stride(axis) - pb->Stride(axis));
+        var (offset, stride) = (Difference(pa->Offset, pb->Offset), pa->Stride(axis) - pb->Stride(axis));
         var (low, high) = (0L, (long)shape[axis]);
         var relation = comparison;
         if (relation == Comparison.Less) (offset, relation) = (offset + 1, Comparison.LessOrEqual);
@@ -186,6 +201,14 @@ internal sealed unsafe class BoxCompareInstruction(Comparison comparison, int a,
         for (var d = 0; d < shape.Length; d++) box.Set(d, 0, shape[d]);
         box.Set(axis, (int)Math.Min(low, shape[axis]), (int)Math.Max(high, 0));
         *frame.At<BoxMask>(z) = box;
+    }
+
+    /// <summary>x − y, kept a little away from the ends of int64 so that it can be negated and moved by 1; too far from 0 to matter there.</summary>
+    private static long Difference(long x, long y)
+    {
+        var difference = x - y;
+        if (((x ^ y) & (x ^ difference)) < 0) difference = x < 0 ? long.MinValue : long.MaxValue;
+        return Math.Clamp(difference, long.MinValue + 2, long.MaxValue - 2);
     }
 
     private static long FloorDivide(long x, long y) => (x / y) - (x % y != 0 && (x < 0) != (y < 0) ? 1 : 0);

@@ -10,12 +10,12 @@ internal sealed unsafe class SetLaneInstruction(int target, long bits, bool is64
 }
 
 /// <summary>A counted loop.</summary>
-internal sealed unsafe class ForInstruction(int low, int high, int step, int index, Instruction[] body) : Instruction
+internal sealed unsafe class ForInstruction(int low, int high, int step, int index, Instruction[] body, string name) : Instruction
 {
     public override void Execute(ref Frame frame)
     {
         var (from, to, by) = (frame.At<AffineValue>(low)->Offset, frame.At<AffineValue>(high)->Offset, frame.At<AffineValue>(step)->Offset);
-        if (by <= 0) throw new TileException($"a loop's step is {by}; it must be above 0");
+        if (by <= 0) throw new TileException($"{name}: the loop's step is {by}; it must be above 0.");
         for (var i = from; i < to; i += by)
         {
             *frame.At<AffineValue>(index) = new AffineValue { Offset = i };

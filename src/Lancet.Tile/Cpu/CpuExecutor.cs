@@ -19,7 +19,7 @@ public static unsafe class CpuExecutor
     /// <param name="grid">How many programs.</param>
     /// <param name="arguments">One for each parameter; pointers to host memory.</param>
     /// <param name="pool">Threads; the shared pool by default.</param>
-    /// <param name="debug">Checks every address against the argument's extent and finds programs that write to the same place. Slow. The environment variable LANCET_TILE_DEBUG=1 turns it on for all launches.</param>
+    /// <param name="debug">Checks every address against the argument's extent, finds programs that write to the same place and, in memory under <see cref="UninitializedMemory"/>, reads of what nothing has written. Slow, on one thread. The environment variable LANCET_TILE_DEBUG=1 turns it on for all launches.</param>
     /// <exception cref="TileException">The arguments do not fit the kernel's parameters, or a checked access is out of bounds.</exception>
     public static void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, WorkerPool? pool = null, bool debug = false)
     {
@@ -36,7 +36,14 @@ public static unsafe class CpuExecutor
         {
             DebugState.Begin();
             launch.Tasks = 1;
-            RunTask((nint)(&launch), 0, 0);
+            try
+            {
+                RunTask((nint)(&launch), 0, 0);
+            }
+            finally
+            {
+                DebugState.End();
+            }
         }
         else
         {
@@ -111,39 +118,5 @@ internal sealed class CpuProgram
         if (kernel.CpuProgram is CpuProgram existing) return existing;
         Interlocked.CompareExchange(ref kernel.CpuProgram, new CpuProgram(kernel), null);
         return (CpuProgram)kernel.CpuProgram;
-    }
-}
-
-/// <summary>Bookkeeping of a checked launch, which runs on one thread.</summary>
-internal static unsafe class DebugState
-{
-    [ThreadStatic]
-    private static Dictionary<long, (int X, int Y, int Z)>? t_writers;
-
-    public static void Begin() => t_writers = [];
-
-    public static void Check(AccessPattern pattern, ref Frame frame, byte* address, long stride, int lane, int count, int elementSize, bool isStore)
-    {
-        var start = frame.Arguments[pattern.Parameter];
-        var extent = frame.Counts[pattern.Parameter];
-        for (var i = 0; i < count; i++)
-        {
-            var at = (long)address + (i * stride * elementSize);
-            var index = (at - start) / elementSize;
-            if (at < start || index >= extent)
-            {
-                throw new TileException(
-                    $"kernel {pattern.KernelName}, {pattern.Operation.Opcode} at {pattern.Operation.Location}: element {lane + i} of the tile touches index {index} of {pattern.ParameterName}, " +
-                    $"which has {extent} elements (program {frame.X}, {frame.Y}, {frame.Z}).");
-            }
-            if (!isStore) continue;
-            var program = (frame.X, frame.Y, frame.Z);
-            if (t_writers!.TryGetValue(at, out var other) && other != program)
-            {
-                throw new TileException(
-                    $"kernel {pattern.KernelName}, {pattern.Operation.Opcode} at {pattern.Operation.Location}: programs {other} and {program} both write index {index} of {pattern.ParameterName}.");
-            }
-            t_writers[at] = program;
-        }
     }
 }

@@ -27,6 +27,7 @@ internal static class InstructionFactory
         (Opcode.Absolute, DType.Float64) => new UnaryInstruction<double, AbsoluteOperation<double>>(x, z),
         (Opcode.Absolute, DType.Int32) => new UnaryInstruction<int, AbsoluteOperation<int>>(x, z),
         (Opcode.Absolute, DType.Int64) => new UnaryInstruction<long, AbsoluteOperation<long>>(x, z),
+        (Opcode.Absolute, DType.UInt32) => new CopyInstruction<int>(x, z),
         (Opcode.Not, DType.Int64) => new UnaryInstruction<long, NotOperation<long>>(x, z),
         (Opcode.Not, _) => new UnaryInstruction<int, NotOperation<int>>(x, z),
         (Opcode.Sqrt, DType.Float32) => new UnaryInstruction<float, SqrtOperation<float>>(x, z),
@@ -66,6 +67,11 @@ internal static class InstructionFactory
             code.Add(Narrow(to, x, z));
             return;
         }
+        if (to is DType.BFloat16 or DType.Float16)
+        {
+            code.Add(to == DType.BFloat16 ? NarrowCast<BFloat16Casting>(fromLane, x, z) : NarrowCast<Float16Casting>(fromLane, x, z));
+            return;
+        }
         code.Add((fromLane, toLane) switch
         {
             _ when isSame && x.IsDense && fromLane is not (DType.Float64 or DType.Int64) => new CopyInstruction<int>(x, z),
@@ -88,20 +94,31 @@ internal static class InstructionFactory
             (DType.Int64, DType.Float64) => new CastInstruction<long, double, Casting>(x, z),
             _ => new CastInstruction<long, int, Casting>(x, z),
         });
-        if (to is DType.BFloat16 or DType.Float16 or DType.Int8 or DType.UInt8) code.Add(Narrow(to, z, z));
+        if (to is DType.Int8 or DType.UInt8) code.Add(Narrow(to, z, z));
     }
 
-    public static Instruction Load(AccessPattern pattern, DType element, LaneView z, double other, bool isChecked) => element switch
+    /// <summary>The same bits under another type of equal width, from dense lanes to dense lanes.</summary>
+    public static Instruction BitCast(DType from, DType to, LaneView x, LaneView z) => to switch
     {
-        DType.Float32 => new LoadInstruction<float, PlainFormat<float>>(pattern, z, (float)other) { IsChecked = isChecked },
-        DType.BFloat16 => new LoadInstruction<float, BFloat16Format>(pattern, z, BFloat16.Round((float)other)) { IsChecked = isChecked },
-        DType.Float16 => new LoadInstruction<float, Float16Format>(pattern, z, (float)(Half)other) { IsChecked = isChecked },
-        DType.Float64 => new LoadInstruction<double, PlainFormat<double>>(pattern, z, other) { IsChecked = isChecked },
-        DType.Int8 => new LoadInstruction<int, SByteFormat>(pattern, z, (int)other) { IsChecked = isChecked },
-        DType.UInt8 => new LoadInstruction<int, ByteFormat>(pattern, z, (int)other) { IsChecked = isChecked },
-        DType.Int64 => new LoadInstruction<long, PlainFormat<long>>(pattern, z, (long)other) { IsChecked = isChecked },
-        DType.UInt32 => new LoadInstruction<uint, PlainFormat<uint>>(pattern, z, (uint)other) { IsChecked = isChecked },
-        _ => new LoadInstruction<int, PlainFormat<int>>(pattern, z, (int)other) { IsChecked = isChecked },
+        DType.Int8 or DType.UInt8 => Narrow(to, x, z),
+        DType.BFloat16 when from != to => new UnaryInstruction<float, HalfBitsAsBFloat16Operation>(x, z),
+        DType.Float16 when from != to => new UnaryInstruction<float, BFloat16BitsAsHalfOperation>(x, z),
+        DType.Float64 or DType.Int64 => new CopyInstruction<long>(x, z),
+        _ => new CopyInstruction<int>(x, z),
+    };
+
+    /// <summary>A load; masked-off elements become <paramref name="number"/> (floats) or <paramref name="integer"/>.</summary>
+    public static Instruction Load(AccessPattern pattern, DType element, LaneView z, double number, long integer, bool isChecked) => element switch
+    {
+        DType.Float32 => new LoadInstruction<float, PlainFormat<float>>(pattern, z, (float)number) { IsChecked = isChecked },
+        DType.BFloat16 => new LoadInstruction<float, BFloat16Format>(pattern, z, (BFloat16)number) { IsChecked = isChecked },
+        DType.Float16 => new LoadInstruction<float, Float16Format>(pattern, z, (float)(Half)number) { IsChecked = isChecked },
+        DType.Float64 => new LoadInstruction<double, PlainFormat<double>>(pattern, z, number) { IsChecked = isChecked },
+        DType.Int8 => new LoadInstruction<int, SByteFormat>(pattern, z, (int)integer) { IsChecked = isChecked },
+        DType.UInt8 => new LoadInstruction<int, ByteFormat>(pattern, z, (int)integer) { IsChecked = isChecked },
+        DType.Int64 => new LoadInstruction<long, PlainFormat<long>>(pattern, z, integer) { IsChecked = isChecked },
+        DType.UInt32 => new LoadInstruction<uint, PlainFormat<uint>>(pattern, z, (uint)integer) { IsChecked = isChecked },
+        _ => new LoadInstruction<int, PlainFormat<int>>(pattern, z, (int)integer) { IsChecked = isChecked },
     };
 
     public static Instruction Store(AccessPattern pattern, DType element, LaneView value, bool isChecked) => element switch
@@ -140,6 +157,15 @@ internal static class InstructionFactory
         DType.Int8 or DType.UInt8 or DType.Bool => DType.Int32,
         _ => element,
     };
+
+    private static Instruction NarrowCast<TCasting>(DType fromLane, LaneView x, LaneView z)
+        where TCasting : struct, ICastOperation<double, float>, ICastOperation<int, float>, ICastOperation<uint, float>, ICastOperation<long, float> => fromLane switch
+        {
+            DType.Float64 => new CastInstruction<double, float, TCasting>(x, z),
+            DType.Int64 => new CastInstruction<long, float, TCasting>(x, z),
+            DType.UInt32 => new CastInstruction<uint, float, TCasting>(x, z),
+            _ => new CastInstruction<int, float, TCasting>(x, z),
+        };
 
     private static Instruction Narrow(DType to, LaneView x, LaneView z) => to switch
     {

@@ -88,7 +88,7 @@ internal sealed partial class KernelCompiler
         var bits = type.Element switch
         {
             DType.Float64 => BitConverter.DoubleToInt64Bits(operation.Number),
-            DType.BFloat16 => BitConverter.SingleToInt32Bits(BFloat16.Round((float)operation.Number)),
+            DType.BFloat16 => BitConverter.SingleToInt32Bits((float)(BFloat16)operation.Number),
             DType.Float16 => BitConverter.SingleToInt32Bits((float)(Half)operation.Number),
             DType.Float32 => BitConverter.SingleToInt32Bits((float)operation.Number),
             DType.Bool => operation.Integer != 0 ? -1 : 0,
@@ -189,6 +189,7 @@ internal sealed partial class KernelCompiler
         if (AffineOf(pointer) is { } p && AffineOf(offset) is { } o)
         {
             var target = NewAffine(result, [.. p.Varies.Zip(o.Varies, (a, b) => a || b)]);
+            CheckRange(operation, offset, o);
             _code.Add(new AffineAddInstruction(p.Descriptor, o.Descriptor, target, 1, size, false));
             return;
         }
@@ -235,7 +236,7 @@ internal sealed partial class KernelCompiler
                 return true;
             }
             if (!a.IsUniform) return false;
-            _code.Add(new ScalarIntegerInstruction(operation.Opcode, a.Descriptor, a.Descriptor, NewAffine(result, a.Varies), is32));
+            _code.Add(new ScalarIntegerInstruction(operation.Opcode, result.Type.Element, a.Descriptor, null, NewAffine(result, a.Varies)));
             return true;
         }
         if (AffineOf(operation.Operands[1]) is not { } b) return false;
@@ -255,7 +256,7 @@ internal sealed partial class KernelCompiler
                 return false;
             default:
                 if (!a.IsUniform || !b.IsUniform) return false;
-                _code.Add(new ScalarIntegerInstruction(operation.Opcode, a.Descriptor, b.Descriptor, NewAffine(result, varies), is32));
+                _code.Add(new ScalarIntegerInstruction(operation.Opcode, result.Type.Element, a.Descriptor, b.Descriptor, NewAffine(result, varies)));
                 return true;
         }
     }
@@ -270,6 +271,8 @@ internal sealed partial class KernelCompiler
             {
                 var target = NewDescriptor();
                 _forms[result] = new Form.Box(target);
+                CheckRange(operation, x, a);
+                CheckRange(operation, y, b);
                 _code.Add(new BoxCompareInstruction(operation.Comparison, a.Descriptor, b.Descriptor, target, varying.Length == 0 ? 0 : varying[0], [.. result.Type.Dimensions]));
                 return;
             }
@@ -291,6 +294,7 @@ internal sealed partial class KernelCompiler
         var (from, to) = (source.Type.Element, result.Type.Element);
         if (operation.Opcode == Opcode.Cast && from is DType.Int32 or DType.Int64 && to is DType.Int32 or DType.Int64 && AffineOf(source) is { } affine)
         {
+            if (to == DType.Int64) CheckRange(operation, source, affine);
             _code.Add(new AffineAxesInstruction(affine.Descriptor, NewAffine(result, affine.Varies), [.. Enumerable.Range(0, result.Type.Rank)], to == DType.Int32));
             return;
         }
@@ -302,15 +306,33 @@ internal sealed partial class KernelCompiler
             return;
         }
         var dense = Dense(source);
+        var target = NewLanesOver(result, source);
         if (operation.Opcode == Opcode.BitCast)
         {
-            if (from is DType.BFloat16 or DType.Float16 or DType.Int8 or DType.UInt8 || to is DType.BFloat16 or DType.Float16 or DType.Int8 or DType.UInt8)
-                throw Error(operation, "a change of type of 8 and 16-bit lanes by their bits is not supported");
-            var target = NewLanesOver(result, source);
-            _code.Add(LaneSize(result.Type) == 4 ? new CopyInstruction<int>(dense, target) : new CopyInstruction<long>(dense, target));
+            _code.Add(InstructionFactory.BitCast(from, to, dense, target));
             return;
         }
-        InstructionFactory.Cast(from, to, dense, NewLanesOver(result, source), _code);
+        if (from == DType.Bool)
+        {
+            // 0 and −1 become 0 and 1.
+            var numbers = _layout.Allocate(dense.Count * sizeof(int));
+            var view = LaneView.Dense(numbers.Offset, dense.Rows, dense.Cols);
+            _code.Add(InstructionFactory.Unary(Opcode.Negate, DType.Int32, dense, view)!);
+            _layout.Free(numbers);
+            (from, dense) = (DType.Int32, view);
+            if (to == DType.Int32)
+            {
+                _code.Add(new CopyInstruction<int>(dense, target));
+                return;
+            }
+        }
+        InstructionFactory.Cast(from, to, dense, target, _code);
+    }
+
+    /// <summary>Emits a check that a closed form of int32 does not wrap, unless it is a single number, which wraps by itself.</summary>
+    private void CheckRange(Operation operation, Value value, Form.Affine affine)
+    {
+        if (value.Type.Element == DType.Int32 && !affine.IsUniform) _code.Add(new CheckInt32Instruction(affine.Descriptor, [.. value.Type.Dimensions], operation, _kernel.Name));
     }
 
     private void CompileMemory(Operation operation)
@@ -331,8 +353,8 @@ internal sealed partial class KernelCompiler
         var pattern = new AccessPattern(address, affine is not null, maskOffset, maskView, [.. pointer.Type.Dimensions], parameter, _kernel.Parameters[parameter].Name, operation, _kernel.Name);
         if (operation.Opcode == Opcode.Load)
         {
-            var other = operands.Length > 2 ? operands[2].Definition!.Number + operands[2].Definition!.Integer : 0;
-            _code.Add(InstructionFactory.Load(pattern, pointer.Type.Element, NewLanes(operation.Result), other, _isChecked));
+            var other = operands.Length > 2 ? operands[2].Definition! : null;
+            _code.Add(InstructionFactory.Load(pattern, pointer.Type.Element, NewLanes(operation.Result), other?.Number ?? 0, other?.Integer ?? 0, _isChecked));
         }
         else if (operation.Opcode == Opcode.Store)
         {
@@ -366,7 +388,9 @@ internal sealed partial class KernelCompiler
     private void CompileDot(Operation operation)
     {
         var (a, b, c) = (LanesOf(operation.Operands[0]), LanesOf(operation.Operands[1]), RowsOf(operation.Operands[2]));
-        var result = NewLanesOver(operation.Result, operation.Operands[2]);
+        // Factors are read until the end, so the result may not overwrite one that is the accumulator as well.
+        var isFactor = operation.Operands[2] == operation.Operands[0] || operation.Operands[2] == operation.Operands[1];
+        var result = isFactor ? NewLanes(operation.Result) : NewLanesOver(operation.Result, operation.Operands[2]);
         if (operation.Result.Type.Element == DType.Float64)
         {
             _code.Add(new DotDoubleInstruction(a, b, c, result));
@@ -411,7 +435,7 @@ internal sealed partial class KernelCompiler
         EmitYield(body.Operations[^1].Operands, slots);
         foreach (var argument in body.Arguments) Release(argument);
         CloseScope(body);
-        outerCode.Add(new ForInstruction(low, high, step, index, [.. _code]));
+        outerCode.Add(new ForInstruction(low, high, step, index, [.. _code], $"kernel {_kernel.Name}, For at {operation.Location}"));
         _code = outerCode;
         for (var i = 0; i < carried; i++)
         {
@@ -449,7 +473,7 @@ internal sealed partial class KernelCompiler
         }
     }
 
-    /// <summary>Copies yielded values to their slots as if at once: a source that lies in another target is copied aside first.</summary>
+    /// <summary>Copies yielded values to their slots as if at once: a source that lies in a target, other than in place, is copied aside first.</summary>
     private void EmitYield(Value[] values, Slot[] slots)
     {
         var views = new LaneView[values.Length];
@@ -457,7 +481,9 @@ internal sealed partial class KernelCompiler
         for (var i = 0; i < values.Length; i++)
         {
             views[i] = LanesOf(values[i]);
-            if (!slots.Where((slot, j) => j != i && views[i].Offset >= slot.Offset && views[i].Offset < slot.Offset + slot.Size).Any()) continue;
+            var view = views[i];
+            var isInPlace = view.IsDense && view.Offset == slots[i].Offset;
+            if (isInPlace || !slots.Any(slot => view.Offset >= slot.Offset && view.Offset < slot.Offset + slot.Size)) continue;
             var aside = _layout.Allocate(views[i].Count * LaneSize(values[i].Type));
             temporaries.Add(aside);
             CopyTo(values[i].Type, views[i], aside);

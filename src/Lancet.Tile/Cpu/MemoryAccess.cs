@@ -159,8 +159,8 @@ internal abstract unsafe class AccessInstruction(AccessPattern pattern, int elem
     /// <summary>Whether to check every address; set for debug programs.</summary>
     public bool IsChecked { get; init; }
 
-    /// <summary>Whether this writes memory.</summary>
-    protected abstract bool IsStore { get; }
+    /// <summary>How this touches memory.</summary>
+    protected abstract AccessKind Kind { get; }
 
     /// <summary>Handles <paramref name="count"/> elements at <paramref name="address"/>, <paramref name="stride"/> elements apart, which are lanes <paramref name="lane"/>, lane + 1, ….</summary>
     protected abstract void Row(ref Frame frame, byte* address, long stride, int lane, int count);
@@ -186,7 +186,7 @@ internal abstract unsafe class AccessInstruction(AccessPattern pattern, int elem
             {
                 var address = (byte*)(value.Offset + (((i * s0) + (j * s1) + (l2 * s2)) * elementSize));
                 var lane = (((i * pattern.D1) + j) * pattern.D2) + l2;
-                if (IsChecked) DebugState.Check(pattern, ref frame, address, s2, lane, h2 - l2, elementSize, IsStore);
+                if (IsChecked) DebugState.Check(pattern, ref frame, address, s2, lane, h2 - l2, elementSize, Kind);
                 Row(ref frame, address, s2, lane, h2 - l2);
             }
         }
@@ -213,7 +213,7 @@ internal abstract unsafe class AccessInstruction(AccessPattern pattern, int elem
                     var address = pattern.IsAffine
                         ? (byte*)(value.Offset + (((i * value.Stride(a0)) + (j * value.Stride(a1)) + (k * value.Stride(a2))) * elementSize))
                         : (byte*)addresses[lane];
-                    if (IsChecked) DebugState.Check(pattern, ref frame, address, 0, lane, 1, elementSize, IsStore);
+                    if (IsChecked) DebugState.Check(pattern, ref frame, address, 0, lane, 1, elementSize, Kind);
                     Row(ref frame, address, 1, lane, 1);
                 }
             }
@@ -225,7 +225,7 @@ internal sealed unsafe class LoadInstruction<TLane, TFormat>(AccessPattern patte
     where TLane : unmanaged
     where TFormat : struct, IMemoryFormat<TLane>
 {
-    protected override bool IsStore => false;
+    protected override AccessKind Kind => AccessKind.Read;
 
     public override void Execute(ref Frame frame)
     {
@@ -256,7 +256,7 @@ internal sealed unsafe class StoreInstruction<TLane, TFormat>(AccessPattern patt
     where TLane : unmanaged
     where TFormat : struct, IMemoryFormat<TLane>
 {
-    protected override bool IsStore => true;
+    protected override AccessKind Kind => AccessKind.Write;
 
     public override void Execute(ref Frame frame) => Walk(ref frame);
 
@@ -278,9 +278,13 @@ internal sealed unsafe class StoreInstruction<TLane, TFormat>(AccessPattern patt
 
 internal sealed unsafe class AtomicAddInstruction(AccessPattern pattern, LaneView value, LaneView z, bool is32) : AccessInstruction(pattern, is32 ? 4 : 8)
 {
-    protected override bool IsStore => false;
+    protected override AccessKind Kind => AccessKind.Atomic;
 
-    public override void Execute(ref Frame frame) => Walk(ref frame);
+    public override void Execute(ref Frame frame)
+    {
+        if (Pattern.Mask >= 0 || Pattern.MaskView is not null) new Span<byte>(frame.At<byte>(z.Offset), z.Count * (is32 ? 4 : 8)).Clear();
+        Walk(ref frame);
+    }
 
     protected override void Row(ref Frame frame, byte* address, long stride, int lane, int count)
     {

@@ -40,7 +40,13 @@ internal struct DivideOperation<T> : IBinaryOperation<T>
 {
     public static bool IsVectorized => typeof(T) == typeof(float) || typeof(T) == typeof(double);
 
-    public static T Invoke(T a, T b) => a / b;
+    public static T Invoke(T a, T b)
+    {
+        if (IsVectorized) return a / b;
+        // Hardware traps on these two: a kernel may well divide by what a masked load left, and int.MinValue / −1 wraps.
+        if (b == T.Zero) return T.Zero;
+        return T.IsNegative(b) && b + T.One == T.Zero ? -a : a / b;
+    }
 
     public static Vector512<T> Invoke(Vector512<T> a, Vector512<T> b) => a / b;
 }
@@ -50,7 +56,7 @@ internal struct RemainderOperation<T> : IBinaryOperation<T>
 {
     public static bool IsVectorized => false;
 
-    public static T Invoke(T a, T b) => a % b;
+    public static T Invoke(T a, T b) => b == T.Zero || (T.IsNegative(b) && b + T.One == T.Zero) ? T.Zero : a % b;
 
     public static Vector512<T> Invoke(Vector512<T> a, Vector512<T> b) => throw new NotSupportedException();
 }
@@ -188,6 +194,24 @@ internal struct FloatToBFloat16Operation : IUnaryOperation<float>
         var quiet = (bits | Vector512.Create(0x400000u)) & Vector512.Create(0xFFFF0000u);
         return Vector512.ConditionalSelect(Vector512.Equals(x, x).AsUInt32(), rounded, quiet).AsSingle();
     }
+}
+
+internal struct BFloat16BitsAsHalfOperation : IUnaryOperation<float>
+{
+    public static bool IsVectorized => false;
+
+    public static float Invoke(float x) => (float)BitConverter.UInt16BitsToHalf((ushort)(BitConverter.SingleToUInt32Bits(x) >> 16));
+
+    public static Vector512<float> Invoke(Vector512<float> x) => throw new NotSupportedException();
+}
+
+internal struct HalfBitsAsBFloat16Operation : IUnaryOperation<float>
+{
+    public static bool IsVectorized => false;
+
+    public static float Invoke(float x) => BFloat16.FromBits(BitConverter.HalfToUInt16Bits((Half)x));
+
+    public static Vector512<float> Invoke(Vector512<float> x) => throw new NotSupportedException();
 }
 
 internal struct FloatToHalfOperation : IUnaryOperation<float>

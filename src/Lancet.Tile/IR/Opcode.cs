@@ -36,10 +36,10 @@ public enum Opcode
     /// <summary>Product; wraps for integers.</summary>
     Multiply,
 
-    /// <summary>Quotient; integers truncate towards zero.</summary>
+    /// <summary>Quotient; integers truncate towards zero. An integer divided by zero gives an unspecified value (0 on the CPU) and does not trap.</summary>
     Divide,
 
-    /// <summary>Integer remainder, with the sign of the dividend.</summary>
+    /// <summary>Integer remainder, with the sign of the dividend; of a division by zero unspecified (0 on the CPU).</summary>
     Remainder,
 
     /// <summary>The smaller; a NaN operand gives NaN.</summary>
@@ -114,10 +114,13 @@ public enum Opcode
     /// <summary>Operand 1 where operand 0 (bool) holds, operand 2 elsewhere.</summary>
     Select,
 
-    /// <summary>Conversion between element types: to nearest even for narrower floats, truncation for float to integer, wrap for narrower integers.</summary>
+    /// <summary>
+    /// Conversion between element types: to nearest even, once, for floats; float to integer truncates, saturates, and takes NaN to 0 (8-bit
+    /// integers by way of int32); narrower integers wrap; true is 1.
+    /// </summary>
     Cast,
 
-    /// <summary>The same bits under another element type of equal width.</summary>
+    /// <summary>The same bits under another element type of equal width. (Which NaN a 16-bit NaN becomes is not specified.)</summary>
     BitCast,
 
     /// <summary>A pointer tile moved by an integer tile, in elements.</summary>
@@ -129,7 +132,7 @@ public enum Opcode
     /// <summary>Writes memory: operands pointer, value [, mask].</summary>
     Store,
 
-    /// <summary>Adds an integer to memory atomically and returns the former value: operands pointer, value [, mask].</summary>
+    /// <summary>Adds an integer to memory atomically and returns the former value, 0 where masked off: operands pointer, value [, mask].</summary>
     AtomicAdd,
 
     /// <summary>Sum along <see cref="Operation.Axis"/>, in a fixed order.</summary>

@@ -98,7 +98,7 @@ internal sealed class Folding(Rewriter rewriter)
         if (Constant(x) is { } constant)
         {
             var folded = from.IsFloat()
-                ? ScalarArithmetic.Cast(ScalarArithmetic.Round(from, constant.Number), from, to)
+                ? ScalarArithmetic.Cast(ScalarArithmetic.Round(from, constant.Number), to)
                 : ScalarArithmetic.Cast(ScalarArithmetic.Wrap(from, constant.Integer), to);
             return folded is var (integer, number) ? Filled(operation, type, integer, number) : null;
         }

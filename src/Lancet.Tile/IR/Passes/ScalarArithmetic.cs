@@ -24,7 +24,7 @@ internal static class ScalarArithmetic
     public static double Round(DType element, double value) => element switch
     {
         DType.Float32 => (float)value,
-        DType.BFloat16 => BFloat16.Round((float)value),
+        DType.BFloat16 => (BFloat16)value,
         DType.Float16 => (double)(Half)value,
         _ => value,
     };
@@ -78,21 +78,15 @@ internal static class ScalarArithmetic
         DType.Bool => null,
         DType.Float32 => (0, (float)value),
         DType.Float64 => (0, (double)value),
-        // Exact in fp32, so that there is one rounding however the run time goes about it.
-        DType.BFloat16 or DType.Float16 => value is >= -(1 << 24) and <= 1 << 24 ? (0, Round(to, value)) : null,
+        DType.BFloat16 or DType.Float16 => value is >= -(1L << 53) and <= 1L << 53 ? (0, Round(to, value)) : null,
         _ => (Wrap(to, value), 0),
     };
 
     /// <summary>A floating-point constant converted to another type; null if the conversion is left to the run time.</summary>
-    public static (long Integer, double Number)? Cast(double value, DType from, DType to)
+    public static (long Integer, double Number)? Cast(double value, DType to)
     {
         if (double.IsNaN(value) || to == DType.Bool) return null;
-        if (to.IsFloat())
-        {
-            // From fp64 to 16 bits takes one rounding, which Round does not do unless the value is an fp32 anyway.
-            var isExact = from != DType.Float64 || to is DType.Float32 or DType.Float64 || (float)value == value;
-            return isExact ? (0, Round(to, value)) : null;
-        }
+        if (to.IsFloat()) return (0, Round(to, value));
         var truncated = Math.Truncate(value);
         // Beyond these bounds conversions saturate; that is for the run time to do.
         var isInside = Math.Abs(truncated) <= (to is DType.Int8 or DType.UInt8 ? 127 : to is DType.Int64 ? 1L << 62 : int.MaxValue) && (truncated >= 0 || to is not (DType.UInt8 or DType.UInt32));

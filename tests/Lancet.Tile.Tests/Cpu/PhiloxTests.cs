@@ -1,0 +1,65 @@
+using CsCheck;
+
+namespace Lancet.Tile.Tests.Cpu;
+
+/// <summary>The generator against a plain one, which the published vectors of Random123 (kat_vectors, "philox4x32 10") vouch for.</summary>
+public class PhiloxTests
+{
+    [Theory]
+    [InlineData(0u, 0u, 0u, 0u, 0u, 0u, 0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u)]
+    [InlineData(0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu)]
+    [InlineData(0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u, 0xa4093822u, 0x299f31d0u, 0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u)]
+    public void The_reference_gives_the_published_vectors(uint c0, uint c1, uint c2, uint c3, uint k0, uint k1, uint w0, uint w1, uint w2, uint w3) =>
+        Assert.Equal([w0, w1, w2, w3], Philox([c0, c1, c2, c3], k0, k1));
+
+    [Fact]
+    public void Words_of_any_counters_in_any_order() => Gen.Select(Gen.Int[0, int.MaxValue], Gen.Int[0, 3], Gen.Long).Sample(
+        (seed, rank, key) =>
+        {
+            var lab = new TileLab(seed);
+            var shape = lab.Shape(rank);
+            var counter = lab.Operand(DType.Int64, shape);
+            var output = lab.Buffer(DType.UInt32, new long[counter.Values.Length]);
+            lab.Launch(
+                (k, p) =>
+                {
+                    var scalar = k.Scalar(DType.Int64);
+                    TileLab.Store(k, p[output], k.RandomBits(scalar, counter.Make(k, p)));
+                },
+                scalars: [key]);
+            for (var i = 0; i < counter.Values.Length; i++)
+            {
+                var block = (ulong)counter.Values[i] >> 2;
+                var words = Philox([(uint)block, (uint)(block >> 32), 0, 0], (uint)key, (uint)((ulong)key >> 32));
+                Assert.Equal(words[counter.Values[i] & 3], (uint)lab.Read(output, i));
+            }
+        },
+        iter: 100,
+        threads: 1);
+
+    [Fact]
+    public void Uniform_numbers_are_the_upper_24_bits_over_2_to_the_24()
+    {
+        var lab = new TileLab(1);
+        var (bits, uniform) = (lab.Buffer(DType.UInt32, new long[256]), lab.Buffer(DType.Float32, new long[256]));
+        lab.Launch((k, p) =>
+        {
+            var (seed, counter) = (k.Constant(DType.Int64, 42L), k.Range(256).ToInt64());
+            k.Store(p[bits] + k.Range(256), k.RandomBits(seed, counter));
+            k.Store(p[uniform] + k.Range(256), k.RandomUniform(seed, counter));
+        });
+        for (var i = 0; i < 256; i++) Assert.Equal((lab.Read(bits, i) >> 8) / 16777216.0, Elements.ToDouble(DType.Float32, lab.Read(uniform, i)));
+    }
+
+    private static uint[] Philox(uint[] counter, uint k0, uint k1)
+    {
+        for (var round = 0; round < 10; round++)
+        {
+            var first = counter[0] * (ulong)0xD2511F53;
+            var second = counter[2] * (ulong)0xCD9E8D57;
+            counter = [(uint)(second >> 32) ^ counter[1] ^ k0, (uint)second, (uint)(first >> 32) ^ counter[3] ^ k1, (uint)first];
+            (k0, k1) = (k0 + 0x9E3779B9, k1 + 0xBB67AE85);
+        }
+        return counter;
+    }
+}
