@@ -106,9 +106,9 @@ public class CommandTests
     [Fact]
     public void Help_shows_examples_and_doctor_reports_as_json()
     {
-        foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan"])
+        foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan", "doctor", "quickstart", "data preview"])
         {
-            var help = LancetCommand.Run(command, "--help");
+            var help = LancetCommand.Run([.. command.Split(' '), "--help"]);
             Assert.Equal(0, help.ExitCode);
             Assert.Contains($"lancet {command} --", help.Output);
         }

@@ -47,6 +47,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private int _step;
     private int _microBatch;
     private long _labelTokens;
+    private double _gradientScale = 1;
 
     /// <summary>Plans the run, allocates its memory and starts the optimiser from zero.</summary>
     /// <param name="model">Model with an adapter, or loaded for full training.</param>
@@ -118,7 +119,10 @@ public sealed class TrainingEngine : ITrainingEngine
         (_step, _microBatch, _labelTokens) = (step, 0, labelTokens);
         _device.Clear(_arena.Gradients);
         _device.Clear(_lossTotal);
-        SendScalar(_inputs.LossScale, 1.0 / labelTokens);
+        // Gradients divided by thousands of label tokens fall below fp16's smallest numbers, so that dtype carries them times a power of
+        // two and EndStep takes it out again, exactly.
+        _gradientScale = _model.DType == DType.Float16 ? System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)labelTokens) : 1;
+        SendScalar(_inputs.LossScale, _gradientScale / labelTokens);
     }
 
     /// <inheritdoc/>
@@ -135,6 +139,7 @@ public sealed class TrainingEngine : ITrainingEngine
     /// <inheritdoc/>
     public StepResult EndStep(double learningRate)
     {
+        if (_gradientScale != 1) ElementwiseKernel.Scale(_device, _arena.Gradients, (float)(1 / _gradientScale));
         Span<double> factors = stackalloc double[AdamWKernel.StepFactorCount];
         _adamW.StepFactors(learningRate, _step, factors);
         SendScalar(_stepFactors, factors);
