@@ -57,9 +57,8 @@ public sealed class TrainingEngine : ITrainingEngine
     {
         (_model, _options, _device) = (model, options, model.Device);
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
-        var weightBytes = _device.AllocatedBytes - _arena.Parameters.Bytes - (_arena.ComputeCopy.Exists ? _arena.ComputeCopy.Bytes : 0) + model.MappedBytes;
         if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
-        _plan = StepPlan.Create(model.Decoder, model.DType, weightBytes, options, _device.PlanTarget);
+        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget);
         _device.Prepare(_plan.Kernels);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
