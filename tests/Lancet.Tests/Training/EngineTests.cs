@@ -164,8 +164,18 @@ internal sealed class ModelFolder : IDisposable
     {
         var config = new Dictionary<string, object>
         {
-            ["model_type"] = family, ["hidden_size"] = 32, ["intermediate_size"] = 48, ["num_hidden_layers"] = 2, ["num_attention_heads"] = 2, ["num_key_value_heads"] = 1,
-            ["head_dim"] = 16, ["vocab_size"] = 64, ["max_position_embeddings"] = 256, ["sliding_window"] = 8, ["query_pre_attn_scalar"] = 16, ["hidden_activation"] = "gelu_pytorch_tanh",
+            ["model_type"] = family,
+            ["hidden_size"] = 32,
+            ["intermediate_size"] = 48,
+            ["num_hidden_layers"] = 2,
+            ["num_attention_heads"] = 2,
+            ["num_key_value_heads"] = 1,
+            ["head_dim"] = 16,
+            ["vocab_size"] = 64,
+            ["max_position_embeddings"] = 256,
+            ["sliding_window"] = 8,
+            ["query_pre_attn_scalar"] = 16,
+            ["hidden_activation"] = "gelu_pytorch_tanh",
         };
         foreach (var (key, value) in more) config[key] = value;
         File.WriteAllText(System.IO.Path.Combine(Path, "config.json"), JsonSerializer.Serialize(config));
