@@ -33,11 +33,7 @@ public sealed partial class CudaDevice : Device
     private readonly StreamHandle _compute;
     private readonly StreamHandle _copy;
     private readonly PinnedRing _ring;
-<<<<<<< HEAD
-    private readonly ConcurrentDictionary<(Kernel Kernel, ulong Divisible), Lazy<CudaFunction>> _functions = new();
-=======
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaFunction>> _functions = new();
->>>>>>> e5e91b3 (Compile kernels for what is known of a launch's arguments; choose product blocks that fit shared memory)
     private readonly CubinCache _cubins;
     private readonly CudaMatMul _matMul;
     private readonly PtxTarget _target;
@@ -108,23 +104,18 @@ public sealed partial class CudaDevice : Device
     /// <summary>Resources of the kernels launched so far, by name.</summary>
     public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
 
+    /// <summary>Registers, spills and shared memory of a kernel for divisible arguments, compiling it if need be.</summary>
+    public CudaKernelInfo InfoOf(Kernel kernel) => InfoOf(new KernelVariant(kernel, PtxCompiler.AllDivisible(kernel)));
+
     /// <summary>Registers, spills and shared memory of a kernel, compiling it if need be.</summary>
-<<<<<<< HEAD
-    public CudaKernelInfo InfoOf(Kernel kernel) => Function(kernel, PtxCompiler.AllDivisible(kernel)).Info;
-=======
     public CudaKernelInfo InfoOf(KernelVariant variant) => Function(variant).Info;
->>>>>>> e5e91b3 (Compile kernels for what is known of a launch's arguments; choose product blocks that fit shared memory)
 
     /// <inheritdoc/>
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         LaunchCheck.Verify(kernel, grid, arguments);
         if (grid.Count == 0) return;
-<<<<<<< HEAD
-        var function = Function(kernel, PtxCompiler.Divisible(arguments));
-=======
         var function = Function(new(kernel, PtxCompiler.Divisible(arguments)));
->>>>>>> e5e91b3 (Compile kernels for what is known of a launch's arguments; choose product blocks that fit shared memory)
         if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
         function.Launch(grid, arguments, _compute.Value);
         if (!s_waits) return;
@@ -147,11 +138,17 @@ public sealed partial class CudaDevice : Device
     }
 
     /// <inheritdoc/>
-<<<<<<< HEAD
-    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => Parallel.ForEach(kernels, kernel => _ = Function(kernel, PtxCompiler.AllDivisible(kernel)));
-=======
-    public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => Parallel.ForEach(kernels, variant => _ = Function(variant));
->>>>>>> e5e91b3 (Compile kernels for what is known of a launch's arguments; choose product blocks that fit shared memory)
+    public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => Parallel.ForEach(kernels, variant =>
+    {
+        try
+        {
+            _ = Function(variant);
+        }
+        catch (Exception error) when (error is TileException or LancetException)
+        {
+            // The launch will say so, if there is one.
+        }
+    });
 
     /// <inheritdoc/>
     /// <exception cref="CudaException">Something in the work cannot be recorded.</exception>
@@ -234,21 +231,6 @@ public sealed partial class CudaDevice : Device
         _context.Dispose();
     }
 
-<<<<<<< HEAD
-    // Code depends on which arguments are divisible by 16; a kernel has few such variants in practice.
-    private CudaFunction Function(Kernel kernel, ulong divisible)
-    {
-        MakeCurrent();
-        var key = (kernel, divisible);
-        return _functions.TryGetValue(key, out var existing) ? existing.Value : _functions.GetOrAdd(key, k => new Lazy<CudaFunction>(() => Compile(k.Kernel, k.Divisible))).Value;
-    }
-
-    private CudaFunction Compile(Kernel kernel, ulong divisible)
-    {
-        MakeCurrent();
-        var ptx = PtxCompiler.Compile(kernel, _target, divisible);
-        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{divisible:x}-sm{Info.ComputeCapability}", ptx.Text);
-=======
     private CudaFunction Function(KernelVariant variant)
     {
         MakeCurrent();
@@ -260,8 +242,7 @@ public sealed partial class CudaDevice : Device
         MakeCurrent();
         var kernel = variant.Kernel;
         var ptx = PtxCompiler.Compile(kernel, _target, variant.DivisibleArguments);
-        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-sm{Info.ComputeCapability}", ptx.Text);
->>>>>>> e5e91b3 (Compile kernels for what is known of a launch's arguments; choose product blocks that fit shared memory)
+        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{variant.DivisibleArguments:x}-sm{Info.ComputeCapability}", ptx.Text);
         if (_cubins.Find(ptx.Text) is { } cached)
         {
             try
