@@ -133,7 +133,7 @@ public class CommandTests
         Assert.Contains("lancet: --device cuda: no NVIDIA driver", run.Error);
         Assert.Equal(2, LancetCommand.Run("doctor", "--self-test").ExitCode);
         // The record of a run says what auto came to mean.
-        var dry = LancetCommand.Run(work.Train("--dry-run", "--device", "auto"));
+        var dry = LancetCommand.Run(work.Train("--dry-run", "true", "--device", "auto"));
         Assert.Contains("device: cpu", dry.Output);
         Assert.Contains("dtype: float32", dry.Output);
     }
