@@ -8,12 +8,13 @@ namespace Lancet.Cli;
 /// <summary>Prompts in, answers out, through the model's chat template.</summary>
 internal static class ChatSession
 {
-    /// <summary>Greedy answers to single questions, generated together.</summary>
-    public static IReadOnlyList<string> Answer(LanguageModel model, Tokenizer tokenizer, ChatTemplate template, IReadOnlyList<string> questions, int maxNewTokens)
+    /// <summary>Greedy answers to conversations, generated together.</summary>
+    public static IReadOnlyList<string> Answer(
+        LanguageModel model, Tokenizer tokenizer, ChatTemplate template, IReadOnlyList<IReadOnlyList<ChatMessage>> conversations, int maxNewTokens, CancellationToken cancellation)
     {
-        int[][] prompts = [.. questions.Select(question => ChatGeneration.Prompt(tokenizer, template, [new("user", question)]))];
+        int[][] prompts = [.. conversations.Select(conversation => ChatGeneration.Prompt(tokenizer, template, conversation))];
         using var generator = new TextGenerator(model, prompts.Length, prompts.Max(prompt => prompt.Length) + maxNewTokens);
-        return [.. generator.Generate(prompts, new GenerationOptions { MaxNewTokens = maxNewTokens, StopTokenIds = ChatGeneration.StopTokens(tokenizer) }).Select(ids => tokenizer.Decode(ids).Trim())];
+        return [.. generator.Generate(prompts, new GenerationOptions { MaxNewTokens = maxNewTokens, StopTokenIds = ChatGeneration.StopTokens(tokenizer) }, null, cancellation).Select(ids => tokenizer.Decode(ids).Trim())];
     }
 
     public static GenerationOptions OptionsOf(Settings settings, Tokenizer tokenizer) => new()

@@ -35,6 +35,7 @@ internal static class Options
     [
         s_model, s_adapter, s_data,
         new("eval-data", null, "Held-out rows"),
+        new("eval-split", "0", "Share of --data to hold out instead, such as 0.05"),
         new("output", "lancet-output", "Folder for adapter or weights, metrics.jsonl, report.html, checkpoints/"),
         s_config, s_method,
         new("from-scratch", "false", "Start from random weights; --model needs only config.json and a tokenizer", true),
@@ -51,7 +52,8 @@ internal static class Options
         new("shuffle", "true", "Shuffle rows anew each epoch", true),
         new("save-steps", "0", "Steps between checkpoints"),
         new("save-total-limit", "0", "Checkpoints kept; 0 for all"),
-        new("eval-steps", "0", "Steps between evaluations"),
+        new("eval-steps", "0", "Steps between evaluations; 0 for before and after the run only"),
+        new("sample-answers", "3", "Questions of the data that are answered before and after the run, for the report"),
         new("overwrite-output", "false", "Let a new run drop the checkpoints of a former one in --output", true),
         new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
         s_template,

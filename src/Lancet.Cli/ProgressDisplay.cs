@@ -1,5 +1,5 @@
+using System.Diagnostics;
 using System.Globalization;
-using Lancet.Cli.Commands;
 using Lancet.Training;
 using Spectre.Console;
 
@@ -12,21 +12,27 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     private const string Levels = "▁▂▃▄▅▆▇█";
     private readonly IAnsiConsole _console;
     private readonly bool _isLive;
+    private readonly Action _onStart;
     private readonly List<double> _losses = [];
+    private readonly Stopwatch _clock = new();
     private SftRun? _run;
     private double _lastPlainLine;
 
-    private ProgressDisplay(IAnsiConsole console, bool isLive) => (_console, _isLive) = (console, isLive);
+    private ProgressDisplay(IAnsiConsole console, bool isLive, Action onStart) => (_console, _isLive, _onStart) = (console, isLive, onStart);
 
-    public static ProgressDisplay Create()
+    /// <summary>Creates the display.</summary>
+    /// <param name="onStart">Called when a run is about to start.</param>
+    public static ProgressDisplay Create(Action onStart)
     {
         var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
-        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi);
+        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi, onStart);
     }
 
     public void OnStart(SftRun run)
     {
         _run = run;
+        _onStart();
+        _clock.Start();
         Line(string.Create(CultureInfo.InvariantCulture,
             $"{run.Rows} rows, {run.TotalSteps} steps, {run.TrainableParameters:N0} of {run.Parameters:N0} parameters trained, planned peak {run.Plan.PeakBytes / 1048576.0:N0} MiB ({run.Plan.ActivationPolicy})"));
         if (run.FirstStep > 0) Line($"resumed after step {run.FirstStep}");
@@ -36,17 +42,21 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     {
         _losses.Add(metrics.Loss);
         var done = metrics.Step - _run!.FirstStep;
-        var left = TimeSpan.FromSeconds(metrics.ElapsedSeconds / done * (_run.TotalSteps - metrics.Step));
+        var elapsed = _clock.Elapsed.TotalSeconds;
+        var left = TimeSpan.FromSeconds(elapsed / done * (_run.TotalSteps - metrics.Step));
         var text = string.Create(CultureInfo.InvariantCulture,
             $"step {metrics.Step}/{_run.TotalSteps}  loss {metrics.Loss:F4}  {metrics.TokensPerSecond:N0} tokens/s  {metrics.PeakMemoryBytes / 1048576.0:N0} MiB  {Clock(left)} left");
         if (_isLive)
         {
-            Console.Error.Write($"\r\u001b[2K{text}  {Curve()}");
+            // A line that wraps could not be overwritten.
+            var line = $"{text}  {Curve()}";
+            var width = Math.Max(20, _console.Profile.Width - 1);
+            Console.Error.Write($"\r\u001b[2K{(line.Length <= width ? line : text.Length <= width ? text : text[..width])}");
             if (metrics.Step == _run.TotalSteps) Console.Error.WriteLine();
         }
-        else if (metrics.Step == _run.TotalSteps || done == 1 || metrics.ElapsedSeconds - _lastPlainLine >= 5)
+        else if (metrics.Step == _run.TotalSteps || done == 1 || elapsed - _lastPlainLine >= 5)
         {
-            _lastPlainLine = metrics.ElapsedSeconds;
+            _lastPlainLine = elapsed;
             Line(text);
         }
     }
@@ -61,12 +71,19 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
         foreach (var sample in samples)
         {
             Line("");
-            _console.MarkupLineInterpolated($"[bold]{sample.Question}[/]");
-            _console.MarkupLineInterpolated($"  before: [grey]{Short(sample.Before)}[/]");
-            _console.MarkupLineInterpolated($"  after:  [green]{Short(sample.After)}[/]");
+            if (_isLive)
+            {
+                _console.MarkupLineInterpolated($"[bold]{Short(sample.Question)}[/]");
+                _console.MarkupLineInterpolated($"  before: [grey]{Short(sample.Before)}[/]");
+                _console.MarkupLineInterpolated($"  after:  [green]{Short(sample.After)}[/]");
+                continue;
+            }
+            Line(Short(sample.Question));
+            Line($"  before: {Short(sample.Before)}");
+            Line($"  after:  {Short(sample.After)}");
         }
         if (result.Steps.Count > 0) Line($"loss {Curve()} {result.Steps[0].Loss.ToString("F3", CultureInfo.InvariantCulture)} → {result.Steps[^1].Loss.ToString("F3", CultureInfo.InvariantCulture)}");
-        if (result.Evaluations.Count > 1)
+        if (result.Evaluations.Count > 1 && result.Evaluations[0].Step == 0)
             Line(string.Create(CultureInfo.InvariantCulture, $"held-out loss: {result.Evaluations[0].EvalLoss:F4} before, {result.Evaluations[^1].EvalLoss:F4} after"));
         Line($"{(result.IsInterrupted ? "interrupted; continue with --resume" : "done")}: {Path.GetFullPath(output)} (report.html shows the run)");
     }

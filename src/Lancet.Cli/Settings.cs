@@ -131,13 +131,20 @@ internal sealed class Settings
             stream.Load(reader);
             if (stream.Documents.Count == 0) return [];
             if (stream.Documents[0].RootNode is not YamlMappingNode root) throw new LancetException($"{path}: a mapping of option names to values is expected.");
-            return root.Children.ToDictionary(item => ((YamlScalarNode)item.Key).Value!.Replace('_', '-'), item => item.Value switch
+            var values = new Dictionary<string, string?>();
+            foreach (var (name, node) in root.Children)
             {
-                YamlScalarNode { Value: null or "null" or "~" or "" } => null,
-                YamlScalarNode scalar => scalar.Value,
-                YamlSequenceNode list => string.Join(',', list.Children.OfType<YamlScalarNode>().Select(node => node.Value)),
-                _ => throw new LancetException($"{path}: nested values are not expected."),
-            });
+                var key = ((YamlScalarNode)name).Value!.Replace('_', '-');
+                var value = node switch
+                {
+                    YamlScalarNode { Value: null or "null" or "~" or "" } => null,
+                    YamlScalarNode scalar => scalar.Value,
+                    YamlSequenceNode list => string.Join(',', list.Children.Select(item => ((YamlScalarNode)item).Value)),
+                    _ => throw new LancetException($"{path}: {key} holds nested values; a single value or a list is expected."),
+                };
+                if (!values.TryAdd(key, value)) throw new LancetException($"{path}: {key} is given twice.");
+            }
+            return values;
         }
         catch (Exception error) when (error is YamlDotNet.Core.YamlException or InvalidCastException)
         {

@@ -42,6 +42,46 @@ public class BadInputTests
         Assert.Contains("--learning-rat", result.Error);
         File.WriteAllText(work.At("run.yaml"), "learning_rat: 1\n");
         AssertRefused(work, work.Train("--config", work.At("run.yaml")), "unknown key learning-rat");
+        File.WriteAllText(work.At("run.yaml"), "learning_rate: 1\nlearning-rate: 2\n");
+        AssertRefused(work, work.Train("--config", work.At("run.yaml")), "learning-rate is given twice");
+    }
+
+    [Theory]
+    [InlineData("--learning-rate", "fast", "--learning-rate is fast")]
+    [InlineData("--lora-dropout", "2", "--lora-dropout is 2")]
+    [InlineData("--from-scratch", "true", "--method full")]
+    [InlineData("--eval-split", "1", "--eval-split is 1")]
+    public void A_dry_run_refuses_what_the_run_would(string option, string value, string expected)
+    {
+        using var work = new Workspace();
+        AssertRefused(work, work.Train(option, value, "--dry-run", "true"), expected);
+    }
+
+    [Theory]
+    [InlineData("model/config.json", "{\"model_type\":", "config.json: not valid JSON")]
+    [InlineData("model/config.json", "[]", "config.json: a JSON object is expected")]
+    [InlineData("model/generation_config.json", "{\"eos_token_id\": \"x\"}", "generation_config.json: eos_token_id")]
+    [InlineData("model/tokenizer.json", "{\"model\":", "tokenizer.json: not a valid tokenizer")]
+    [InlineData("adapter/adapter_config.json", "[]", "adapter_config.json: a JSON object is expected")]
+    [InlineData("adapter/adapter_config.json", "{\"peft_type\": \"LORA\", \"r\": 8, \"lora_alpha\": 16, \"alpha_pattern\": {\"q_proj\": \"x\"}}", "alpha_pattern of q_proj")]
+    [InlineData("model/model.safetensors.index.json", "{\"weight_map\": {\"a\": \"../x.safetensors\"}}", "index.json: shard name")]
+    [InlineData("model/model.safetensors.index.json", "{\"weight_map\": {\"a\": \"x.safetensors\"}}", "x.safetensors: not found")]
+    public void A_damaged_json_file_is_named(string file, string content, string expected)
+    {
+        using var work = new Workspace();
+        File.WriteAllText(work.At(file), content);
+        AssertRefused(work, work.Train("--adapter", work.Adapter), expected);
+    }
+
+    [Theory]
+    [InlineData("{\"eos_token", "not valid JSON")]
+    [InlineData("[]", "a JSON object is expected")]
+    public void A_damaged_tokenizer_config_is_named(string content, string expected)
+    {
+        using var work = new Workspace();
+        File.Copy(Path.Combine(Workspace.Checkout, "models", "lancet-dotnet-base", "tokenizer.json"), work.At("model", "tokenizer.json"));
+        File.WriteAllText(work.At("model", "tokenizer_config.json"), content);
+        AssertRefused(work, work.Train(), "tokenizer_config.json: " + expected);
     }
 
     [Theory]
@@ -167,6 +207,7 @@ public class BadInputTests
     public void A_budget_that_nothing_fits_is_refused_with_what_would_help()
     {
         using var work = new Workspace();
+        Assert.Equal(0, LancetCommand.Run(work.Train()).ExitCode);
         AssertRefused(work, work.Train("--memory-budget", "100KB"), "MiB", "--memory-budget");
     }
 
@@ -198,7 +239,7 @@ public class BadInputTests
     {
         using var work = new Workspace();
         Assert.Equal(0, LancetCommand.Run(work.Train("--save-steps", "1")).ExitCode);
-        AssertRefused(work, work.Train("--save-steps", "1"), "step-2", "--resume", "--overwrite-output");
+        AssertRefused(work, work.Train("--save-steps", "1", "--learning-rate", "1e-3"), "step-2", "--resume", "--overwrite-output");
         Assert.Equal(0, LancetCommand.Run(work.Train("--save-steps", "2", "--overwrite-output", "true")).ExitCode);
         Assert.Equal(["step-2"], Directory.EnumerateDirectories(work.At("out", "checkpoints")).Select(Path.GetFileName));
     }
@@ -207,6 +248,8 @@ public class BadInputTests
     [InlineData("--learning-rate", "1e-3")]
     [InlineData("--lora-dropout", "0.1")]
     [InlineData("--seed", "7")]
+    [InlineData("--warmup-steps", "1")]
+    [InlineData("--method", "qlora")]
     public void Resuming_with_other_settings_is_refused(string option, string value)
     {
         using var work = new Workspace();

@@ -106,9 +106,9 @@ public class CommandTests
     [Fact]
     public void Help_shows_examples_and_doctor_reports_as_json()
     {
-        foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan"])
+        foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan", "doctor", "quickstart", "data preview"])
         {
-            var help = LancetCommand.Run(command, "--help");
+            var help = LancetCommand.Run([.. command.Split(' '), "--help"]);
             Assert.Equal(0, help.ExitCode);
             Assert.Contains($"lancet {command} --", help.Output);
         }
@@ -133,7 +133,7 @@ public class CommandTests
         Assert.Contains("lancet: --device cuda: no NVIDIA driver", run.Error);
         Assert.Equal(2, LancetCommand.Run("doctor", "--self-test").ExitCode);
         // The record of a run says what auto came to mean.
-        var dry = LancetCommand.Run(work.Train("--dry-run", "--device", "auto"));
+        var dry = LancetCommand.Run(work.Train("--dry-run", "true", "--device", "auto"));
         Assert.Contains("device: cpu", dry.Output);
         Assert.Contains("dtype: float32", dry.Output);
     }

@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using Lancet.Data;
 using Lancet.Models;
+using Lancet.Tokenization;
 
 namespace Lancet.Cli.Commands;
 
@@ -19,7 +20,7 @@ internal static class DataCommand
         {
             var tokens = renderer.Render(row, place);
             if (isJson) WriteJson(tokens, place);
-            else WriteText(tokens, place, tokenizer is null ? id => $"{id} " : id => tokenizer.Decode([id], false), colours);
+            else WriteText(tokens, place, tokenizer is null ? id => $"{id} " : new TokenStream(tokenizer, false).Add, colours);
         }
         return 0;
     }

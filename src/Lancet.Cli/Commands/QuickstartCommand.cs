@@ -1,14 +1,11 @@
 using System.Diagnostics;
 using System.Globalization;
-using Lancet.Data;
 
 namespace Lancet.Cli.Commands;
 
 /// <summary>lancet quickstart: QLoRA of the bundled model on the bundled questions, offline.</summary>
 internal static class QuickstartCommand
 {
-    private const int SampleCount = 4;
-
     public static int Run(Settings settings)
     {
         var clock = Stopwatch.StartNew();
@@ -33,10 +30,12 @@ internal static class QuickstartCommand
             ["learning-rate"] = "4e-3",
             ["lr-scheduler"] = "cosine",
             ["warmup-steps"] = "5",
+            ["eval-steps"] = "125",
+            ["sample-answers"] = "4",
             ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "250",
         });
         Console.Error.WriteLine($"QLoRA of {Path.GetFileName(model)} on {Path.GetFileName(Path.GetDirectoryName(data)!)}");
-        var result = TrainCommand.Train(train, Questions(held));
+        var result = TrainCommand.Train(train);
         if (result.IsInterrupted) return 130;
         var merged = Path.Combine(output, "merged");
         ExportCommand.Run(new Settings(Options.Export, new Dictionary<string, string?> { ["model"] = model, ["adapter"] = output, ["output"] = merged }));
@@ -47,13 +46,6 @@ internal static class QuickstartCommand
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"time     {clock.Elapsed.TotalSeconds:F0} s"));
         Console.WriteLine($"Try: lancet generate --model {merged} --prompt \"What does System.Math.Abs do?\"");
         return 0;
-    }
-
-    /// <summary>A few held-out questions, spread over the file.</summary>
-    private static List<string> Questions(string path)
-    {
-        var rows = RowReader.Read(path).ToList();
-        return [.. Enumerable.Range(0, Math.Min(SampleCount, rows.Count)).Select(i => rows[i * rows.Count / SampleCount]).Select(item => RowRenderer.Messages(item.Row, item.Place)[0].Content)];
     }
 
     /// <summary>A file of the repository or of the installed tool: beside the program, or above the current folder.</summary>

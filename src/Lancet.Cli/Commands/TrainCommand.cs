@@ -13,49 +13,69 @@ namespace Lancet.Cli.Commands;
 internal static class TrainCommand
 {
     private const int Interrupted = 130;
+    private const int SampleTokens = 96;
 
     public static int Run(Settings settings)
     {
         if (settings.Flag("dry-run"))
         {
-            settings.Device();
+            Validate(settings);
             Console.Write(settings.ToYaml());
             return 0;
         }
-        var outcome = Train(settings, []);
+        var outcome = Train(settings);
         if (settings.Flag("json")) WriteJson(settings, outcome);
         return outcome.IsInterrupted ? Interrupted : 0;
     }
 
     /// <summary>Trains, and writes everything a run leaves behind.</summary>
     /// <param name="settings">Options of the train command.</param>
-    /// <param name="questions">Prompts to answer before and after, for the report.</param>
-    public static SftResult Train(Settings settings, IReadOnlyList<string> questions)
+    public static SftResult Train(Settings settings)
     {
         var device = settings.Device();
         var (folder, output) = (settings.Required("model"), settings.Required("output"));
+        Validate(settings);
         var config = ModelConfig.Load(folder);
         var options = SftOptionsOf(settings);
+        SftTrainer.CheckOutput(options);
         var tokenizer = ModelLoading.TokenizerOf(folder);
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
         var training = SftDataset.Load(settings.Required("data"), renderer);
         var evaluation = settings.Text("eval-data") is { } path ? SftDataset.Load(path, renderer) : null;
+        var split = settings.Number("eval-split", 0, 0.9);
+        if (split > 0) (training, evaluation) = training.Split(split);
         if (tokenizer is not null && tokenizer.VocabularySize > config.VocabularySize)
             throw new LancetException($"{folder}: the tokenizer has {tokenizer.VocabularySize} ids, the model {config.VocabularySize} embeddings; they do not belong together.");
 
         using var cancellation = new CancellationTokenSource();
         using var handler = new InterruptHandler(cancellation);
         using var model = Load(settings, folder, device);
-        AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml());
-        var samples = questions.Select(question => new SampleAnswer(question)).ToList();
-        Answer(model, tokenizer, settings, samples, (sample, answer) => sample.Before = answer);
-        using var progress = ProgressDisplay.Create();
+        var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, evaluation?.Rows.Count ?? training.Rows.Count);
+        Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
+        // Only a run that really starts replaces the configuration of the one before.
+        using var progress = ProgressDisplay.Create(() => AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml()));
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
-        Answer(model, tokenizer, settings, samples, (sample, answer) => sample.After = answer);
+        if (result.IsInterrupted) samples.Clear();
+        Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.After = answer);
         foreach (var file in tokenizer?.Files ?? []) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);
         progress.Finish(result, output, samples);
         return result;
+    }
+
+    /// <summary>Reads every option once, so that a bad value is refused before anything is loaded, and by --dry-run.</summary>
+    private static void Validate(Settings settings)
+    {
+        _ = settings.Device();
+        _ = SftOptionsOf(settings);
+        _ = LoraOptionsOf(settings);
+        _ = settings.DType("dtype");
+        _ = settings.Count("sample-answers");
+        _ = settings.Flag("train-on-responses-only");
+        var method = settings.OneOf("method", "lora", "qlora", "full");
+        if (settings.Flag("from-scratch") && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
+        if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
+        if (settings.Number("eval-split", 0, 0.9) > 0 && settings.Text("eval-data") is not null) throw new LancetException("--eval-split and --eval-data are both given; held-out rows come from one of them.");
     }
 
     public static SftOptions SftOptionsOf(Settings settings) => new()
@@ -96,15 +116,12 @@ internal static class TrainCommand
     private static LanguageModel Load(Settings settings, string folder, DeviceChoice device)
     {
         var method = settings.OneOf("method", "lora", "qlora", "full");
-        var isFromScratch = settings.Flag("from-scratch");
-        if (isFromScratch && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
-        if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
         var model = ModelLoading.Load(folder, device, new LoadOptions
         {
             DType = settings.DType("dtype"),
             QuantizesToNf4 = method == "qlora",
             IsFullyTrained = method == "full",
-            IsFromScratch = isFromScratch,
+            IsFromScratch = settings.Flag("from-scratch"),
             Seed = settings.Long("seed"),
         });
         try
@@ -121,10 +138,10 @@ internal static class TrainCommand
         }
     }
 
-    private static void Answer(LanguageModel model, Tokenizer? tokenizer, Settings settings, List<SampleAnswer> samples, Action<SampleAnswer, string> store)
+    private static void Answer(LanguageModel model, Tokenizer? tokenizer, Settings settings, List<SampleAnswer> samples, CancellationToken cancellation, Action<SampleAnswer, string> store)
     {
         if (tokenizer is null || samples.Count == 0) return;
-        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), [.. samples.Select(sample => sample.Question)], 96);
+        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), [.. samples.Select(sample => sample.Prompt)], SampleTokens, cancellation);
         for (var i = 0; i < samples.Count; i++) store(samples[i], answers[i]);
     }
 
@@ -141,14 +158,4 @@ internal static class TrainCommand
         if (result.Steps.Count > 0) json.WriteNumber("peak_memory_bytes", result.Steps[^1].PeakMemoryBytes);
         json.WriteEndObject();
     }
-}
-
-/// <summary>An answer before and after training.</summary>
-internal sealed class SampleAnswer(string question)
-{
-    public string Question { get; } = question;
-
-    public string Before { get; set; } = "";
-
-    public string After { get; set; } = "";
 }

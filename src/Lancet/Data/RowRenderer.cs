@@ -97,6 +97,8 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     private TokenizedRow PlainText(string text, string place)
     {
         var ids = Needed(place).Encode(text, true);
+        // Rows that were rendered elsewhere often hold the beginning of text already; a second one is never meant.
+        if (ids.Length > 1 && ids[0] == tokenizer!.BosTokenId && ids[1] == ids[0]) ids = ids[1..];
         // Without an end of text a model that was trained on plain rows would never stop.
         if (tokenizer!.EosTokenId is { } eos && (ids.Length == 0 || ids[^1] != eos)) ids = [.. ids, eos];
         return new(ids, (int[])ids.Clone());

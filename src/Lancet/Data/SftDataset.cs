@@ -47,7 +47,19 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
         void Mix(int value) => hash = unchecked((hash ^ (uint)value) * 1099511628211UL);
     }
 
-    /// <summary>Splits off every n-th row for evaluation.</summary>
-    public (SftDataset Training, SftDataset Evaluation) Split(int every) => (
-        new([.. Rows.Where((_, i) => i % every != every - 1)]), new([.. Rows.Where((_, i) => i % every == every - 1)]));
+    /// <summary>Splits off a share of the rows for evaluation, spread evenly over the file, the same ones every time.</summary>
+    /// <param name="share">Between 0 and 1.</param>
+    /// <exception cref="LancetException">One of the two parts would be empty.</exception>
+    public (SftDataset Training, SftDataset Evaluation) Split(double share)
+    {
+        var parts = Rows.Select((row, i) => (Row: row, IsHeldOut: IsHeldOut(i, share))).ToLookup(item => item.IsHeldOut, item => item.Row);
+        return parts.Count == 2
+            ? (new([.. parts[false]]), new([.. parts[true]]))
+            : throw new LancetException($"Holding out {share} of {Rows.Count} rows leaves nothing to {(parts.Contains(true) ? "train on" : "evaluate")}.");
+    }
+
+    /// <summary>Whether <see cref="Split"/> holds out a row.</summary>
+    /// <param name="row">Index of the row.</param>
+    /// <param name="share">Between 0 and 1.</param>
+    public static bool IsHeldOut(int row, double share) => Math.Floor((row + 1) * share) > Math.Floor(row * share);
 }

@@ -46,7 +46,7 @@ public abstract class Device : IDisposable
     public virtual PlanTarget PlanTarget => PlanTarget.Cpu(1);
 
     /// <summary>Compiles kernels ahead of their first launch, side by side; does nothing where compiling is quick.</summary>
-    public virtual void Prepare(IReadOnlyCollection<Kernel> kernels)
+    public virtual void Prepare(IReadOnlyCollection<KernelVariant> kernels)
     {
     }
 
@@ -84,6 +84,11 @@ public abstract class Device : IDisposable
     {
     }
 }
+
+/// <summary>A kernel, and what is known of the arguments of a launch: a device may keep faster code for divisible ones.</summary>
+/// <param name="Kernel">The kernel.</param>
+/// <param name="DivisibleArguments">See <see cref="Tile.Ptx.PtxCompiler.Divisible"/>.</param>
+public readonly record struct KernelVariant(Kernel Kernel, ulong DivisibleArguments);
 
 /// <summary>Memory on a device, freed on dispose.</summary>
 public abstract class DeviceBuffer : IDisposable

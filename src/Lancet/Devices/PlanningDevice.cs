@@ -1,5 +1,6 @@
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Devices;
 
@@ -7,7 +8,7 @@ namespace Lancet.Devices;
 /// <param name="target">What is planned for.</param>
 public sealed class PlanningDevice(PlanTarget target) : Device
 {
-    private readonly HashSet<Kernel> _kernels = [];
+    private readonly HashSet<KernelVariant> _kernels = [];
     private long _allocated;
     private long _peak;
 
@@ -18,7 +19,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public double MatMulOperations { get; private set; }
 
     /// <summary>Kernels queued so far, each once.</summary>
-    public IReadOnlyCollection<Kernel> Kernels => _kernels;
+    public IReadOnlyCollection<KernelVariant> Kernels => _kernels;
 
     /// <summary>Largest workspace that one of the matrix products needs on the target.</summary>
     public long MatMulWorkspaceBytes { get; private set; }
@@ -50,7 +51,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         LaunchCount++;
-        _kernels.Add(kernel);
+        _kernels.Add(new(kernel, PtxCompiler.Divisible(arguments)));
     }
 
     /// <inheritdoc/>

@@ -56,6 +56,7 @@ public sealed class PeftAdapter : IDisposable
         {
             throw new LancetException($"{config}: not valid JSON: {error.Message}", error);
         }
+        if (document.RootElement.ValueKind != JsonValueKind.Object) throw new LancetException($"{config}: a JSON object is expected.");
         var file = SafetensorsFile.Open(Path.Combine(folder, "adapter_model.safetensors"));
         try
         {
@@ -84,7 +85,7 @@ public sealed class PeftAdapter : IDisposable
         foreach (var module in Modules())
         {
             var (a, b) = (_file[Key(module, "lora_A")], _file[Key(module, "lora_B")]);
-            if (a.Dimensions[0] != b.Dimensions[1]) throw new LancetException($"{_file.Path}: {module} has lora_A of rank {a.Dimensions[0]} and lora_B of rank {b.Dimensions[1]}.");
+            if (a.Dimensions[0] != b.Dimensions[1] || a.Dimensions[0] < 1) throw new LancetException($"{_file.Path}: {module} has lora_A of rank {a.Dimensions[0]} and lora_B of rank {b.Dimensions[1]}.");
         }
     }
 
@@ -100,7 +101,7 @@ public sealed class PeftAdapter : IDisposable
         var options = Options;
         if (_config.Find("alpha_pattern") is { ValueKind: JsonValueKind.Object } patterns)
             foreach (var item in patterns.EnumerateObject())
-                if (projection.Name == item.Name || projection.Name.EndsWith("." + item.Name, StringComparison.Ordinal)) options = options with { Alpha = item.Value.GetDouble() };
+                if (projection.Name == item.Name || projection.Name.EndsWith("." + item.Name, StringComparison.Ordinal)) options = options with { Alpha = item.Value.ValueKind == JsonValueKind.Number ? item.Value.GetDouble() : throw _config.Error($"alpha_pattern of {item.Name} is {item.Value.GetRawText()}; a number is expected.") };
         return options.Scale(RankOf(projection));
     }
 

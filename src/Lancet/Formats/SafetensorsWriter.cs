@@ -59,6 +59,7 @@ public static class SafetensorsWriter
         if (shards.Count == 1)
         {
             Write(Path.Combine(folder, "model.safetensors"), tensors, metadata);
+            RemoveFormer(folder, ["model.safetensors"]);
             return;
         }
         var names = Enumerable.Range(1, shards.Count).Select(i => $"model-{i:00000}-of-{shards.Count:00000}.safetensors").ToArray();
@@ -76,6 +77,15 @@ public static class SafetensorsWriter
             json.WriteEndObject();
             json.WriteEndObject();
         });
+        RemoveFormer(folder, [.. names, "model.safetensors.index.json"]);
+    }
+
+    /// <summary>Removes the files of a model that was in the folder before; its index would otherwise go on naming its own shards.</summary>
+    private static void RemoveFormer(string folder, IReadOnlyList<string> written)
+    {
+        foreach (var pattern in (string[])["model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors"])
+            foreach (var path in Directory.GetFiles(folder, pattern))
+                if (!written.Contains(Path.GetFileName(path))) File.Delete(path);
     }
 
     private static byte[] Header(IReadOnlyList<SafetensorsOutput> tensors, IReadOnlyDictionary<string, string>? metadata)

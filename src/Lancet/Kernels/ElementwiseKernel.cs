@@ -10,12 +10,19 @@ public static class ElementwiseKernel
 {
     private static readonly KernelSet<(DType From, DType To, bool IsAdded)> Kernels = new(Trace);
     private static readonly KernelSet<DType> SumKernels = new(TraceSum);
+    private static readonly Kernel ScaleKernel = TraceScale();
 
     /// <summary>y += x.</summary>
     public static void AddTo(Device device, Tensor x, Tensor y) => Launch(device, x, y, true);
 
     /// <summary>y = x, converted to y's dtype.</summary>
     public static void Convert(Device device, Tensor x, Tensor y) => Launch(device, x, y, false);
+
+    /// <summary>y ← factor · y.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="y">fp32.</param>
+    /// <param name="factor">Factor.</param>
+    public static void Scale(Device device, Tensor y, float factor) => device.Launch(ScaleKernel, new Grid(Blocks.Of(y.Count, Blocks.Elementwise)), [y, factor, y.Count]);
 
     /// <summary>total[0] += Σ x, in fp64 and in order.</summary>
     /// <param name="device">Device.</param>
@@ -39,6 +46,15 @@ public static class ElementwiseKernel
         var value = k.Load(x + index, inside).To(choice.To.Accumulator());
         if (choice.IsAdded) value += k.Load(y + index, inside).ToFloat32();
         k.Store(y + index, value.To(choice.To), inside);
+    });
+
+    private static Kernel TraceScale() => Kernel.Trace("scale", k =>
+    {
+        var y = k.Pointer(DType.Float32, "y");
+        var factor = k.Scalar(DType.Float32, "factor");
+        var count = k.Scalar(DType.Int64, "count");
+        var index = k.ProgramId(0).ToInt64() * Blocks.Elementwise + k.Range(Blocks.Elementwise).ToInt64();
+        k.Store(y + index, k.Load(y + index, index < count) * factor, index < count);
     });
 
     private static Kernel TraceSum(DType dtype) => Kernel.Trace("sum", k =>

@@ -12,10 +12,10 @@ namespace Lancet.Kernels;
 /// <param name="Warps">Warps of a program.</param>
 public readonly record struct GemmBlocks(int Rows, int Columns, int Depth, int Stages, int Warps)
 {
-    /// <summary>For large 16-bit products on GPUs with 160 KB of shared memory a block (A100, H100).</summary>
+    /// <summary>For large 16-bit products on GPUs with much shared memory (H100).</summary>
     public static GemmBlocks Large => new(128, 256, 64, 3, 8);
 
-    /// <summary>For 16-bit products on any GPU since Ampere.</summary>
+    /// <summary>For 16-bit products.</summary>
     public static GemmBlocks Medium => new(128, 128, 32, 3, 8);
 
     /// <summary>For small 16-bit products.</summary>
@@ -67,7 +67,10 @@ public static class GemmKernel
     {
         if (product.A.Tensor.DType != product.B.Tensor.DType || product.A.Tensor.DType.SizeInBytes() > 2) return product.N <= 32 ? GemmBlocks.Narrow : GemmBlocks.Float32;
         var work = (long)product.M * product.N;
-        return work <= 512 * 512 ? GemmBlocks.Small : work >= 4096L * 4096 && sharedBytes >= 160 << 10 ? GemmBlocks.Large : GemmBlocks.Medium;
+        // Operands in flight, and C on its way from the tensor cores' layout to rows.
+        var resultBytes = product.Beta != 0 || product.Bias.Exists ? sizeof(float) : product.C.DType.SizeInBytes();
+        bool Fits(GemmBlocks blocks) => (blocks.Stages * (blocks.Rows + blocks.Columns) * blocks.Depth * 2) + (blocks.Rows * blocks.Columns * resultBytes) <= sharedBytes;
+        return work >= 4096L * 4096 && Fits(GemmBlocks.Large) ? GemmBlocks.Large : work > 512 * 512 && Fits(GemmBlocks.Medium) ? GemmBlocks.Medium : GemmBlocks.Small;
     }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace("gemm", kernel =>

@@ -89,6 +89,9 @@ public sealed class LanguageModel : IDisposable
     /// <summary>Bytes of weights that are read from mapped files instead of allocated memory.</summary>
     public long MappedBytes { get; private set; }
 
+    /// <summary>Bytes of the frozen weights, allocated and mapped.</summary>
+    public long FrozenBytes => _owned.Sum(buffer => buffer.Bytes) + MappedBytes;
+
     /// <summary>Loads a Hugging Face model folder.</summary>
     /// <param name="folder">Folder with config.json and safetensors weights.</param>
     /// <param name="options">How the weights are held.</param>

@@ -92,13 +92,24 @@ public sealed record ModelConfig
         if (!Directory.Exists(folder)) throw new LancetException($"{folder}: no such model folder. Give the folder that holds config.json and the safetensors files.");
         var path = Path.Combine(folder, "config.json");
         if (!File.Exists(path)) throw new LancetException($"{path}: not found. A model folder holds config.json, safetensors weights and tokenizer files.");
-        return Parse(File.ReadAllText(path), path);
+        var config = Parse(File.ReadAllText(path), path);
+        // Chat models end their turns with ids that only generation_config.json lists (Llama 3: three of them).
+        var generation = Path.Combine(folder, "generation_config.json");
+        return File.Exists(generation) ? config with { EosTokenIds = [.. config.EosTokenIds.Union(ParseObject(File.ReadAllText(generation), generation, reader => reader.Integers("eos_token_id")))] } : config;
     }
 
     /// <summary>Reads the text of a config.json.</summary>
     /// <param name="json">Text.</param>
     /// <param name="path">Name for messages.</param>
-    public static ModelConfig Parse(string json, string path)
+    public static ModelConfig Parse(string json, string path) => ParseObject(json, path, reader =>
+    {
+        var family = ModelFamily.Find(reader);
+        var config = family.Configure(reader, Common(reader, family.ModelType));
+        config.Validate(path);
+        return config;
+    });
+
+    private static T ParseObject<T>(string json, string path, Func<ConfigReader, T> read)
     {
         JsonDocument document;
         try
@@ -112,11 +123,7 @@ public sealed record ModelConfig
         using (document)
         {
             if (document.RootElement.ValueKind != JsonValueKind.Object) throw new LancetException($"{path}: a JSON object is expected.");
-            var reader = new ConfigReader(document.RootElement, path);
-            var family = ModelFamily.Find(reader);
-            var config = family.Configure(reader, Common(reader, family.ModelType));
-            config.Validate(path);
-            return config;
+            return read(new ConfigReader(document.RootElement, path));
         }
     }
 

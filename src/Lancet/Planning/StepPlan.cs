@@ -36,7 +36,7 @@ public sealed class StepPlan
     public long MatMulWorkspaceBytes { get; }
 
     /// <summary>Kernels of a training step and of a forward pass at the full number of tokens.</summary>
-    public IReadOnlyCollection<Kernel> Kernels { get; }
+    public IReadOnlyCollection<KernelVariant> Kernels { get; }
 
     /// <summary>Plans a run.</summary>
     /// <param name="decoder">Model, with trained weights marked and adapters described.</param>

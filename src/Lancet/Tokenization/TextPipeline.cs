@@ -59,10 +59,10 @@ internal sealed class TextPipeline
                 var content = json.GetProperty("content").GetString()!;
                 _normalizers.Add(value => Replace(value, pattern, content));
                 break;
-            case "NFC": AddForm(NormalizationForm.FormC); break;
-            case "NFD": AddForm(NormalizationForm.FormD); break;
-            case "NFKC": AddForm(NormalizationForm.FormKC); break;
-            case "NFKD": AddForm(NormalizationForm.FormKD); break;
+            case "NFC" or "NFD":
+                var composes = Type(json) == "NFC";
+                _normalizers.Add(value => Normalization.Apply(value.Text, value.Origins, composes) is var (text, origins) ? new(text, origins) : value);
+                break;
             case "Lowercase": _normalizers.Add(value => value with { Text = value.Text.ToLowerInvariant() }); break;
             case "Strip": _normalizers.Add(value => Slice(value, value.Text.Length - value.Text.TrimStart().Length, value.Text.TrimEnd().Length)); break;
             case var other: throw new LancetException($"{path}: normalizer {other} is not supported.");
@@ -70,15 +70,6 @@ internal sealed class TextPipeline
     }
 
     private static Normalized Slice(Normalized value, int start, int end) => start >= end ? new("", []) : new(value.Text[start..end], value.Origins[start..end]);
-
-    private void AddForm(NormalizationForm form) => _normalizers.Add(value =>
-    {
-        var text = value.Text;
-        if (Ascii.IsValid(text) || text.IsNormalized(form)) return value;
-        var normalized = text.Normalize(form);
-        // Characters may join or part; origins after the first change are kept in proportion, which serves labels well enough.
-        return new(normalized, [.. Enumerable.Range(0, normalized.Length).Select(i => value.Origins[(int)((long)i * text.Length / normalized.Length)])]);
-    });
 
     private static Normalized Replace(Normalized value, Regex pattern, string content)
     {
@@ -117,7 +108,7 @@ internal sealed class TextPipeline
             case "ByteLevel":
                 IsByteLevel = true;
                 if (json.TryGetProperty("add_prefix_space", out var space) && space.GetBoolean())
-                    _splitters.Add(piece => [piece.IsFirst && !piece.Text.StartsWith(' ') ? piece with { Text = " " + piece.Text, Origins = [piece.Origins[0], .. piece.Origins] } : piece]);
+                    _splitters.Add(piece => [piece.Text.Length > 0 && piece.Text[0] != ' ' ? piece with { Text = " " + piece.Text, Origins = [piece.Origins[0], .. piece.Origins] } : piece]);
                 if (!json.TryGetProperty("use_regex", out var regex) || regex.GetBoolean()) AddSplit(ByteLevelPattern, "Isolated", false);
                 _splitters.Add(ToBytes);
                 break;

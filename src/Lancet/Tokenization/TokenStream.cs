@@ -4,14 +4,22 @@ namespace Lancet.Tokenization;
 
 /// <summary>Turns generated tokens into text as they come, never splitting a character.</summary>
 /// <param name="tokenizer">Tokenizer.</param>
-public sealed class TokenStream(Tokenizer tokenizer)
+/// <param name="skipsSpecialTokens">Whether special tokens are left out.</param>
+public sealed class TokenStream(Tokenizer tokenizer, bool skipsSpecialTokens = true)
 {
     private readonly List<byte> _pending = [];
+    private bool _isStart = tokenizer.StripsLeadingSpace;
 
     /// <summary>Text that is complete after one more token; may be empty.</summary>
     public string Add(int id)
     {
-        tokenizer.AppendBytes(id, true, _pending);
+        tokenizer.AppendBytes(id, skipsSpecialTokens, _pending);
+        if (_isStart && _pending.Count > 0)
+        {
+            // As in decoding: the space before the first word is the vocabulary's, not the text's.
+            if (_pending[0] == ' ') _pending.RemoveAt(0);
+            _isStart = false;
+        }
         var bytes = _pending.ToArray();
         var complete = bytes.Length;
         // An unfinished UTF-8 sequence at the end waits for its rest.

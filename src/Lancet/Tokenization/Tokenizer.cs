@@ -19,7 +19,6 @@ public sealed class Tokenizer
     private readonly HashSet<int> _special = [];
     private readonly Regex? _addedPattern;
     private readonly List<int?> _postProcessor;
-    private readonly bool _stripsLeadingSpace;
 
     private Tokenizer(string folder, JsonElement root, string path)
     {
@@ -36,7 +35,7 @@ public sealed class Tokenizer
         _encoder = new BytePairEncoder(_vocabulary, Merges(model), Flag(model, "ignore_merges"), Flag(model, "byte_fallback"), unknown, Flag(model, "fuse_unk"));
         if (_added.Count > 0) _addedPattern = new Regex(string.Join('|', _added.Keys.OrderByDescending(content => content.Length).Select(Regex.Escape)), RegexOptions.CultureInvariant);
         _postProcessor = ReadPostProcessor(root);
-        _stripsLeadingSpace = root.TryGetProperty("decoder", out var decoder) && decoder.ValueKind == JsonValueKind.Object
+        StripsLeadingSpace = root.TryGetProperty("decoder", out var decoder) && decoder.ValueKind == JsonValueKind.Object
             && (decoder.GetRawText().Contains("\"Strip\"", StringComparison.Ordinal) || (decoder.GetRawText().Contains("\"Metaspace\"", StringComparison.Ordinal) && !decoder.GetRawText().Contains("\"never\"", StringComparison.Ordinal)));
         ReadConfig();
     }
@@ -56,11 +55,14 @@ public sealed class Tokenizer
     /// <summary>Text of the end-of-text token, or null.</summary>
     public string? EosToken => EosTokenId is { } id ? _texts[id] : null;
 
+    /// <summary>Whether decoding drops the space that the vocabulary writes before the first word (SentencePiece).</summary>
+    internal bool StripsLeadingSpace { get; }
+
     /// <summary>Jinja source of the checkpoint's chat template, or null.</summary>
     public string? ChatTemplate { get; private set; }
 
     /// <summary>Files of the folder that belong to the tokenizer, to be copied beside a trained model.</summary>
-    public IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"])
+    public IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"])
         .Select(name => Path.Combine(_folder, name)).Where(File.Exists);
 
     /// <summary>Reads the tokenizer of a model folder.</summary>
@@ -128,7 +130,7 @@ public sealed class Tokenizer
     {
         var bytes = new List<byte>();
         foreach (var id in ids) AppendBytes(id, skipsSpecialTokens, bytes);
-        if (_stripsLeadingSpace && bytes.Count > 0 && bytes[0] == ' ') bytes.RemoveAt(0);
+        if (StripsLeadingSpace && bytes.Count > 0 && bytes[0] == ' ') bytes.RemoveAt(0);
         return Encoding.UTF8.GetString([.. bytes]);
     }
 
@@ -245,7 +247,16 @@ public sealed class Tokenizer
     private JsonDocument? Open(string name)
     {
         var path = Path.Combine(_folder, name);
-        return File.Exists(path) ? JsonDocument.Parse(File.ReadAllBytes(path)) : null;
+        if (!File.Exists(path)) return null;
+        try
+        {
+            var document = JsonDocument.Parse(File.ReadAllBytes(path));
+            return document.RootElement.ValueKind == JsonValueKind.Object ? document : throw new LancetException($"{path}: a JSON object is expected.");
+        }
+        catch (JsonException error)
+        {
+            throw new LancetException($"{path}: not valid JSON: {error.Message}", error);
+        }
     }
 
     private sealed record AddedToken(string Content, int Id, bool StripsLeft, bool StripsRight, bool IsSingleWord);

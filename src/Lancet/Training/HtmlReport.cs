@@ -25,14 +25,14 @@ public static class HtmlReport
         page.Append("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Lancet run</title><style>")
             .Append("body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#1c2733;background:#fff}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}")
             .Append(".charts{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;border:1px solid #d8dee6;border-radius:6px;padding:.5rem}figcaption{font-weight:600}table{border-collapse:collapse}")
-            .Append("td,th{padding:.25rem .75rem;border-bottom:1px solid #e4e8ee;text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f5f7fa;padding:1rem;border-radius:6px;overflow:auto}")
+            .Append("table.answers{table-layout:fixed;width:100%}td,th{padding:.25rem .75rem;border-bottom:1px solid #e4e8ee;text-align:left;vertical-align:top;overflow-wrap:break-word}.held{color:#d9622b;font-weight:400}td.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f5f7fa;padding:1rem;border-radius:6px;overflow:auto}")
             .Append("@media(prefers-color-scheme:dark){body{background:#12171d;color:#dfe6ee}pre{background:#1b222b}figure,td,th{border-color:#2c3642}}</style></head><body>");
-        page.Append("<h1>Lancet run</h1><p>").Append(Summary(result)).Append("</p><div class=\"charts\">");
+        page.Append("<h1>Lancet run</h1><p>").Append(Summary(result, Series(rows, "eval_loss"))).Append("</p><div class=\"charts\">");
         page.Append(Chart("Loss", Series(rows, "loss"), Series(rows, "eval_loss"))).Append(Chart("Learning rate", Series(rows, "learning_rate")))
             .Append(Chart("Gradient norm", Series(rows, "grad_norm"))).Append(Chart("Tokens per second", Series(rows, "tokens_per_second"))).Append("</div>");
         if (answers.Count > 0)
         {
-            page.Append("<h2>Answers</h2><table><tr><th>Question</th><th>Before</th><th>After</th></tr>");
+            page.Append("<h2>Answers</h2><table class=\"answers\"><tr><th>Question</th><th>Before</th><th>After</th></tr>");
             foreach (var (question, before, after) in answers) page.Append("<tr><td>").Append(Encode(question)).Append("</td><td>").Append(Encode(before)).Append("</td><td>").Append(Encode(after)).Append("</td></tr>");
             page.Append("</table>");
         }
@@ -44,11 +44,11 @@ public static class HtmlReport
         Formats.AtomicFile.WriteText(path, page.ToString());
     }
 
-    private static string Summary(SftResult result)
+    private static string Summary(SftResult result, List<(double Step, double Loss)> evaluations)
     {
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"{result.Run.FirstStep + result.Steps.Count} of {result.Run.TotalSteps} steps over {result.Run.Rows} rows; {result.Run.TrainableParameters:N0} of {result.Run.Parameters:N0} parameters trained.");
-        if (result.Evaluations.Count > 1) text.Append(CultureInfo.InvariantCulture, $" Held-out loss {result.Evaluations[0].EvalLoss:F4} before, {result.Evaluations[^1].EvalLoss:F4} after.");
+        if (evaluations.Count > 1) text.Append(CultureInfo.InvariantCulture, $" Held-out loss {evaluations[0].Loss:F4} before, {evaluations[^1].Loss:F4} after.");
         if (result.IsInterrupted) text.Append(" Interrupted; a checkpoint holds its state.");
         return text.ToString();
     }
@@ -72,23 +72,32 @@ public static class HtmlReport
         double X(double x) => Margin + ((x - left) / (right - left) * (Width - Margin - 8));
         double Y(double y) => Height - 20 - ((y - low) / (high - low) * (Height - 32));
         var svg = new StringBuilder();
-        svg.Append(CultureInfo.InvariantCulture, $"<figure><figcaption>{title}</figcaption><svg viewBox=\"0 0 {Width} {Height}\" width=\"{Width}\" height=\"{Height}\" role=\"img\" aria-label=\"{title} by step\" font-size=\"11\" fill=\"currentColor\">");
+        svg.Append(CultureInfo.InvariantCulture, $"<figure><figcaption>{title}{(series.Length > 1 && series[1].Count > 0 ? " <span class=\"held\">— held-out</span>" : "")}</figcaption><svg viewBox=\"0 0 {Width} {Height}\" width=\"{Width}\" height=\"{Height}\" role=\"img\" aria-label=\"{title} by step\" font-size=\"11\" fill=\"currentColor\">");
         for (var i = 0; i <= 2; i++)
         {
             var value = low + ((high - low) * i / 2);
-            svg.Append(CultureInfo.InvariantCulture, $"<line x1=\"{Margin}\" x2=\"{Width - 8}\" y1=\"{Y(value):F1}\" y2=\"{Y(value):F1}\" stroke=\"#8884\"/><text x=\"{Margin - 4}\" y=\"{Y(value) + 4:F1}\" text-anchor=\"end\">{value:G3}</text>");
+            svg.Append(CultureInfo.InvariantCulture, $"<line x1=\"{Margin}\" x2=\"{Width - 8}\" y1=\"{Y(value):F1}\" y2=\"{Y(value):F1}\" stroke=\"#8884\"/><text x=\"{Margin - 4}\" y=\"{Y(value) + 4:F1}\" text-anchor=\"end\">{Label(value)}</text>");
         }
         svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{Margin}\" y=\"{Height - 4}\">{left:F0}</text><text x=\"{Width - 8}\" y=\"{Height - 4}\" text-anchor=\"end\">step {right:F0}</text>");
         string[] colours = ["#2f6fde", "#d9622b"];
         for (var i = 0; i < series.Length; i++)
         {
-            svg.Append(CultureInfo.InvariantCulture, $"<polyline fill=\"none\" stroke-width=\"1.5\" stroke=\"{colours[i]}\" points=\"");
+            svg.Append(CultureInfo.InvariantCulture, $"<polyline fill=\"none\" stroke-width=\"1.5\"{(i > 0 ? " stroke-dasharray=\"4 3\"" : "")} stroke=\"{colours[i]}\" points=\"");
             foreach (var (x, y) in series[i]) svg.Append(CultureInfo.InvariantCulture, $"{X(x):F1},{Y(y):F1} ");
             svg.Append("\"/>");
             if (i > 0) foreach (var (x, y) in series[i]) svg.Append(CultureInfo.InvariantCulture, $"<circle cx=\"{X(x):F1}\" cy=\"{Y(y):F1}\" r=\"3\" fill=\"{colours[i]}\"><title>held-out {y:F4}</title></circle>");
         }
         return svg.Append("</svg></figure>").ToString();
     }
+
+    /// <summary>Three digits that count: 4.02, 16,400, 0.0002, 1.5e-05.</summary>
+    private static string Label(double value) => Math.Abs(value) switch
+    {
+        0 => "0",
+        >= 100 => value.ToString("N0", CultureInfo.InvariantCulture),
+        < 1e-4 => value.ToString("0.##e-00", CultureInfo.InvariantCulture),
+        _ => value.ToString("G3", CultureInfo.InvariantCulture),
+    };
 
     private static string Encode(string text) => WebUtility.HtmlEncode(text);
 }

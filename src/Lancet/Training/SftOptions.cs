@@ -53,7 +53,7 @@ public sealed record SftOptions
     /// <summary>Whether rows are shuffled anew for each epoch.</summary>
     public bool Shuffle { get; init; } = true;
 
-    /// <summary>Steps between checkpoints; 0 for none but the last.</summary>
+    /// <summary>Steps between checkpoints; 0 for none unless the run is interrupted.</summary>
     public int SaveSteps { get; init; }
 
     /// <summary>Checkpoints kept; 0 for all.</summary>

@@ -85,12 +85,10 @@ public sealed class SftTrainer
             Seed = _options.Seed,
         });
         var store = new CheckpointStore(_options.Output);
-        var signature = Signature(total);
+        var signature = Signature(total, warmup);
+        CheckOutput(_options);
         var (done, tokens) = (0, 0L);
-        if (_options.Resume && store.Newest() is { } newest) (done, tokens) = CheckpointStore.Load(newest, signature, engine);
-        else if (_options.Resume) throw new LancetException($"{_options.Output}: no checkpoint to resume from.");
-        else if (store.Newest() is { } former && !_options.OverwritesOutput)
-            throw new LancetException($"{former} is of a former run. Continue that run with --resume, choose another --output, or drop its checkpoints with --overwrite-output.");
+        if (_options.Resume) (done, tokens) = CheckpointStore.Load(store.Newest()!, signature, engine);
         else store.Clear();
 
         Directory.CreateDirectory(_options.Output);
@@ -100,23 +98,23 @@ public sealed class SftTrainer
         PackedBatch[] batches = [.. Enumerable.Range(0, _options.GradientAccumulation).Select(_ => new PackedBatch(maxTokens, sampler.MaxSequences))];
         var (steps, evaluations) = (new List<StepMetrics>(), new List<EvalMetrics>());
         var clock = Stopwatch.StartNew();
-        var saved = done;
-        if (done == 0) Evaluate(0);
+        var saved = _options.Resume ? done : -1;
+        if (done == 0 && !cancellation.IsCancellationRequested) Evaluate(0);
         for (var step = done + 1; step <= total && !cancellation.IsCancellationRequested; step++)
         {
-            var start = clock.Elapsed.TotalSeconds;
+            var start = clock.Elapsed;
             for (var i = 0; i < batches.Length; i++) sampler.Fill(((step - 1L) * batches.Length) + i, batches[i]);
             var rate = schedule.Rate(step - 1);
             engine.BeginStep(step, batches.Sum(batch => (long)batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
             var result = engine.EndStep(rate);
             if (!double.IsFinite(result.Loss) || !double.IsFinite(result.GradientNorm))
-                throw new LancetException($"Step {step}: the loss is {result.Loss}, the gradient norm {result.GradientNorm}. Lower --learning-rate, or look at the rows of this step. Checkpoints up to step {saved} are kept.");
+                throw new LancetException($"Step {step}: the loss is {result.Loss}, the gradient norm {result.GradientNorm}. Lower --learning-rate, or look at the rows of this step. {(saved > 0 ? $"The checkpoint of step {saved} is kept." : "No checkpoint was made yet.")}");
             var stepTokens = batches.Sum(batch => (long)batch.TokenCount);
             tokens += stepTokens;
             var metrics = new StepMetrics(
-                step, (double)step * unitsPerStep / sampler.UnitCount, result.Loss, result.GradientNorm, rate, tokens, stepTokens / (clock.Elapsed.TotalSeconds - start),
-                engine.PeakMemoryBytes, clock.Elapsed.TotalSeconds);
+                step, (double)step * unitsPerStep / sampler.UnitCount, result.Loss, result.GradientNorm, rate, tokens, stepTokens / (clock.Elapsed - start).TotalSeconds,
+                engine.PeakMemoryBytes, log.ElapsedBefore + clock.Elapsed.TotalSeconds);
             log.Write(metrics);
             steps.Add(metrics);
             observer?.OnStep(metrics);
@@ -129,7 +127,7 @@ public sealed class SftTrainer
         {
             if (done > saved) Save(done);
         }
-        else
+        else if (log.LastEvaluatedStep < total)
         {
             Evaluate(done);
         }
@@ -153,9 +151,19 @@ public sealed class SftTrainer
         }
     }
 
+    /// <summary>Checks that the output folder holds a checkpoint to resume from, or none that a new run would drop.</summary>
+    /// <exception cref="LancetException">It does not; the message says what to do.</exception>
+    public static void CheckOutput(SftOptions options)
+    {
+        var newest = new CheckpointStore(options.Output).Newest();
+        if (options.Resume && newest is null) throw new LancetException($"{options.Output}: no checkpoint to resume from.");
+        if (!options.Resume && newest is not null && !options.OverwritesOutput)
+            throw new LancetException($"{newest} is of a former run. Continue that run with --resume, choose another --output, or drop its checkpoints with --overwrite-output.");
+    }
+
     /// <summary>What two runs must share so that one can continue the other bit by bit.</summary>
-    private string Signature(int total) => string.Create(CultureInfo.InvariantCulture,
+    private string Signature(int total, int warmup) => string.Create(CultureInfo.InvariantCulture,
         $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} " +
-        $"scheduler={_options.Scheduler} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
-        $"trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}");
+        $"scheduler={_options.Scheduler} warmup={warmup} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
+        $"nf4={_model.Decoder.Weights.Any(weight => weight.Quantized is not null)} trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}");
 }

@@ -47,6 +47,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private int _step;
     private int _microBatch;
     private long _labelTokens;
+    private double _gradientScale = 1;
 
     /// <summary>Plans the run, allocates its memory and starts the optimiser from zero.</summary>
     /// <param name="model">Model with an adapter, or loaded for full training.</param>
@@ -56,9 +57,8 @@ public sealed class TrainingEngine : ITrainingEngine
     {
         (_model, _options, _device) = (model, options, model.Device);
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
-        var weightBytes = _device.AllocatedBytes - _arena.Parameters.Bytes - (_arena.ComputeCopy.Exists ? _arena.ComputeCopy.Bytes : 0) + model.MappedBytes;
         if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
-        _plan = StepPlan.Create(model.Decoder, model.DType, weightBytes, options, _device.PlanTarget);
+        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget);
         _device.Prepare(_plan.Kernels);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
@@ -118,7 +118,10 @@ public sealed class TrainingEngine : ITrainingEngine
         (_step, _microBatch, _labelTokens) = (step, 0, labelTokens);
         _device.Clear(_arena.Gradients);
         _device.Clear(_lossTotal);
-        SendScalar(_inputs.LossScale, 1.0 / labelTokens);
+        // Gradients divided by thousands of label tokens fall below fp16's smallest numbers, so that dtype carries them times a power of
+        // two and EndStep takes it out again, exactly.
+        _gradientScale = _model.DType == DType.Float16 ? System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)labelTokens) : 1;
+        SendScalar(_inputs.LossScale, _gradientScale / labelTokens);
     }
 
     /// <inheritdoc/>
@@ -135,6 +138,7 @@ public sealed class TrainingEngine : ITrainingEngine
     /// <inheritdoc/>
     public StepResult EndStep(double learningRate)
     {
+        if (_gradientScale != 1) ElementwiseKernel.Scale(_device, _arena.Gradients, (float)(1 / _gradientScale));
         Span<double> factors = stackalloc double[AdamWKernel.StepFactorCount];
         _adamW.StepFactors(learningRate, _step, factors);
         SendScalar(_stepFactors, factors);

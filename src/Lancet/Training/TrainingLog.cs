@@ -31,7 +31,9 @@ public sealed class TrainingLog : IDisposable
     /// <param name="keepThroughStep">Rows of later steps are dropped, as when a run is resumed from this step.</param>
     public TrainingLog(string path, int keepThroughStep)
     {
-        string[] kept = keepThroughStep > 0 && File.Exists(path) ? [.. File.ReadLines(path).Where(line => StepOf(line) <= keepThroughStep)] : [];
+        string[] kept = keepThroughStep > 0 && File.Exists(path) ? [.. File.ReadLines(path).Where(line => Number(line, "step") <= keepThroughStep)] : [];
+        LastEvaluatedStep = (int)kept.Where(line => double.IsFinite(Number(line, "eval_loss"))).Select(line => Number(line, "step")).DefaultIfEmpty(-1).Max();
+        ElapsedBefore = kept.Select(line => Number(line, "elapsed_seconds")).Where(double.IsFinite).LastOrDefault();
         try
         {
             AtomicFile.WriteText(path, string.Concat(kept.Select(line => line + "\n")));
@@ -42,6 +44,12 @@ public sealed class TrainingLog : IDisposable
             throw new OutputException($"{path}: cannot be written: {error.Message}", error);
         }
     }
+
+    /// <summary>Seconds that the kept rows took, so that a resumed run's clock goes on.</summary>
+    public double ElapsedBefore { get; }
+
+    /// <summary>Step of the last evaluation among the kept rows, or −1.</summary>
+    public int LastEvaluatedStep { get; }
 
     /// <summary>Appends a step.</summary>
     public void Write(StepMetrics row) => Write(json =>
@@ -67,17 +75,17 @@ public sealed class TrainingLog : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _writer.Dispose();
 
-    private static int StepOf(string line)
+    private static double Number(string line, string key)
     {
         try
         {
             using var document = JsonDocument.Parse(line);
-            return document.RootElement.GetProperty("step").GetInt32();
+            return document.RootElement.TryGetProperty(key, out var value) ? value.GetDouble() : double.PositiveInfinity;
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException)
+        catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
             // The last row of a killed run may be cut off; it will be written again.
-            return int.MaxValue;
+            return double.PositiveInfinity;
         }
     }
 

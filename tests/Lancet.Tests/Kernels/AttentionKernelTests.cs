@@ -14,6 +14,10 @@ public class AttentionKernelTests
     [InlineData(2, 1, 16, 0, 0, new[] { 5, 0, 3 })]
     [InlineData(3, 3, 24, 4, 0, new[] { 9, 2 })]
     [InlineData(4, 2, 16, 3, 2.5, new[] { 4, 7, 1 })]
+    [InlineData(2, 2, 80, 0, 0, new[] { 3, 0, 2 })]
+    [InlineData(2, 1, 128, 2, 3, new[] { 1, 4 })]
+    [InlineData(1, 1, 256, 0, 0, new[] { 3 })]
+    [InlineData(1, 1, 16, 5, 0, new[] { 71 })]
     public void Forward_and_gradients_in_fp64(int heads, int keyValueHeads, int dimension, int window, double softCap, int[] lengths)
     {
         using var lab = NewLab();

@@ -31,17 +31,17 @@ internal static class Filters
         "dictsort" => (value, _, _) => value is Dictionary<string, object?> map ? map.OrderBy(item => item.Key, StringComparer.OrdinalIgnoreCase).Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList() : throw Wrong(name, value),
         "join" => (value, arguments, named) => string.Join(
             Values.Text(arguments.Count > 0 ? arguments[0] : ""),
-            Values.Iterate(value).Select(item => Values.Text(named.TryGetValue("attribute", out var attribute) ? Members.Attribute(item, Values.Text(attribute)) : item))),
+            Values.Iterate(value).Select(item => Values.Text(named.TryGetValue("attribute", out var attribute) ? Members.Path(item, attribute) : item))),
         "replace" => (value, arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } from ? Values.Text(value).Replace(from, Values.Text(arguments[1]), StringComparison.Ordinal) : value,
         "default" or "d" => (value, arguments, named) =>
             value is Undefined || (!Values.IsTrue(value) && Values.IsTrue(arguments.Count > 1 ? arguments[1] : named.GetValueOrDefault("boolean"))) ? arguments.Count > 0 ? arguments[0] : "" : value,
         "tojson" => (value, arguments, named) => Values.Json(value, (arguments.Count > 0 ? arguments[0] : named.GetValueOrDefault("indent")) is long indent ? (int)Math.Clamp(indent, 0, 16) : null),
         "indent" => (value, arguments, _) => Values.Text(value).Replace("\n", "\n" + new string(' ', (int)Math.Clamp(arguments.Count > 0 ? Values.Integer(arguments[0]) : 4, 0, 64)), StringComparison.Ordinal),
         "map" => (value, arguments, named) => named.TryGetValue("attribute", out var attribute)
-            ? Values.Iterate(value).Select(item => Members.Attribute(item, Values.Text(attribute))).ToList()
+            ? Values.Iterate(value).Select(item => Members.Path(item, attribute)).ToList()
             : Values.Iterate(value).Select(item => (Find(Values.Text(arguments[0])) ?? throw Wrong(name, arguments[0]))(item, [.. arguments.Skip(1)], [])).ToList(),
         "select" or "reject" => (value, arguments, _) => Values.Iterate(value).Where(item => Passes(item, arguments, 0) == (name == "select")).ToList(),
-        "selectattr" or "rejectattr" => (value, arguments, _) => Values.Iterate(value).Where(item => Passes(Members.Attribute(item, Values.Text(arguments[0])), arguments, 1) == (name == "selectattr")).ToList(),
+        "selectattr" or "rejectattr" => (value, arguments, _) => Values.Iterate(value).Where(item => Passes(Members.Path(item, arguments[0]), arguments, 1) == (name == "selectattr")).ToList(),
         _ => null,
     };
 

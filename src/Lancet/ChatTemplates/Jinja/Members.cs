@@ -22,6 +22,11 @@ internal static class Members
         _ => Undefined.Value,
     };
 
+    /// <summary>What filters call an attribute: an index, or names with dots between them.</summary>
+    public static object? Path(object? target, object? path) => path is long
+        ? Item(target, path)
+        : Values.Text(path).Split('.').Aggregate(target, (value, name) => long.TryParse(name, System.Globalization.CultureInfo.InvariantCulture, out var index) ? Item(value, index) : Attribute(value, name));
+
     public static object? Item(object? target, object? key) => (target, key) switch
     {
         (Dictionary<string, object?> map, string name) => map.TryGetValue(name, out var value) ? value : Undefined.Value,

@@ -12,7 +12,9 @@ internal sealed partial class Parser
     }
 
     /// <summary>Statements up to a closing tag, which stays unread.</summary>
-    private Statement ParseBlock(params string[] closings)
+    private Statement ParseBlock(params string[] closings) => Nested(() => ParseStatements(closings));
+
+    private Statement ParseStatements(string[] closings)
     {
         var statements = new List<Statement>();
         while (true)

@@ -5,7 +5,11 @@ namespace Lancet.ChatTemplates.Jinja;
 /// <summary>Compiles expressions by recursive descent, in Jinja's order of precedence.</summary>
 internal sealed partial class Parser(List<Token> tokens)
 {
+    // Deeper or longer than any template that people write, and shallow enough for the stack of any thread.
+    private const int MaxDepth = 100;
+    private const int MaxExpressionTokens = 2000;
     private int _at;
+    private int _depth;
 
     private Token Current => tokens[_at];
 
@@ -36,8 +40,24 @@ internal sealed partial class Parser(List<Token> tokens)
 
     private string ExpectName() => Current.Kind == TokenKind.Name ? tokens[_at++].Text : throw Error("a name is expected.");
 
-    /// <summary>value if condition else other.</summary>
+    /// <summary>Parses one level deeper.</summary>
+    private T Nested<T>(Func<T> parse)
+    {
+        if (++_depth > MaxDepth) throw Error($"nested more than {MaxDepth} deep.");
+        var result = parse();
+        _depth--;
+        return result;
+    }
+
     private Expression ParseExpression()
+    {
+        var start = _at;
+        var result = Nested(ParseConditional);
+        return _at - start <= MaxExpressionTokens ? result : throw Error($"an expression of more than {MaxExpressionTokens} parts.");
+    }
+
+    /// <summary>value if condition else other.</summary>
+    private Expression ParseConditional()
     {
         var value = ParseOr();
         if (!AcceptName("if")) return value;
@@ -71,7 +91,7 @@ internal sealed partial class Parser(List<Token> tokens)
     private Expression ParseNot()
     {
         if (!AcceptName("not")) return ParseComparison();
-        var operand = ParseNot();
+        var operand = Nested(ParseNot);
         return scope => !Values.IsTrue(operand(scope));
     }
 
@@ -147,7 +167,7 @@ internal sealed partial class Parser(List<Token> tokens)
     {
         if (AcceptOperator("-"))
         {
-            var operand = ParseUnary();
+            var operand = Nested(ParseUnary);
             return scope => Values.Arithmetic("-", 0L, operand(scope));
         }
         AcceptOperator("+");

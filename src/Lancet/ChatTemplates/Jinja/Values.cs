@@ -31,15 +31,56 @@ internal static class Values
         long i => i.ToString(CultureInfo.InvariantCulture),
         double d => d == Math.Floor(d) && Math.Abs(d) < 1e16 ? d.ToString("0.0", CultureInfo.InvariantCulture) : d.ToString("R", CultureInfo.InvariantCulture),
         string s => s,
-        List<object?> list => "[" + string.Join(", ", list.Select(Quoted)) + "]",
-        Dictionary<string, object?> map => "{" + string.Join(", ", map.Select(item => $"{Quoted(item.Key)}: {Quoted(item.Value)}")) + "}",
+        List<object?> or Dictionary<string, object?> => Structure(value),
         _ => "function",
     };
+
+    /// <summary>Lists and mappings as Python writes them. They may hold themselves, so depth and length are bounded.</summary>
+    private static string Structure(object value)
+    {
+        var text = new StringBuilder();
+        Write(value, 0);
+        return text.ToString();
+
+        void Write(object? item, int depth)
+        {
+            CheckSize(text, depth);
+            switch (item)
+            {
+                case List<object?> list:
+                    text.Append('[');
+                    for (var i = 0; i < list.Count; i++)
+                    {
+                        if (i > 0) text.Append(", ");
+                        Write(list[i], depth + 1);
+                    }
+                    text.Append(']');
+                    break;
+                case Dictionary<string, object?> map:
+                    text.Append('{');
+                    foreach (var (key, element) in map)
+                    {
+                        if (text[^1] != '{') text.Append(", ");
+                        text.Append(Quoted(key)).Append(": ");
+                        Write(element, depth + 1);
+                    }
+                    text.Append('}');
+                    break;
+                default: text.Append(Quoted(item)); break;
+            }
+        }
+    }
+
+    private static void CheckSize(StringBuilder text, int depth)
+    {
+        if (depth > 100 || text.Length > 10_000_000) throw new LancetException("chat template: a list or mapping that holds itself, or is too large to be written.");
+    }
 
     public static new bool Equals(object? a, object? b) => (a, b) switch
     {
         (null or Undefined, null or Undefined) => a?.GetType() == b?.GetType(),
         (string x, string y) => x == y,
+        _ when ReferenceEquals(a, b) => true,
         (List<object?> x, List<object?> y) => x.Count == y.Count && x.Zip(y).All(pair => Equals(pair.First, pair.Second)),
         (Dictionary<string, object?> x, Dictionary<string, object?> y) => x.Count == y.Count && x.All(item => y.TryGetValue(item.Key, out var other) && Equals(item.Value, other)),
         _ => IsNumber(a) && IsNumber(b) ? Number(a) == Number(b) : ReferenceEquals(a, b),
@@ -77,7 +118,7 @@ internal static class Values
         {
             double p = Number(a), q = Number(b);
             var result = symbol switch { "+" => p + q, "-" => p - q, "*" => p * q, "/" => p / q, "//" => Math.Floor(p / q), "%" => p - (q * Math.Floor(p / q)), _ => Math.Pow(p, q) };
-            return symbol == "**" && a is not double && b is not double && result == Math.Floor(result) && Math.Abs(result) < 1e15 ? (long)result : result;
+            return symbol == "**" && a is not double && b is not double && result == Math.Floor(result) && Math.Abs(result) < 1e15 ? (object)(long)result : result;
         }
         long i = Integer(a), j = Integer(b);
         if (symbol is "//" or "%" && j == 0) throw new LancetException("chat template: division by zero.");
@@ -120,6 +161,7 @@ internal static class Values
 
         void Write(object? item, int depth)
         {
+            CheckSize(text, depth);
             switch (item)
             {
                 case string s: text.Append('"').Append(s_encoder.Encode(s).Replace("\\u0022", "\\\"", StringComparison.Ordinal).Replace("\\u0027", "'", StringComparison.Ordinal).Replace("\\u003C", "<", StringComparison.Ordinal).Replace("\\u003E", ">", StringComparison.Ordinal).Replace("\\u0026", "&", StringComparison.Ordinal).Replace("\\u002B", "+", StringComparison.Ordinal).Replace("\\u0060", "`", StringComparison.Ordinal)).Append('"'); break;

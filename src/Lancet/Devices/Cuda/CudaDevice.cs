@@ -33,7 +33,7 @@ public sealed partial class CudaDevice : Device
     private readonly StreamHandle _compute;
     private readonly StreamHandle _copy;
     private readonly PinnedRing _ring;
-    private readonly ConcurrentDictionary<(Kernel Kernel, ulong Divisible), Lazy<CudaFunction>> _functions = new();
+    private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaFunction>> _functions = new();
     private readonly CubinCache _cubins;
     private readonly CudaMatMul _matMul;
     private readonly PtxTarget _target;
@@ -107,15 +107,18 @@ public sealed partial class CudaDevice : Device
     /// <summary>Resources of the kernels launched so far, by name.</summary>
     public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
 
+    /// <summary>Registers, spills and shared memory of a kernel for divisible arguments, compiling it if need be.</summary>
+    public CudaKernelInfo InfoOf(Kernel kernel) => InfoOf(new KernelVariant(kernel, PtxCompiler.AllDivisible(kernel)));
+
     /// <summary>Registers, spills and shared memory of a kernel, compiling it if need be.</summary>
-    public CudaKernelInfo InfoOf(Kernel kernel) => Function(kernel, PtxCompiler.AllDivisible(kernel)).Info;
+    public CudaKernelInfo InfoOf(KernelVariant variant) => Function(variant).Info;
 
     /// <inheritdoc/>
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         LaunchCheck.Verify(kernel, grid, arguments);
         if (grid.Count == 0) return;
-        var function = Function(kernel, PtxCompiler.Divisible(arguments));
+        var function = Function(new(kernel, PtxCompiler.Divisible(arguments)));
         if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
         function.Launch(grid, arguments, _compute.Value);
         if (!s_waits) return;
@@ -138,7 +141,17 @@ public sealed partial class CudaDevice : Device
     }
 
     /// <inheritdoc/>
-    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => Parallel.ForEach(kernels, kernel => _ = Function(kernel, PtxCompiler.AllDivisible(kernel)));
+    public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => Parallel.ForEach(kernels, variant =>
+    {
+        try
+        {
+            _ = Function(variant);
+        }
+        catch (Exception error) when (error is TileException or LancetException)
+        {
+            // The launch will say so, if there is one.
+        }
+    });
 
     /// <inheritdoc/>
     /// <exception cref="CudaException">Something in the work cannot be recorded.</exception>
@@ -221,19 +234,18 @@ public sealed partial class CudaDevice : Device
         _context.Dispose();
     }
 
-    // Code depends on which arguments are divisible by 16; a kernel has few such variants in practice.
-    private CudaFunction Function(Kernel kernel, ulong divisible)
+    private CudaFunction Function(KernelVariant variant)
     {
         MakeCurrent();
-        var key = (kernel, divisible);
-        return _functions.TryGetValue(key, out var existing) ? existing.Value : _functions.GetOrAdd(key, k => new Lazy<CudaFunction>(() => Compile(k.Kernel, k.Divisible))).Value;
+        return _functions.TryGetValue(variant, out var existing) ? existing.Value : _functions.GetOrAdd(variant, v => new Lazy<CudaFunction>(() => Compile(v))).Value;
     }
 
-    private CudaFunction Compile(Kernel kernel, ulong divisible)
+    private CudaFunction Compile(KernelVariant variant)
     {
         MakeCurrent();
-        var ptx = PtxCompiler.Compile(kernel, _target, divisible);
-        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{divisible:x}-sm{Info.ComputeCapability}", ptx.Text);
+        var kernel = variant.Kernel;
+        var ptx = PtxCompiler.Compile(kernel, _target, variant.DivisibleArguments);
+        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{variant.DivisibleArguments:x}-sm{Info.ComputeCapability}", ptx.Text);
         if (_cubins.Find(ptx.Text) is { } cached)
         {
             try

@@ -43,10 +43,6 @@ public sealed record CudaPlatform(CudaStatus Status, string Message, string Driv
     /// <summary>Oldest supported architecture: Ampere.</summary>
     public const int MinimumComputeCapability = 80;
 
-    // Graphs with flags came with 11.4; wgmma and sm_90 need PTX 8.0, which came with 12.0.
-    private const int MinimumVersion = 11040;
-    private const int MinimumVersionForHopper = 12000;
-    private const int Hopper = 90;
 
     private static readonly Lock s_lock = new();
     private static CudaPlatform? s_current;
@@ -84,9 +80,10 @@ public sealed record CudaPlatform(CudaStatus Status, string Message, string Driv
         if (devices.Count == 0) return Result(CudaStatus.NoDevice, "the NVIDIA driver shows no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES.");
         var usable = devices.Where(device => device.ComputeCapability >= MinimumComputeCapability).ToList();
         if (usable.Count == 0) return Result(CudaStatus.DeviceTooOld, TooOld(devices[0]));
-        var needed = usable[0].ComputeCapability >= Hopper ? MinimumVersionForHopper : MinimumVersion;
+        // Graphs with flags came with 11.4; PTX 8.0, which Hopper's own instructions need, with 12.0; Blackwell's PTX 8.7 with 12.8.
+        var (needed, driver) = usable[0].ComputeCapability switch { >= 100 => (12080, 570), >= 89 => (12000, 525), _ => (11040, 470) };
         if (version < needed)
-            return Result(CudaStatus.DriverTooOld, $"the NVIDIA driver supports CUDA {text}, {usable[0].Name} needs {VersionText(needed)} (driver {(needed == MinimumVersion ? "470" : "525")}) or newer; update the driver.");
+            return Result(CudaStatus.DriverTooOld, $"the NVIDIA driver supports CUDA {text}, {usable[0].Name} needs {VersionText(needed)} (driver {driver}) or newer; update the driver.");
         return Result(CudaStatus.Ready, cublasLt is null ? "ready; cuBLASLt was not found, so matrix products run on the slower tile-language kernel (pip install nvidia-cublas-cu12, or set LANCET_CUDA_PATH)." : "ready");
     }
 

@@ -91,6 +91,7 @@ public sealed class CudaRuntimeTests : IDisposable
     [InlineData(13000, 90, CudaStatus.Ready, "ready")]
     [InlineData(11080, 90, CudaStatus.DriverTooOld, "CUDA 11.8, Test GPU needs 12.0 (driver 525)")]
     [InlineData(11080, 80, CudaStatus.Ready, "ready")]
+    [InlineData(12040, 120, CudaStatus.DriverTooOld, "needs 12.8 (driver 570)")]
     [InlineData(11020, 86, CudaStatus.DriverTooOld, "needs 11.4 (driver 470)")]
     [InlineData(13000, 75, CudaStatus.DeviceTooOld, "compute capability 7.5; 8.0 (Ampere, 2020) or newer is needed")]
     [InlineData(13000, 0, CudaStatus.NoDevice, "shows no GPU")]

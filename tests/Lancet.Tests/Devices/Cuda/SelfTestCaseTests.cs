@@ -2,6 +2,7 @@ using Lancet.Devices.Cpu;
 using Lancet.Devices.Cuda;
 using Lancet.Devices.Cuda.SelfTest;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tests.Devices.Cuda;
 
@@ -39,6 +40,41 @@ public class SelfTestCaseTests
             test.Run(lab, dtype);
             return [.. lab.Results.Select(result => result.Values)];
         }
+    }
+
+    [Theory]
+    [InlineData(80)]
+    [InlineData(90)]
+    public void Every_kernel_of_the_cases_compiles(int computeCapability)
+    {
+        using var cpu = new CpuDevice();
+        var recording = new RecordingDevice(cpu);
+        foreach (var test in KernelCases.All)
+        {
+            foreach (var dtype in test.DTypes)
+            {
+                using var lab = new SelfTestLab(recording, 1);
+                test.Run(lab, dtype);
+            }
+        }
+        var target = new PtxTarget(computeCapability, 227 << 10);
+        var failures = new List<string>();
+        foreach (var (kernel, divisible) in recording.Kernels)
+        {
+            try
+            {
+                Assert.NotEqual("", PtxCompiler.Compile(kernel, target, divisible).Text);
+            }
+            catch (TileException error) when (kernel.Name == "attention_backward_kv" && error.Message.Contains("out of shared memory", StringComparison.Ordinal))
+            {
+                // 64 x 64 blocks of fp32 at head dimension 128.
+            }
+            catch (Exception error)
+            {
+                failures.Add($"{kernel.Name} {divisible:x}: {error.Message}");
+            }
+        }
+        Assert.True(failures.Count == 0, $"{failures.Count} of {recording.Kernels.Count}:\n{string.Join('\n', failures.Distinct())}");
     }
 
     [Fact]

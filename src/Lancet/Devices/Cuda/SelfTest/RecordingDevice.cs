@@ -1,14 +1,15 @@
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Devices.Cuda.SelfTest;
 
 /// <summary>Passes everything on and remembers which kernels were launched.</summary>
 internal sealed class RecordingDevice(Device inner) : Device
 {
-    private readonly HashSet<Kernel> _kernels = [];
+    private readonly HashSet<KernelVariant> _kernels = [];
 
-    public IReadOnlyCollection<Kernel> Kernels => _kernels;
+    public IReadOnlyCollection<KernelVariant> Kernels => _kernels;
 
     public override int SharedMemoryPerProgram => inner.SharedMemoryPerProgram;
 
@@ -26,7 +27,7 @@ internal sealed class RecordingDevice(Device inner) : Device
 
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
-        _kernels.Add(kernel);
+        _kernels.Add(new(kernel, PtxCompiler.Divisible(arguments)));
         inner.Launch(kernel, grid, arguments);
     }
 

@@ -1,0 +1,47 @@
+using System.Text.Json;
+using Lancet.ChatTemplates;
+using Lancet.Data;
+
+namespace Lancet.Cli;
+
+/// <summary>A question out of the data, with the model's answer before and after training.</summary>
+/// <param name="prompt">The conversation up to the assistant's last turn.</param>
+internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
+{
+    public IReadOnlyList<ChatMessage> Prompt { get; } = prompt;
+
+    public string Question => Prompt[^1].Content;
+
+    public string Before { get; set; } = "";
+
+    public string After { get; set; } = "";
+
+    /// <summary>Questions spread over the held-out rows, or over the training rows where none are held out; none from rows that are no conversations.</summary>
+    /// <param name="settings">Options of the train command.</param>
+    /// <param name="count">Rows to choose from.</param>
+    public static List<SampleAnswer> Choose(Settings settings, int count)
+    {
+        var wanted = Math.Min(settings.Count("sample-answers"), count);
+        var split = settings.Number("eval-split");
+        var rows = RowReader.Read(settings.Text("eval-data") ?? settings.Required("data"));
+        if (split > 0) rows = rows.Where((_, i) => SftDataset.IsHeldOut(i, split));
+        var result = new List<SampleAnswer>();
+        var (at, next) = (0, 0);
+        foreach (var (row, place) in rows)
+        {
+            if (next == wanted) break;
+            if (at++ < (long)next * count / wanted) continue;
+            next++;
+            if (PromptOf(row, place) is { } prompt) result.Add(new(prompt));
+        }
+        return result;
+    }
+
+    private static List<ChatMessage>? PromptOf(JsonElement row, string place)
+    {
+        if (row.TryGetProperty("input_ids", out _) || (row.TryGetProperty("text", out _) && !row.TryGetProperty("messages", out _))) return null;
+        var messages = RowRenderer.Messages(row, place);
+        var last = messages.FindLastIndex(message => message.Role == "assistant");
+        return last > 0 ? messages[..last] : null;
+    }
+}

@@ -1,0 +1,135 @@
+using System.Globalization;
+using System.Text;
+
+namespace Lancet.Tokenization;
+
+/// <summary>
+/// Unicode normalisation forms C and D (Unicode Standard Annex 15), with the place that every character comes from. .NET normalises
+/// through ICU, which Lancet must do without.
+/// </summary>
+internal static class Normalization
+{
+    private const int HangulBase = 0xAC00, LeadBase = 0x1100, VowelBase = 0x1161, TailBase = 0x11A7, VowelCount = 21, TailCount = 28, HangulCount = 11172;
+    private static readonly Lazy<Tables> s_tables = new(Tables.Read);
+
+    /// <summary>Normalises a text.</summary>
+    /// <param name="text">Text.</param>
+    /// <param name="origins">A number for each of its UTF-16 units.</param>
+    /// <param name="composes">Form C rather than form D.</param>
+    /// <returns>The text and the number of each of its units; a composed character has that of its first part.</returns>
+    public static (string Text, int[] Origins) Apply(string text, int[] origins, bool composes)
+    {
+        // Nothing below U+00C0 decomposes or combines.
+        if (text.AsSpan().IndexOfAnyExceptInRange('\0', '\u00BF') < 0) return (text, origins);
+        var marks = new List<Mark>(text.Length);
+        for (var i = 0; i < text.Length;)
+        {
+            var isPair = char.IsHighSurrogate(text[i]) && i + 1 < text.Length && char.IsLowSurrogate(text[i + 1]);
+            Decompose(isPair ? char.ConvertToUtf32(text[i], text[i + 1]) : text[i], origins[i], marks);
+            i += isPair ? 2 : 1;
+        }
+        Order(marks);
+        if (composes) Compose(marks);
+        var result = new StringBuilder(text.Length);
+        var places = new List<int>(text.Length);
+        foreach (var mark in marks)
+        {
+            // A lone surrogate is not a code point that can be converted, and stays as it is.
+            if (mark.Code < 0x10000) result.Append((char)mark.Code);
+            else result.Append(char.ConvertFromUtf32(mark.Code));
+            while (places.Count < result.Length) places.Add(mark.Origin);
+        }
+        return (result.ToString(), [.. places]);
+    }
+
+    private static void Decompose(int code, int origin, List<Mark> marks)
+    {
+        if (code is >= HangulBase and < HangulBase + HangulCount)
+        {
+            var index = code - HangulBase;
+            marks.Add(new(LeadBase + (index / (VowelCount * TailCount)), 0, origin));
+            marks.Add(new(VowelBase + (index % (VowelCount * TailCount) / TailCount), 0, origin));
+            if (index % TailCount > 0) marks.Add(new(TailBase + (index % TailCount), 0, origin));
+        }
+        else if (s_tables.Value.Decompositions.TryGetValue(code, out var parts))
+        {
+            Decompose(parts.First, origin, marks);
+            if (parts.Second > 0) Decompose(parts.Second, origin, marks);
+        }
+        else
+        {
+            marks.Add(new(code, s_tables.Value.Classes.GetValueOrDefault(code), origin));
+        }
+    }
+
+    /// <summary>Sorts every run of combining marks by class, keeping the order of equals.</summary>
+    private static void Order(List<Mark> marks)
+    {
+        for (var i = 1; i < marks.Count; i++)
+        {
+            for (var j = i; j > 0 && marks[j].Class > 0 && marks[j - 1].Class > marks[j].Class; j--) (marks[j - 1], marks[j]) = (marks[j], marks[j - 1]);
+        }
+    }
+
+    /// <summary>Joins each starter with the marks after it that no other mark of the same class separates from it.</summary>
+    private static void Compose(List<Mark> marks)
+    {
+        var (starter, kept) = (-1, 0);
+        for (var i = 0; i < marks.Count; i++)
+        {
+            var mark = marks[i];
+            var isBlocked = starter >= 0 && kept - 1 > starter && (marks[kept - 1].Class >= mark.Class || marks[kept - 1].Class == 0);
+            if (starter >= 0 && !isBlocked && Join(marks[starter].Code, mark.Code) is var joined && joined > 0)
+            {
+                marks[starter] = marks[starter] with { Code = joined };
+                continue;
+            }
+            if (mark.Class == 0) starter = kept;
+            marks[kept++] = mark;
+        }
+        marks.RemoveRange(kept, marks.Count - kept);
+    }
+
+    private static int Join(int first, int second)
+    {
+        if (first is >= LeadBase and < LeadBase + 19 && second is >= VowelBase and < VowelBase + VowelCount) return HangulBase + ((((first - LeadBase) * VowelCount) + second - VowelBase) * TailCount);
+        if (first is >= HangulBase and < HangulBase + HangulCount && (first - HangulBase) % TailCount == 0 && second is > TailBase and < TailBase + TailCount) return first + second - TailBase;
+        return s_tables.Value.Compositions.GetValueOrDefault((first, second));
+    }
+
+    private readonly record struct Mark(int Code, int Class, int Origin);
+
+    /// <summary>normalization.txt, which scripts/make-normalization.py writes.</summary>
+    private sealed class Tables
+    {
+        public Dictionary<int, (int First, int Second)> Decompositions { get; } = [];
+
+        public Dictionary<(int First, int Second), int> Compositions { get; } = [];
+
+        public Dictionary<int, int> Classes { get; } = [];
+
+        public static Tables Read()
+        {
+            var result = new Tables();
+            using var stream = typeof(Normalization).Assembly.GetManifestResourceStream("Lancet.normalization.txt")!;
+            using var reader = new StreamReader(stream);
+            while (reader.ReadLine() is { } line)
+            {
+                var parts = line.Split(' ');
+                if (parts[0] == "D")
+                {
+                    var (code, first, second) = (Number(parts[1]), Number(parts[2]), parts.Length > 3 ? Number(parts[3]) : 0);
+                    result.Decompositions[code] = (first, second);
+                    if (parts.Length == 4) result.Compositions[(first, second)] = code;
+                }
+                else if (parts[0] == "C")
+                {
+                    for (var code = Number(parts[2]); code <= Number(parts[3]); code++) result.Classes[code] = int.Parse(parts[1], CultureInfo.InvariantCulture);
+                }
+            }
+            return result;
+        }
+
+        private static int Number(string text) => int.Parse(text, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+    }
+}

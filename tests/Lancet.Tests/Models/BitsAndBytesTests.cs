@@ -1,0 +1,96 @@
+using System.Text;
+using Lancet.Formats;
+using Lancet.Models;
+using Lancet.Quantization;
+using Lancet.Tests.Training;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Models;
+
+/// <summary>Checkpoints that bitsandbytes has quantised to NF4 with double quantisation, written here byte by byte as it does.</summary>
+public class BitsAndBytesTests
+{
+    [Fact]
+    public void A_quantised_checkpoint_is_read_to_the_bit_and_trains()
+    {
+        using var folder = new ModelFolder("llama", ("num_hidden_layers", 1), ("tie_word_embeddings", true));
+        var expected = Write(folder.Path);
+        using var model = LanguageModel.Load(folder.Path);
+        foreach (var weight in model.Decoder.Weights) Assert.Equal(expected[weight.Name], model.Read(weight));
+        model.AddLora(new Lancet.Adapters.LoraOptions { Rank = 4 });
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = 8, MaxSequenceLength = 8 });
+        var batch = new Lancet.Data.PackedBatch(8, 1);
+        batch.Add([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]);
+        engine.BeginStep(1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        var quantized = engine.EndStep(0);
+
+        // The same numbers in fp32 give the same loss.
+        using var plainFolder = new ModelFolder("llama", ("num_hidden_layers", 1), ("tie_word_embeddings", true));
+        SafetensorsWriter.Write(Path.Combine(plainFolder.Path, "model.safetensors"), [.. model.Decoder.Weights.Select(weight => Output(
+            weight.Name, DType.Float32, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], System.Runtime.InteropServices.MemoryMarshal.AsBytes(expected[weight.Name].AsSpan()).ToArray()))]);
+        using var plain = LanguageModel.Load(plainFolder.Path);
+        using var evaluation = new EvaluationEngine(plain, 8, 8);
+        var losses = new float[8];
+        evaluation.Evaluate(batch, losses);
+        Assert.Equal(losses[..4].Average(), quantized.Loss, 1e-6);
+    }
+
+    [Theory]
+    [InlineData(".absmax")]
+    [InlineData(".nested_absmax")]
+    [InlineData(".nested_quant_map")]
+    public void A_missing_part_is_named(string part)
+    {
+        using var folder = new ModelFolder("llama", ("num_hidden_layers", 1), ("tie_word_embeddings", true));
+        Write(folder.Path, part);
+        Assert.Contains("q_proj.weight" + part, Assert.Throws<LancetException>(() => LanguageModel.Load(folder.Path)).Message);
+    }
+
+    private static SafetensorsOutput Output(string name, DType dtype, long[] shape, byte[] bytes) => new(name, dtype, shape, stream => stream.Write(bytes));
+
+    /// <summary>Writes random weights, and returns what they stand for.</summary>
+    private static Dictionary<string, float[]> Write(string folder, string? without = null)
+    {
+        var random = new DeterministicRandom(9);
+        var outputs = new List<SafetensorsOutput>();
+        var values = new Dictionary<string, float[]>();
+        foreach (var weight in new DecoderModel(ModelConfig.Load(folder)).Weights)
+        {
+            var count = (int)weight.Shape.Count;
+            long[] shape = [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])];
+            if (weight.Role != WeightRole.Projection)
+            {
+                float[] dense = [.. Enumerable.Range(0, count).Select(_ => (float)random.NextNormal())];
+                outputs.Add(Output(weight.Name, DType.Float32, shape, System.Runtime.InteropServices.MemoryMarshal.AsBytes(dense.AsSpan()).ToArray()));
+                values[weight.Name] = dense;
+                continue;
+            }
+            var (blocks, groups) = ((count + 63) / 64, (((count + 63) / 64) + 255) / 256);
+            byte[] Bytes(int length) => [.. Enumerable.Range(0, length).Select(_ => (byte)random.NextInt32(256))];
+            var (codes, scaleCodes) = (Bytes(count / 2), Bytes(blocks));
+            float[] groupScales = [.. Enumerable.Range(0, groups).Select(_ => (float)(0.05 + (0.02 * random.NextDouble())))];
+            const double offset = 0.0625;
+            void Add(string suffix, DType dtype, long[] extents, byte[] bytes)
+            {
+                if (suffix.Length == 0 || suffix != without) outputs.Add(Output(weight.Name + suffix, dtype, extents, bytes));
+            }
+            Add("", DType.UInt8, [count / 2, 1], codes);
+            Add(".absmax", DType.UInt8, [blocks], scaleCodes);
+            Add(".quant_map", DType.Float32, [16], System.Runtime.InteropServices.MemoryMarshal.AsBytes(Nf4Code.Table).ToArray());
+            Add(".nested_absmax", DType.Float32, [groups], System.Runtime.InteropServices.MemoryMarshal.AsBytes(groupScales.AsSpan()).ToArray());
+            Add(".nested_quant_map", DType.Float32, [256], System.Runtime.InteropServices.MemoryMarshal.AsBytes(DynamicCode.Signed.AsSpan()).ToArray());
+            var state = Encoding.UTF8.GetBytes($$"""{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [{{shape[0]}}, {{shape[1]}}], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": {{offset}}}""");
+            Add(".quant_state.bitsandbytes__nf4", DType.UInt8, [state.Length], state);
+            values[weight.Name] = [.. Enumerable.Range(0, count).Select(i =>
+            {
+                // First element in the high nibble; scale = map[code] · group scale + offset, in fp32.
+                var scale = (DynamicCode.Signed[scaleCodes[i / 64]] * groupScales[i / 64 / 256]) + (float)offset;
+                return Nf4Code.Table[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scale;
+            })];
+        }
+        SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), outputs);
+        return values;
+    }
+}

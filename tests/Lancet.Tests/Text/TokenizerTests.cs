@@ -1,0 +1,79 @@
+using System.Text.Json;
+using CsCheck;
+using Lancet.Tokenization;
+
+namespace Lancet.Tests.Text;
+
+/// <summary>Tokenizers against Hugging Face's library (tests/golden/tokenizers, made by make_tokenizers.mjs).</summary>
+public class TokenizerTests
+{
+    private static readonly JsonElement s_expected = JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Golden("tokenizers"), "expected.json"))).RootElement;
+
+    public static TheoryData<string> Kinds => [.. s_expected.EnumerateArray().Select(kind => kind.GetProperty("name").GetString()!)];
+
+    [Theory]
+    [MemberData(nameof(Kinds))]
+    public void Ids_and_texts_are_those_of_hugging_face(string kind)
+    {
+        var tokenizer = Load(kind);
+        foreach (var row in s_expected.EnumerateArray().Single(item => item.GetProperty("name").GetString() == kind).GetProperty("rows").EnumerateArray())
+        {
+            var text = row.GetProperty("text").GetString()!;
+            var ids = Integers(row.GetProperty("ids"));
+            Assert.True(ids.SequenceEqual(tokenizer.Encode(text, false)), $"{kind} {JsonSerializer.Serialize(text)}: expected {string.Join(' ', ids)}, got {string.Join(' ', tokenizer.Encode(text, false))}");
+            Assert.Equal(Integers(row.GetProperty("with_special")), tokenizer.Encode(text));
+            Assert.True(row.GetProperty("decoded").GetString() == tokenizer.Decode(ids), $"{kind}: decoded {JsonSerializer.Serialize(tokenizer.Decode(ids))} instead of {row.GetProperty("decoded").GetRawText()}");
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kinds))]
+    public void Streamed_text_is_the_decoded_text(string kind)
+    {
+        var tokenizer = Load(kind);
+        Gen.String.Array[0, 4].Sample(
+            parts =>
+            {
+                var ids = tokenizer.Encode(string.Join(" 日本 é ", parts), false);
+                var stream = new TokenStream(tokenizer);
+                Assert.Equal(tokenizer.Decode(ids), string.Concat(ids.Select(stream.Add)) + stream.Finish());
+            },
+            iter: 50,
+            threads: 1);
+    }
+
+    [Theory]
+    [MemberData(nameof(Kinds))]
+    public void Starts_never_fall_and_cut_the_text_where_tokens_begin(string kind)
+    {
+        var tokenizer = Load(kind);
+        const string text = "First words, 日本語 then<s> more  ✓ text.\n";
+        var ids = tokenizer.Encode(text, false, out var starts);
+        Assert.Equal(ids.Length, starts.Length);
+        for (var i = 1; i < starts.Length; i++) Assert.InRange(starts[i], starts[i - 1], text.Length - 1);
+        Assert.Equal(text.IndexOf("<s>", StringComparison.Ordinal), starts[Array.IndexOf(ids, 1)]);
+    }
+
+    [Fact]
+    public void Normalisation_is_that_of_unicode()
+    {
+        // Made by scripts/make-normalization.py with Python's unicodedata: text, form C, form D.
+        foreach (var row in JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Golden("tokenizers"), "normalization.json"))).RootElement.EnumerateArray())
+        {
+            var text = row[0].GetString()!;
+            int[] places = [.. Enumerable.Range(0, text.Length)];
+            for (var form = 1; form <= 2; form++)
+            {
+                var (normalized, origins) = Normalization.Apply(text, places, form == 1);
+                Assert.Equal(row[form].GetString(), normalized);
+                Assert.Equal(normalized.Length, origins.Length);
+                Assert.All(origins, place => Assert.InRange(place, 0, text.Length - 1));
+            }
+        }
+        Assert.Equal([0, 2, 3, 5], Normalization.Apply("e\u0301xA\u030Ay", [0, 1, 2, 3, 4, 5], true).Origins);
+    }
+
+    private static Tokenizer Load(string kind) => Tokenizer.Load(Path.Combine(TestFiles.Golden("tokenizers"), kind));
+
+    private static int[] Integers(JsonElement list) => [.. list.EnumerateArray().Select(item => item.GetInt32())];
+}

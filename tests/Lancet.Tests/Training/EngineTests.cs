@@ -1,0 +1,187 @@
+using System.Text.Json;
+using Lancet.Data;
+using Lancet.Generation;
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Training;
+
+/// <summary>The engine where the golden fixtures do not reach: adapters with dropout, several chunks of logits, fp16's range, memory.</summary>
+public class EngineTests
+{
+    private static readonly AdamWConstants s_adamW = new(0.9, 0.999, 1e-8, 0.01);
+
+    [Theory]
+    [InlineData("qwen2")]
+    [InlineData("gemma2")]
+    public void Adapter_gradients_with_dropout_agree_with_central_differences_in_fp64(string name)
+    {
+        var fixture = new Fixture(name);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { DType = DType.Float64 });
+        model.LoadAdapter(fixture.Adapter, dropout: 0.3);
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW, MaxGradientNorm = 0 });
+        var batch = fixture.Batch([0, 1]);
+        // The step's number keys the masks, so every evaluation drops the same elements.
+        double Loss()
+        {
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            return engine.EndStep(0).Loss;
+        }
+        Loss();
+        var random = new DeterministicRandom(3);
+        var gradients = model.Trained!.Weights.ToDictionary(weight => weight, weight => weight.Gradient.HostSpan<double>().ToArray());
+        foreach (var (weight, gradient) in gradients)
+        {
+            var at = random.NextInt32(gradient.Length);
+            const double step = 1e-4;
+            var values = model.Trained.Master(weight).HostSpan<double>();
+            var value = values[at];
+            values[at] = value + step;
+            var high = Loss();
+            values[at] = value - step;
+            var low = Loss();
+            values[at] = value;
+            var difference = (high - low) / (2 * step);
+            Assert.True(Math.Abs(difference - gradient[at]) < 1e-7 * (1 + Math.Abs(difference)), $"{weight}[{at}]: {difference} and {gradient[at]}");
+        }
+    }
+
+    [Theory]
+    [InlineData("llama", false)]
+    [InlineData("gemma2", true)]
+    public void Logits_in_several_chunks_give_the_losses_and_gradients_of_one(string family, bool isTied)
+    {
+        // 70,001 fp64 logits a row are cut into chunks of about 119 rows.
+        using var folder = new ModelFolder(family, ("vocab_size", 70001), ("hidden_size", 16), ("intermediate_size", 16), ("num_hidden_layers", 1), ("tie_word_embeddings", isTied), ("final_logit_softcapping", 3.0));
+        (double Loss, double[][] Gradients) Run(int[] lengths, bool together)
+        {
+            using var model = LanguageModel.Load(folder.Path, new LoadOptions { DType = DType.Float64, IsFullyTrained = true, IsFromScratch = true });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = lengths.Sum(), MaxSequenceLength = 128, AdamW = s_adamW });
+            var random = new DeterministicRandom(5);
+            var batches = new List<PackedBatch>();
+            foreach (var length in lengths)
+            {
+                if (batches.Count == 0 || !together) batches.Add(new PackedBatch(lengths.Sum(), lengths.Length));
+                int[] ids = [.. Enumerable.Range(0, length).Select(_ => random.NextInt32(70001))];
+                batches[^1].Add(ids, ids);
+            }
+            engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
+            foreach (var batch in batches) engine.Accumulate(batch);
+            return (engine.EndStep(0).Loss, [.. model.Trained!.Weights.Select(weight => weight.Gradient.HostSpan<double>().ToArray())]);
+        }
+        int[] lengths = [100, 60, 90];
+        var (chunked, whole) = (Run(lengths, true), Run(lengths, false));
+        Assert.Equal(whole.Loss, chunked.Loss, 1e-12);
+        foreach (var (a, b) in chunked.Gradients.Zip(whole.Gradients))
+            for (var i = 0; i < a.Length; i++)
+                if (!(Math.Abs(a[i] - b[i]) < 1e-13)) Assert.Fail($"element {i}: {a[i]} and {b[i]}");
+    }
+
+    [Fact]
+    public void Fp16_keeps_gradients_that_its_numbers_could_not_hold_when_divided()
+    {
+        var fixture = new Fixture("llama");
+        double Norm(DType dtype)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { DType = dtype });
+            model.LoadAdapter(fixture.Adapter);
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW });
+            // As if this micro-batch were a part of a step of sixteen million tokens.
+            engine.BeginStep(1, 1 << 24);
+            engine.Accumulate(fixture.Batch([0, 1, 2, 3]));
+            return engine.EndStep(0).GradientNorm;
+        }
+        Assert.Equal(1, Norm(DType.Float16) / Norm(DType.Float32), 0.01);
+    }
+
+    [Fact]
+    public void A_step_allocates_no_managed_memory()
+    {
+        var fixture = new Fixture("qwen3");
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter, dropout: 0.1);
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW });
+        var batch = fixture.Batch([0, 1, 2, 3]);
+        void Step(int step)
+        {
+            engine.BeginStep(step, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            engine.EndStep(1e-3);
+        }
+        Step(1);
+        Step(2);
+        var before = GC.GetTotalAllocatedBytes(true);
+        for (var step = 3; step < 13; step++) Step(step);
+        // A few hundred bytes are the measurement's own.
+        Assert.InRange(GC.GetTotalAllocatedBytes(true) - before, 0, 1024);
+    }
+
+    [Fact]
+    public void Answers_before_a_run_do_not_count_as_its_memory()
+    {
+        var fixture = new Fixture("gemma2");
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter);
+        using (var generator = new TextGenerator(model, 2, 64)) generator.Generate([[1, 2, 3], [4, 5]], new GenerationOptions { MaxNewTokens = 4 });
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW });
+        engine.BeginStep(1, 1);
+        engine.Accumulate(fixture.Batch([0, 1, 2, 3]));
+        engine.EndStep(0);
+        Assert.InRange(engine.PeakMemoryBytes, 0.98 * engine.Plan.PeakBytes, 1.02 * engine.Plan.PeakBytes);
+    }
+
+    [Fact]
+    public void A_run_that_is_stopped_before_its_first_step_can_be_resumed()
+    {
+        var fixture = new Fixture("llama");
+        using var output = new ModelFolder("llama");
+        using var stopped = new CancellationTokenSource();
+        stopped.Cancel();
+        SftResult Run(bool resume, CancellationToken cancellation)
+        {
+            using var model = LanguageModel.Load(fixture.Model);
+            model.LoadAdapter(fixture.Adapter);
+            var batch = fixture.Batch([0, 1, 2, 3]);
+            var rows = Enumerable.Range(0, 4).Select(i => new TokenizedRow([1, 2, 3, 4 + i], [1, 2, 3, 4 + i])).ToList();
+            return new SftTrainer(model, new SftDataset(rows), new SftOptions { Output = output.Path, MaxSteps = 2, Resume = resume }).Train(null, cancellation);
+        }
+        var first = Run(false, stopped.Token);
+        Assert.True(first.IsInterrupted);
+        Assert.Empty(first.Steps);
+        var second = Run(true, CancellationToken.None);
+        Assert.False(second.IsInterrupted);
+        Assert.Equal([1, 2], second.Steps.Select(step => step.Step));
+    }
+}
+
+/// <summary>A temporary folder with the config.json of a tiny model.</summary>
+internal sealed class ModelFolder : IDisposable
+{
+    public ModelFolder(string family, params (string Key, object Value)[] more)
+    {
+        var config = new Dictionary<string, object>
+        {
+            ["model_type"] = family,
+            ["hidden_size"] = 32,
+            ["intermediate_size"] = 48,
+            ["num_hidden_layers"] = 2,
+            ["num_attention_heads"] = 2,
+            ["num_key_value_heads"] = 1,
+            ["head_dim"] = 16,
+            ["vocab_size"] = 64,
+            ["max_position_embeddings"] = 256,
+            ["sliding_window"] = 8,
+            ["query_pre_attn_scalar"] = 16,
+            ["hidden_activation"] = "gelu_pytorch_tanh",
+        };
+        foreach (var (key, value) in more) config[key] = value;
+        File.WriteAllText(System.IO.Path.Combine(Path, "config.json"), JsonSerializer.Serialize(config));
+    }
+
+    public string Path { get; } = Directory.CreateTempSubdirectory("lancet-test-").FullName;
+
+    public void Dispose() => Directory.Delete(Path, true);
+}
