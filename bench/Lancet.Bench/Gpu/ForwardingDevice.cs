@@ -1,6 +1,7 @@
 using Lancet.Devices;
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Bench.Gpu;
 
@@ -28,7 +29,7 @@ internal abstract class ForwardingDevice(Device inner) : Device
 
     public override void ReserveMatMulWorkspace(long bytes) => inner.ReserveMatMulWorkspace(bytes);
 
-    public override void Prepare(IReadOnlyCollection<Kernel> kernels) => inner.Prepare(kernels);
+    public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => inner.Prepare(kernels);
 
     public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination) => inner.CopyFromHost(source, destination);
 
@@ -44,14 +45,15 @@ internal abstract class ForwardingDevice(Device inner) : Device
 /// <summary>Remembers which kernels were launched, and how.</summary>
 internal sealed class SpyDevice(Device inner) : ForwardingDevice(inner)
 {
-    private readonly Dictionary<Kernel, (Grid Grid, KernelArgument[] Arguments)> _launches = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<KernelVariant, (Grid Grid, KernelArgument[] Arguments)> _launches = [];
 
-    /// <summary>Each kernel, with the grid and arguments of its first launch.</summary>
-    public IReadOnlyDictionary<Kernel, (Grid Grid, KernelArgument[] Arguments)> Launches => _launches;
+    /// <summary>Each kernel as it is compiled, with the grid and arguments of its first launch.</summary>
+    public IReadOnlyDictionary<KernelVariant, (Grid Grid, KernelArgument[] Arguments)> Launches => _launches;
 
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
-        if (!_launches.ContainsKey(kernel)) _launches[kernel] = (grid, arguments.ToArray());
+        var variant = new KernelVariant(kernel, PtxCompiler.Divisible(arguments));
+        if (!_launches.ContainsKey(variant)) _launches[variant] = (grid, arguments.ToArray());
         base.Launch(kernel, grid, arguments);
     }
 }
