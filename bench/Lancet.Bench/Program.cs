@@ -1,6 +1,11 @@
 using Lancet.Bench;
+using Lancet.Bench.Gpu;
 
-// usage: Lancet.Bench gemm | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]
+const string Usage = """
+    usage:
+    Lancet.Bench gemm | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]
+    """;
+
 switch (args.FirstOrDefault())
 {
     case "gemm":
@@ -9,7 +14,10 @@ switch (args.FirstOrDefault())
     case "step":
         StepBenchmark.Run(args);
         return 0;
+    case "gpu":
+        return GpuCommand.Run(args[1..]);
     default:
-        Console.Error.WriteLine("usage: Lancet.Bench gemm | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]");
+        Console.Error.WriteLine(Usage);
+        Console.Error.WriteLine(GpuCommand.Usage);
         return 2;
 }

@@ -28,6 +28,9 @@ public sealed record LoadOptions
     /// <summary>Whether weights are drawn at random instead of read; the folder needs only config.json.</summary>
     public bool IsFromScratch { get; init; }
 
+    /// <summary>Whether weights are drawn at random on the device and not trained unless <see cref="IsFullyTrained"/>; for benchmarks from config.json alone.</summary>
+    internal bool IsDrawn { get; init; }
+
     /// <summary>Seed of random weights.</summary>
     public long Seed { get; init; } = 3407;
 
@@ -253,8 +256,8 @@ public sealed class LanguageModel : IDisposable
             Initialize(options.Seed);
             return;
         }
-        _checkpoint = Checkpoint.Open(Folder);
-        using var loader = new WeightLoader(Device, _checkpoint, DType, _owned);
+        _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder);
+        using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, IsNormPlusOne = Config.IsNormPlusOne };
         foreach (var weight in Decoder.Weights)
         {
             if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));

@@ -12,7 +12,7 @@ namespace Lancet.Models;
 /// Gives the weights of a model their memory: straight from the mapped file where the processor can read the file's dtype, converted or
 /// quantised otherwise. A GPU is sent the file's bytes piece by piece and converts or quantises them itself. Norm scales and biases are always held in the accumulator's dtype.
 /// </summary>
-internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType dtype, List<DeviceBuffer> owned) : IDisposable
+internal sealed partial class WeightLoader(Device device, Checkpoint? source, DType dtype, List<DeviceBuffer> owned) : IDisposable
 {
     // Bytes that are sent to a device at a time; host memory does not grow with the model.
     private const int ChunkBytes = 64 << 20;
@@ -20,6 +20,8 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
     private readonly bool _readsInPlace = device.PlanTarget.ReadsMappedFiles;
     private DeviceBuffer? _staging;
     private Tensor _codeTable;
+
+    private Checkpoint Source => source ?? throw new InvalidOperationException("There is no checkpoint to read.");
 
     /// <summary>Bytes of weights that are read in place.</summary>
     public long MappedBytes { get; private set; }
@@ -29,7 +31,12 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
     /// <param name="quantize">Whether projections become NF4.</param>
     public void Load(Weight weight, bool quantize)
     {
-        if (weight.Role == WeightRole.Projection && checkpoint.Entries.ContainsKey(weight.Name + ".quant_state.bitsandbytes__nf4"))
+        if (source is null)
+        {
+            Draw(weight, quantize);
+            return;
+        }
+        if (weight.Role == WeightRole.Projection && Source.Entries.ContainsKey(weight.Name + ".quant_state.bitsandbytes__nf4"))
         {
             LoadNf4(weight);
             return;
@@ -42,7 +49,7 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         }
         else if (quantize && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
         {
-            Quantize(weight, entry);
+            Quantize(weight, Resident(entry, weight.Shape));
         }
         else if (CanStay(entry))
         {
@@ -65,17 +72,21 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
     }
 
     /// <summary>Copies a weight's values into a tensor, converting them.</summary>
-    public void CopyTo(Weight weight, Tensor target) => CopyTo(Find(weight), target);
+    public void CopyTo(Weight weight, Tensor target)
+    {
+        if (source is null) Draw(weight, target);
+        else CopyTo(Find(weight), target);
+    }
 
     // fp32 activations may read any float weight in place: widening is exact. 16-bit activations ask for weights of their own dtype.
     private bool CanStay(SafetensorsEntry entry) => _readsInPlace && (entry.DType == dtype || (dtype == DType.Float32 && entry.DType is DType.BFloat16 or DType.Float16));
 
     private SafetensorsEntry Find(Weight weight)
     {
-        if (!checkpoint.Entries.TryGetValue(weight.Name, out var entry)) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} is missing; the weights do not belong to this config.json.");
+        if (!Source.Entries.TryGetValue(weight.Name, out var entry)) throw new LancetException($"{Source.Folder}: tensor {weight.Name} is missing; the weights do not belong to this config.json.");
         var expected = Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis]);
-        if (!entry.Dimensions.SequenceEqual(expected)) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} has shape [{string.Join(", ", entry.Dimensions)}]; config.json implies {weight.Shape}.");
-        if (entry.DType is not { } type || !type.IsFloat()) throw new LancetException($"{checkpoint.Folder}: tensor {weight.Name} has dtype {entry.Format}; F32, BF16, F16 or F64 is expected.");
+        if (!entry.Dimensions.SequenceEqual(expected)) throw new LancetException($"{Source.Folder}: tensor {weight.Name} has shape [{string.Join(", ", entry.Dimensions)}]; config.json implies {weight.Shape}.");
+        if (entry.DType is not { } type || !type.IsFloat()) throw new LancetException($"{Source.Folder}: tensor {weight.Name} has dtype {entry.Format}; F32, BF16, F16 or F64 is expected.");
         return entry;
     }
 
@@ -105,9 +116,9 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
         for (long start = 0; start < flat.Count; start += step)
         {
             var part = flat.Rows(start, Math.Min(step, flat.Count - start));
-            var source = Staging(part.Count * from.SizeInBytes()).View(from, part.Shape);
-            device.CopyFromHost(entry.Slice(start * from.SizeInBytes(), (int)source.Bytes), source);
-            ElementwiseKernel.Convert(device, source, part);
+            var staged = Staging(part.Count * from.SizeInBytes()).View(from, part.Shape);
+            device.CopyFromHost(entry.Slice(start * from.SizeInBytes(), (int)staged.Bytes), staged);
+            ElementwiseKernel.Convert(device, staged, part);
         }
     }
 
@@ -135,21 +146,20 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
     private Tensor Resident(SafetensorsEntry entry, Shape shape)
     {
         if (_readsInPlace) return InPlace(entry, shape);
-        var source = Staging(entry.Bytes).View(entry.DType!.Value, shape);
-        Send(entry, source);
-        return source;
+        var staged = Staging(entry.Bytes).View(entry.DType!.Value, shape);
+        Send(entry, staged);
+        return staged;
     }
 
-    private void Quantize(Weight weight, SafetensorsEntry entry)
+    private void Quantize(Weight weight, Tensor dense)
     {
-        var source = Resident(entry, weight.Shape);
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
         weight.Quantized = new Nf4Weight(
             (int)weight.Shape[0], (int)weight.Shape[1], Allocate(DType.UInt8, new Shape(codes), weight.Name), Allocate(DType.UInt8, new Shape(scales), weight.Name),
             Allocate(DType.Float32, new Shape(nested), weight.Name), CodeTable(), Allocate(DType.Float32, new Shape(1), weight.Name));
         weight.Dense = weight.Quantized.Codes;
         using var workspace = device.Allocate(scales * sizeof(float), "NF4 scales");
-        Nf4Kernel.Quantize(device, source, weight.Quantized, workspace.View(DType.Float32, new Shape(scales)));
+        Nf4Kernel.Quantize(device, dense, weight.Quantized, workspace.View(DType.Float32, new Shape(scales)));
         device.Synchronize();
     }
 
@@ -165,17 +175,17 @@ internal sealed class WeightLoader(Device device, Checkpoint checkpoint, DType d
     private void LoadNf4(Weight weight)
     {
         var name = weight.Name;
-        LancetException Bad(string what) => new($"{checkpoint.Folder}: {name}: {what}; NF4 with blocks of 64 and double quantisation with blocks of 256 is expected.");
+        LancetException Bad(string what) => new($"{Source.Folder}: {name}: {what}; NF4 with blocks of 64 and double quantisation with blocks of 256 is expected.");
         SafetensorsEntry Part(string suffix, string format, long count)
         {
-            if (!checkpoint.Entries.TryGetValue(name + suffix, out var part)) throw Bad($"{name + suffix} is missing");
+            if (!Source.Entries.TryGetValue(name + suffix, out var part)) throw Bad($"{name + suffix} is missing");
             return part.Format == format && part.Count == count ? part : throw Bad($"{name + suffix} holds {part.Count} elements of {part.Format} instead of {count} of {format}");
         }
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
         double offset;
         try
         {
-            using var state = JsonDocument.Parse(checkpoint.Entries[name + ".quant_state.bitsandbytes__nf4"].Span.ToArray());
+            using var state = JsonDocument.Parse(Source.Entries[name + ".quant_state.bitsandbytes__nf4"].Span.ToArray());
             var root = state.RootElement;
             if (root.GetProperty("blocksize").GetInt32() != Nf4Weight.BlockSize || root.GetProperty("nested_blocksize").GetInt32() != Nf4Weight.NestedBlockSize) throw Bad("other block sizes");
             long[] shape = [.. root.GetProperty("shape").EnumerateArray().Select(item => item.GetInt64())];

@@ -1,0 +1,140 @@
+using Lancet.Kernels;
+using Lancet.Tensors;
+using Lancet.Tile;
+using static Lancet.Bench.Gpu.Cases.Llama8B;
+
+namespace Lancet.Bench.Gpu.Cases;
+
+/// <summary>Norms, rotary embedding, gated activations, embedding, dropout and plain passes over memory.</summary>
+internal static class LayerCases
+{
+    private const DType Narrow = DType.BFloat16;
+
+    public static IEnumerable<KernelCase> All => Norms().Concat(Rotary()).Concat(Gated()).Concat(Plain());
+
+    private static IEnumerable<KernelCase> Norms()
+    {
+        const double pass = 2.0 * Tokens * Hidden;
+        const double small = (4.0 * Tokens) + (4.0 * Hidden);
+        var shape = $"{Tokens} × {Hidden}";
+        var kernel = new RmsNormKernel(Hidden, 1, 1e-5, false);
+        yield return new("RMSNorm forward", shape, Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Hidden), w = lab.Whole(dtype.Accumulator(), new Shape(Hidden), 0.5, 1), y = lab.Output(dtype, x.Shape), rstd = lab.Output(dtype.Accumulator(), new Shape(rows));
+            return new(() => kernel.Forward(lab.Device, rows, x, w, y, rstd), [], new("y", y), new("rstd", rstd));
+        })
+        { Bytes = (2 * pass) + small };
+        foreach (var isAdded in (bool[])[true, false])
+        {
+            yield return new(isAdded ? "RMSNorm backward, added to dx" : "RMSNorm backward over dy", shape, Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor x = lab.Rows(dtype, rows, Hidden), w = lab.Whole(dtype.Accumulator(), new Shape(Hidden), 0.5, 1), dy = lab.Rows(dtype, rows, Hidden);
+                Tensor rstd = lab.Rows(dtype.Accumulator(), rows, 1, 0.5, 1.5), dx = isAdded ? lab.Rows(dtype, rows, Hidden) : dy;
+                return new(() => kernel.Backward(lab.Device, rows, dy, x, w, rstd, dx, isAdded), [dx], new KernelResult("dx", dx));
+            })
+            { Bytes = ((isAdded ? 4 : 3) * pass) + small };
+        }
+        yield return new("RMSNorm weight gradient", shape, Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Hidden), dy = lab.Rows(dtype, rows, Hidden), rstd = lab.Rows(dtype.Accumulator(), rows, 1, 0.5, 1.5);
+            Tensor partial = lab.Output(dtype.Accumulator(), kernel.PartialShape(rows)), gradient = lab.Whole(dtype.Accumulator(), new Shape(Hidden));
+            return new(() => kernel.BackwardWeight(lab.Device, rows, dy, x, rstd, partial, gradient), [gradient], new KernelResult("dw", gradient, false));
+        })
+        { Bytes = (2 * pass) + small + (4.0 * Hidden), Comparison = Comparison.FewRows, ComparedRows = 1024 };
+    }
+
+    private static IEnumerable<KernelCase> Rotary()
+    {
+        const int heads = QueryHeads + KeyValueHeads;
+        const int half = HeadDimension / 2;
+        foreach (var isBackward in (bool[])[false, true])
+        {
+            yield return new(isBackward ? "rotary backward" : "rotary forward", $"{Tokens} × {heads} heads of {HeadDimension} in rows of {Projected}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                var x = lab.Rows(dtype, rows, Projected);
+                var angles = new double[SequenceLength * half];
+                for (var i = 0; i < angles.Length; i++) angles[i] = i / half * Math.Pow(500000, -(i % half) / (double)half);
+                Tensor cos = lab.Of(DType.Float32, Array.ConvertAll(angles, Math.Cos)).Reshape(new Shape(SequenceLength, half));
+                Tensor sin = lab.Of(DType.Float32, Array.ConvertAll(angles, Math.Sin)).Reshape(new Shape(SequenceLength, half));
+                var positions = lab.Of(lab.Positions(rows, SequenceLength));
+                var kernel = new RotaryKernel(heads, HeadDimension, HeadDimension);
+                return new(() => kernel.Apply(lab.Device, rows, x, positions, cos, sin, isBackward), [x], new KernelResult("x", x));
+            })
+            { Bytes = (2 * 2.0 * Tokens * heads * HeadDimension) + (2 * 4.0 * SequenceLength * half) + (4.0 * Tokens) };
+        }
+    }
+
+    private static IEnumerable<KernelCase> Gated()
+    {
+        foreach (var (activation, name) in ((GatedActivation, string)[])[(GatedActivation.Silu, "SwiGLU"), (GatedActivation.GeluTanh, "GeGLU (tanh)"), (GatedActivation.Gelu, "GeGLU (erf)")])
+        {
+            var kernel = new GatedActivationKernel(activation, Intermediate);
+            const double pass = 2.0 * Tokens * Intermediate;
+            yield return new($"{name} forward", $"{Tokens} × {Intermediate}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor gateUp = lab.Rows(dtype, rows, 2 * Intermediate, 4), h = lab.Output(dtype, new Shape(rows, Intermediate));
+                return new(() => kernel.Forward(lab.Device, rows, gateUp, h), [], new KernelResult("h", h));
+            })
+            { Bytes = 3 * pass };
+            yield return new($"{name} backward", $"{Tokens} × {Intermediate}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor gateUp = lab.Rows(dtype, rows, 2 * Intermediate, 4), dh = lab.Rows(dtype, rows, Intermediate);
+                return new(() => kernel.Backward(lab.Device, rows, gateUp, dh), [gateUp, dh], new("de, dg", gateUp), new("h", dh));
+            })
+            { Bytes = 6 * pass };
+        }
+    }
+
+    private static IEnumerable<KernelCase> Plain()
+    {
+        const double count = (double)Tokens * Hidden;
+        var shape = $"{Tokens} × {Hidden}";
+        yield return new("embedding forward", $"{shape} of {Vocabulary}", Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            var vocabulary = VocabularyFor(rows);
+            Tensor table = lab.Whole(dtype, new Shape(vocabulary, Hidden)), ids = lab.Of(lab.RowIntegers(rows, vocabulary)), y = lab.Output(dtype, new Shape(rows, Hidden));
+            return new(() => EmbeddingKernel.Forward(lab.Device, ids, table, y, 1), [], new KernelResult("y", y));
+        })
+        { Bytes = (4 * count) + (4.0 * Tokens), Comparison = Comparison.FewRows };
+        yield return new("embedding backward", $"{shape} of {Vocabulary}", Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            var vocabulary = VocabularyFor(rows);
+            int[] ids = lab.RowIntegers(rows, vocabulary), order = new int[rows], ends = new int[rows];
+            EmbeddingKernel.SortTokens(ids, new long[rows], order, ends);
+            Tensor dy = lab.Rows(dtype, rows, Hidden), gradient = lab.Whole(dtype.Accumulator(), new Shape(vocabulary, Hidden)), tokens = lab.Of(ids), sorted = lab.Of(order), segments = lab.Of(ends);
+            return new(() => EmbeddingKernel.Backward(lab.Device, tokens, sorted, segments, dy, gradient, 1), [], new KernelResult("dE", gradient, false));
+        })
+        { Bytes = (2 * count) + (2 * 4 * count) + (12.0 * Tokens), Comparison = Comparison.FewRows };
+        yield return new("dropout", shape, Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Output(dtype, x.Shape), seed = lab.Of(DType.Int64, 77);
+            var kernel = new DropoutKernel(0.1);
+            return new(() => kernel.Apply(lab.Device, x, y, seed, 3), [], new KernelResult("y", y));
+        })
+        { Bytes = 4 * count, Comparison = Comparison.FewRows };
+        yield return new("add_to", shape, Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Rows(dtype, rows, Hidden);
+            return new(() => ElementwiseKernel.AddTo(lab.Device, x, y), [y], new KernelResult("y", y));
+        })
+        { Bytes = 6 * count };
+        foreach (var (from, to) in ((DType, DType)[])[(DType.Float32, Narrow), (Narrow, DType.Float32)])
+        {
+            yield return new($"convert {from} to {to}", shape, to, Tokens, (lab, _, rows) =>
+            {
+                Tensor x = lab.Rows(from, rows, Hidden), y = lab.Output(to, x.Shape);
+                return new(() => ElementwiseKernel.Convert(lab.Device, x, y), [], new KernelResult("y", y));
+            })
+            { Bytes = 6 * count, HasDouble = false };
+        }
+        yield return new("bias gradient (column sum)", $"{Tokens} × {Projected}", Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Projected), partial = lab.Output(dtype.Accumulator(), ColumnSumKernel.PartialShape(rows, Projected)), gradient = lab.Whole(dtype.Accumulator(), new Shape(Projected));
+            return new(() => ColumnSumKernel.Add(lab.Device, rows, x, partial, gradient), [gradient], new KernelResult("db", gradient, false));
+        })
+        { Bytes = 2.0 * Tokens * Projected, Comparison = Comparison.FewRows, ComparedRows = 1024 };
+    }
+
+    // Few rows are compared in fp64 on the processor, which has no need of a table of four gigabytes.
+    private static int VocabularyFor(int rows) => rows == Tokens ? Vocabulary : 512;
+}

@@ -1,0 +1,213 @@
+using System.Diagnostics;
+using System.Globalization;
+using Lancet.Adapters;
+using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Devices.Cuda;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Bench.Gpu;
+
+/// <summary>
+/// Optimiser steps of a model of true shapes whose weights are drawn on the device: LoRA r = 16 on all seven projections (or full training),
+/// AdamW, clipping, every token a label. The peer is bench/peers/hf_step.py.
+/// </summary>
+internal sealed class GpuStepBenchmark
+{
+    private const double LearningRate = 1e-4;
+    private const double Seconds = 6;
+    private const int Warmup = 3;
+    private const int MostSteps = 200;
+    private const int ProfiledSteps = 2;
+    private readonly CudaDevice _device;
+    private readonly Arguments _arguments;
+    private readonly Report _report;
+    private readonly string _name;
+    private readonly string _method;
+    private readonly int _batch;
+    private readonly int _length;
+    private readonly bool _isRagged;
+    private readonly ModelConfig _config;
+    private readonly EngineOptions _options;
+
+    public GpuStepBenchmark(CudaDevice device, Arguments arguments, Report report)
+    {
+        (_device, _arguments, _report) = (device, arguments, report);
+        _name = arguments.Text("--model") ?? "llama-3.1-8b";
+        _method = arguments.Text("--method") ?? "lora";
+        if (_method is not ("lora" or "qlora" or "full")) throw new LancetException($"--method {_method}: lora, qlora or full.");
+        (_batch, _length, _isRagged) = (arguments.Number("--batch", 4), arguments.Number("--length", 2048), arguments.Has("--ragged"));
+        _config = ModelShapes.Config(_name, arguments.Number("--layers", 0));
+        _options = new EngineOptions
+        {
+            MaxTokens = _batch * _length,
+            MaxSequenceLength = _length,
+            AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01),
+            HasEightBitState = arguments.Has("--adamw-8bit"),
+            MemoryBudget = arguments.Bytes("--memory-budget"),
+            Policy = arguments.Text("--policy") switch
+            {
+                null or "auto" => null,
+                "keep" => ActivationPolicy.Keep,
+                "recompute-mlp" => ActivationPolicy.RecomputeMlp,
+                "keep-input" => ActivationPolicy.KeepInput,
+                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp or keep-input."),
+            },
+        };
+    }
+
+    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}";
+
+    /// <summary>Runs the steps, and again with a profile if one is asked for.</summary>
+    public void Run()
+    {
+        var folder = Directory.CreateTempSubdirectory("lancet-bench-").FullName;
+        try
+        {
+            File.WriteAllText(Path.Combine(folder, "config.json"), ModelShapes.Json(_name, _arguments.Number("--layers", 0)));
+            Measure(folder);
+            if (_arguments.Has("--profile")) Profile(folder);
+        }
+        finally
+        {
+            Directory.Delete(folder, true);
+        }
+    }
+
+    /// <summary>Operations that a step's model needs, whatever is computed again: products with everything kept, and causal attention forward and backward.</summary>
+    public static double ModelOperations(ModelConfig config, DecoderModel decoder, EngineOptions options, PackedBatch batch)
+    {
+        var plan = StepPlan.Create(decoder, DType.BFloat16, 0, options with { Policy = ActivationPolicy.Keep, MemoryBudget = 0, MaxTokens = batch.TokenCount }, PlanTarget.Cuda);
+        var attention = 0.0;
+        foreach (var window in config.Windows)
+        {
+            for (var i = 0; i < batch.SequenceCount; i++)
+            {
+                double n = batch.CuSeqlens[i + 1] - batch.CuSeqlens[i];
+                var pairs = window > 0 && window < n ? (n * window) - (window * (double)window / 2) : n * n / 2;
+                attention += 4.0 * config.HeadDimension * config.QueryHeads * pairs * 3.5;
+            }
+        }
+        return plan.MatMulOperations + attention;
+    }
+
+    private void Measure(string folder)
+    {
+        var free = _device.AvailableBytes;
+        var clock = Stopwatch.StartNew();
+        using var model = Load(folder, _device);
+        _device.Synchronize();
+        var loadSeconds = clock.Elapsed.TotalSeconds;
+        List<double> times = [];
+        var least = long.MaxValue;
+        double first, loss = 0, operations, executed;
+        MemoryPlan plan;
+        long counted;
+        var batch = Batch();
+        clock.Restart();
+        using (var engine = new TrainingEngine(model, _options))
+        {
+            Step(engine, batch, 1);
+            first = clock.Elapsed.TotalSeconds;
+            var spent = 0.0;
+            for (var step = 2; step <= Warmup + MostSteps && (step <= Warmup + 5 || spent < Seconds); step++)
+            {
+                clock.Restart();
+                loss = Step(engine, batch, step);
+                least = Math.Min(least, _device.AvailableBytes);
+                if (step <= Warmup) continue;
+                times.Add(clock.Elapsed.TotalMilliseconds);
+                spent += clock.Elapsed.TotalSeconds;
+            }
+            (plan, counted, executed) = (engine.Plan, engine.PeakMemoryBytes, engine.MatMulOperations);
+            operations = ModelOperations(_config, model.Decoder, _options, batch);
+        }
+        model.Dispose();
+        var timing = Timing.Of(times);
+        var ceiling = new ProductBenchmark(_device, _arguments, _report).Ceiling();
+        var rate = operations / timing.Median / 1e9;
+        var measured = free - least;
+        _report.Begin($"Step: {Title}", "Random weights of true shapes drawn on the device; host clock around the whole step, graphs replayed. GB are 10⁹ bytes. Model TFLOP/s count no recomputation; the ceiling is an 8192³ bf16 product on this device.",
+            "what", "value");
+        _report.Row("tokens/s", Cell.Of(batch.TokenCount / timing.Median * 1e3, "F0"));
+        _report.Row("ms a step", Cell.Of(timing.Median, "F3"));
+        _report.Row("spread", $"{timing.Spread} over {times.Count} steps");
+        _report.Row("tokens a step", batch.TokenCount);
+        _report.Row("peak GB, free memory before less least free memory", Cell.Of(measured / 1e9, "F3"));
+        _report.Row("peak GB, counted by the device", Cell.Of(counted / 1e9, "F3"));
+        _report.Row("peak GB, planned", Cell.Of(plan.PeakBytes / 1e9, "F3"));
+        _report.Row("measured over planned", Cell.Percent(((double)measured / plan.PeakBytes) - 1));
+        _report.Row("counted over planned", Cell.Percent(((double)counted / plan.PeakBytes) - 1));
+        _report.Row("activation policy", plan.ActivationPolicy);
+        _report.Row("GFLOP a token of the model", Cell.Of(operations / batch.TokenCount / 1e9, "F2"));
+        _report.Row("model TFLOP/s", Cell.Of(rate));
+        _report.Row("products computed, over those of the model without attention", Cell.Of(executed / operations, "F2"));
+        _report.Row("matmul ceiling TFLOP/s", Cell.Of(ceiling));
+        _report.Row("share of the ceiling", Cell.Percent(rate / ceiling));
+        _report.Row("seconds to load", Cell.Of(loadSeconds, "F2"));
+        _report.Row("seconds to the first step's end (compiling included)", Cell.Of(first, "F2"));
+        _report.Row("last loss", Cell.Of(loss, "F4"));
+        foreach (var entry in plan.Entries) _report.Row($"planned MB: {entry.Purpose}", Cell.Of(entry.Bytes / 1e6));
+    }
+
+    private void Profile(string folder)
+    {
+        using var profiling = new ProfilingCudaDevice(_device);
+        using var model = Load(folder, profiling);
+        using var engine = new TrainingEngine(model, _options);
+        var batch = Batch();
+        for (var step = 1; step <= Warmup; step++) Step(engine, batch, step);
+        profiling.Reset();
+        for (var step = 1; step <= ProfiledSteps; step++)
+        {
+            Step(engine, batch, Warmup + step);
+            profiling.Collect();
+        }
+        profiling.Print(_report, $"Profile: {Title}", ProfiledSteps);
+    }
+
+    private static double Step(TrainingEngine engine, PackedBatch batch, int step)
+    {
+        engine.BeginStep(step, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        var result = engine.EndStep(LearningRate);
+        return double.IsFinite(result.Loss) && double.IsFinite(result.GradientNorm)
+            ? result.Loss
+            : throw new InvalidOperationException(string.Create(CultureInfo.InvariantCulture, $"step {step}: loss {result.Loss}, gradient norm {result.GradientNorm}; not timed"));
+    }
+
+    private LanguageModel Load(string folder, Device device)
+    {
+        var model = LanguageModel.Load(folder, new LoadOptions { Device = device, DType = DType.BFloat16, IsDrawn = true, IsFullyTrained = _method == "full", QuantizesToNf4 = _method == "qlora" });
+        try
+        {
+            if (_method != "full") model.AddLora(new LoraOptions { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = 0 });
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    // Ragged rows as chat data has them: lognormal lengths of median 180, no longer than the row, packed until the batch is full.
+    private PackedBatch Batch()
+    {
+        var random = new DeterministicRandom(5);
+        var batch = new PackedBatch(_options.MaxTokens, _options.MaxTokens);
+        while (batch.TokenCount < _options.MaxTokens)
+        {
+            var length = _isRagged ? (int)Math.Clamp(180 * Math.Exp(random.NextNormal()), 2, _length) : _length;
+            length = Math.Min(length, _options.MaxTokens - batch.TokenCount);
+            int[] ids = [.. Enumerable.Range(0, length).Select(_ => random.NextInt32(_config.VocabularySize))];
+            batch.Add(ids, ids);
+        }
+        return batch;
+    }
+}

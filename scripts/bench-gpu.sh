@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs the GPU benchmarks and their Python peers on this machine and writes Markdown and JSON tables to $OUT (default ./bench-results).
+# usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
+#   sections: launches kernels gemm attention step-8b step-135m errors golden (all of these by default), self-test, profile-8b, ragged,
+#             families, context
+#   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
+#   --lancet  the lancet command for golden and self-test; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
+# The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bench=artifacts/bench/Lancet.Bench
+lancet=artifacts/lancet/lancet
+sections=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --bench) bench=$2; shift ;;
+    --lancet) lancet=$2; shift ;;
+    -*) sed -n '2,9p' "$0"; exit 2 ;;
+    *) sections+=("$1") ;;
+  esac
+  shift
+done
+[ ${#sections[@]} -gt 0 ] || sections=(launches kernels gemm attention step-8b step-135m errors golden)
+out=${OUT:-bench-results}
+mkdir -p "$out"
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+failed=()
+
+bench() { # bench NAME SECONDS ARGUMENTS...: runs Lancet.Bench gpu, keeping NAME.md and NAME.json
+  local name=$1 limit=$2
+  shift 2
+  timeout "$limit" "$bench" gpu "$@" --json "$out/$name.json" --markdown "$out/$name.md" < /dev/null
+}
+
+peer() { # peer NAME ARGUMENTS...: the same step with Hugging Face and PEFT
+  local name=$1
+  shift
+  timeout 180 python3 bench/peers/hf_step.py "$@" --json "$out/hf-$name.json" < /dev/null 2> "$out/hf-$name.log" || { echo "peer $name failed:"; tail -3 "$out/hf-$name.log"; return 1; }
+}
+
+both() { # both NAME ARGUMENTS...: a step of Lancet and of the peer; what only Lancet understands goes into lancet_only
+  local name=$1 status=0
+  shift
+  bench "step-$name" 240 step "$@" ${lancet_only:-} || status=1
+  peer "$name" "$@" || status=1
+  python3 bench/peers/compare_steps.py "$out/step-$name.json" "$out/hf-$name.json" | tee -a "$out/steps.md"
+  return $status
+}
+
+run() {
+  case $1 in
+    launches) bench launches 60 launches ;;
+    kernels) bench kernels 150 kernels ;;
+    gemm) bench gemm 150 gemm ;;
+    attention) bench attention 120 attention ;;
+    step-8b)
+      local status=0
+      both 8b-lora --model llama-3.1-8b --method lora --batch 4 --length 2048 || status=1
+      both 8b-qlora --model llama-3.1-8b --method qlora --batch 4 --length 2048 || status=1
+      return $status ;;
+    profile-8b)
+      bench profile-8b-lora 240 step --model llama-3.1-8b --method lora --batch 4 --length 2048 --profile ;;
+    step-135m)
+      local status=0
+      lancet_only=--profile both 135m-1x256 --model smollm2-135m --method lora --batch 1 --length 256 || status=1
+      both 135m-4x512 --model smollm2-135m --method lora --batch 4 --length 512 || status=1
+      return $status ;;
+    ragged) both 8b-ragged --model llama-3.1-8b --layers 8 --method lora --batch 8 --length 2048 --ragged ;;
+    families)
+      local status=0
+      for model in gemma-2-2b mistral-7b qwen2.5-7b; do both "$model" --model "$model" --layers 8 --method lora --batch 4 --length 2048 || status=1; done
+      return $status ;;
+    context)
+      local status=0
+      bench 8b-qlora-16k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 16384 || status=1
+      bench 8b-qlora-32k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 32768 || status=1
+      return $status ;;
+    errors)
+      local folder
+      folder=$(mktemp -d)
+      timeout 120 "$bench" gpu errors --folder "$folder" < /dev/null
+      local status=$?
+      timeout 180 python3 bench/peers/kernel_errors.py "$folder" --json "$out/errors.json" < /dev/null 2> "$out/errors.log" | tee "$out/errors.md" || status=1
+      rm -rf "$folder"
+      return $status ;;
+    golden) timeout 240 python3 tests/golden/check_golden.py --lancet "$lancet" --device cuda --dtype float32 tests/golden/*/ < /dev/null 2>&1 | tee "$out/golden.txt" ;;
+    self-test) timeout 300 "$lancet" doctor --self-test < /dev/null 2>&1 | tee "$out/self-test.txt" ;;
+    *) echo "no section $1"; return 2 ;;
+  esac
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
+git rev-parse --short HEAD 2> /dev/null
+for section in "${sections[@]}"; do
+  start=$SECONDS
+  echo "== $section"
+  run "$section" || failed+=("$section")
+  echo "-- $section: $((SECONDS - start)) s"
+done
+[ ${#failed[@]} -eq 0 ] || echo "with failures: ${failed[*]}"
+echo "tables in $out; $SECONDS s"
+[ ${#failed[@]} -eq 0 ]

@@ -1,0 +1,39 @@
+using Lancet.Kernels;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Models;
+
+// Random weights for benchmarks: drawn on the device from config.json alone, so that no bytes pass through the host.
+internal sealed partial class WeightLoader
+{
+    // Hugging Face's initialisation. Norm scales vary a little, so that no kernel is timed on constants.
+    private const double Deviation = 0.02;
+    private long _draws;
+
+    /// <summary>Seed of weights that are drawn.</summary>
+    public long Seed { get; init; }
+
+    /// <summary>Whether drawn norm scales lie around 0, the model adding 1.</summary>
+    public bool IsNormPlusOne { get; init; }
+
+    private void Draw(Weight weight, bool quantize)
+    {
+        if (quantize && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
+        {
+            var dense = Staging(weight.Shape.Count * dtype.SizeInBytes()).View(dtype, weight.Shape);
+            Draw(weight, dense);
+            Quantize(weight, dense);
+            return;
+        }
+        weight.Dense = Allocate(weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape, weight.Name);
+        Draw(weight, weight.Dense);
+    }
+
+    private void Draw(Weight weight, Tensor target)
+    {
+        var seed = unchecked((Seed * 6364136223846793005L) + ++_draws);
+        if (weight.Role == WeightRole.Norm) RandomFillKernel.Fill(device, target, RandomDistribution.Uniform, seed, 0.125, IsNormPlusOne ? 0 : 1);
+        else RandomFillKernel.Fill(device, target, RandomDistribution.Normal, seed, Deviation);
+    }
+}
