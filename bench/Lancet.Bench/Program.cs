@@ -1,6 +1,6 @@
 using Lancet.Bench;
 
-// usage: Lancet.Bench gemm [PRODUCT] | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]
+// usage: Lancet.Bench gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
 switch (args.FirstOrDefault())
 {
     case "gemm":
@@ -10,6 +10,6 @@ switch (args.FirstOrDefault())
         StepBenchmark.Run(args);
         return 0;
     default:
-        Console.Error.WriteLine("usage: Lancet.Bench gemm [PRODUCT] | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]");
+        Console.Error.WriteLine("usage: Lancet.Bench gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]");
         return 2;
 }
