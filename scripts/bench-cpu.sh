@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures Lancet's CPU side beside OpenBLAS (products) and PyTorch (a LoRA step shaped like SmolLM2-135M); prints Markdown tables.
-# usage: scripts/bench-cpu.sh [ROUNDS]     (3 rounds of the step by default; about 6 minutes on two cores)
+# usage: scripts/bench-cpu.sh [ROUNDS]     (3 rounds of the step by default; about 9 minutes on two cores)
 # Installs libopenblas0-pthread and python3-torch where they are missing (Debian and Ubuntu). As root it asks the scheduler for the processor
 # before everybody else, so that other work on the machine disturbs less. PYTHON names another interpreter that has PyTorch.
 set -euo pipefail
@@ -28,7 +28,7 @@ echo
 quiet "${bench[@]}" gemm
 
 echo
-echo "A LoRA step, T = 1024, rank 16 on all projections, AdamW, clipping; each line is a process: median of 7 steps after 2 warm-up steps."
+echo "A LoRA step, T = 1024, rank 16 on all projections, AdamW, clipping; each line is a process: median of 7 steps (PyTorch: 5) after 2 to warm up."
 echo
 "${bench[@]}" step --make
 for ((round = 1; round <= rounds; round++)); do
