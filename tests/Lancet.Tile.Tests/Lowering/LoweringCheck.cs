@@ -38,16 +38,13 @@ internal static unsafe class LoweringCheck
     /// <summary>The kernel as threads, for these arguments' alignment; printed and checked, too.</summary>
     public static ThreadProgram Lower(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
     {
-        var divisible = 0UL;
-        for (var i = 0; i < arguments.Length && i < 64; i++)
-            if (arguments[i].Element.IsInteger() || arguments[i].IsPointer)
-                if (arguments[i].Bits % 16 == 0) divisible |= 1UL << i;
+        var divisible = PtxCompiler.Divisible(arguments);
         var programs = s_programs.GetOrCreateValue(kernel);
         lock (programs)
         {
             if (programs.TryGetValue(divisible, out var known)) return known;
             var program = KernelLowering.Lower(kernel, s_target, divisible);
-            PtxPrinter.Print(program, s_target);
+            PtxChecker.Check(PtxPrinter.Print(program, s_target));
             programs.Add(divisible, program);
             return program;
         }
