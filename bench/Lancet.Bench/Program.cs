@@ -3,13 +3,13 @@ using Lancet.Bench.Gpu;
 
 const string Usage = """
     usage:
-    Lancet.Bench gemm | step [--weights bf16|fp32] [--policy keep|recompute-mlp|keep-input] [--profile]
+    Lancet.Bench gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
     """;
 
 switch (args.FirstOrDefault())
 {
     case "gemm":
-        GemmBenchmark.Run();
+        GemmBenchmark.Run(args.ElementAtOrDefault(1));
         return 0;
     case "step":
         StepBenchmark.Run(args);

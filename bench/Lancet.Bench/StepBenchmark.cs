@@ -29,13 +29,20 @@ internal static class StepBenchmark
     public static void Run(string[] arguments)
     {
         string Option(string name, string fallback) => Array.IndexOf(arguments, name) is >= 0 and var i && i + 1 < arguments.Length ? arguments[i + 1] : fallback;
-        var isNarrow = Option("--weights", "fp32") == "bf16";
+        var weights = Option("--weights", "fp32");
+        var isNarrow = weights != "fp32";
         var policy = Option("--policy", "keep") switch { "recompute-mlp" => ActivationPolicy.RecomputeMlp, "keep-input" => ActivationPolicy.KeepInput, _ => ActivationPolicy.Keep };
         var folder = Path.Combine(Path.GetTempPath(), $"lancet-bench-smollm-{(isNarrow ? "bf16" : "fp32")}");
         MakeModel(folder, isNarrow ? DType.BFloat16 : DType.Float32);
+        if (arguments.Contains("--make"))
+        {
+            // Made beforehand, so that the making does not count as peak memory of a measured process.
+            MakeModel(Path.Combine(Path.GetTempPath(), "lancet-bench-smollm-bf16"), DType.BFloat16);
+            return;
+        }
 
         using var device = arguments.Contains("--profile") ? (Devices.Device)new ProfilingDevice() : new CpuDevice();
-        using var model = LanguageModel.Load(folder, new LoadOptions { Device = device });
+        using var model = LanguageModel.Load(folder, new LoadOptions { Device = device, QuantizesToNf4 = weights == "nf4" });
         model.AddLora(new LoraOptions { Rank = 16, Alpha = 32 });
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01), Policy = policy });
         var batch = new PackedBatch(Tokens, 1);
@@ -56,7 +63,7 @@ internal static class StepBenchmark
         times.Sort();
         var median = times[times.Count / 2];
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"lancet {device.Name} weights {(isNarrow ? "bf16" : "fp32")} policy {policy}: {median:F3} s a step (spread {times[0]:F3} to {times[^1]:F3}), {Tokens / median:F0} tokens/s, " +
+            $"lancet {device.Name} weights {weights} policy {policy}: {median:F3} s a step (spread {times[0]:F3} to {times[^1]:F3}), {Tokens / median:F0} tokens/s, " +
             $"{engine.MatMulOperations / median / 1e9:F0} GFLOP/s of products; planned peak {engine.Plan.PeakBytes / 1048576.0:F0} MiB, counted peak {engine.PeakMemoryBytes / 1048576.0:F0} MiB, process peak {ProcessPeak() / 1048576.0:F0} MiB"));
         (device as ProfilingDevice)?.Print(Steps);
     }
@@ -68,7 +75,6 @@ internal static class StepBenchmark
         File.WriteAllText(Path.Combine(folder, "config.json"), Config);
         using (var model = LanguageModel.Load(folder, new LoadOptions { IsFromScratch = true })) ModelWriter.Save(folder, model, dtype);
         GC.Collect();
-        Console.Error.WriteLine($"made {folder}; run again for a process peak without the making");
     }
 
     /// <summary>Largest resident set of this process so far.</summary>

@@ -76,4 +76,29 @@ public unsafe class CpuGemmTests
         float[] a = RandomMatrix(300 * 400, 1), b = RandomMatrix(400 * 513, 2);
         Assert.Equal(Multiply(1, 300, 513, 400, a, true, b, false), Multiply(4, 300, 513, 400, a, true, b, false));
     }
+
+    [Theory]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    public void A_long_sum_is_cut_into_parts_that_change_no_bit_of_a_row(bool isATransposed, bool isBTransposed)
+    {
+        const int m = 30, n = 1100, k = 4096 + 700;
+        float[] a = RandomMatrix(m * k, 1), b = RandomMatrix(n * k, 2);
+        var all = Multiply(2, m, n, k, a, isATransposed, b, isBTransposed);
+        var row = new float[k];
+        for (var i = 0; i < k; i++) row[i] = a[isATransposed ? (i * m) + 17 : (17 * k) + i];
+        Assert.Equal(all[(17 * n)..(18 * n)], Multiply(1, 1, n, k, row, false, b, isBTransposed));
+        for (var column = 0; column < n; column += 99)
+        {
+            // In blocks of 256 as documented, so that only the order of the sum matters, not where it was cut.
+            float sum = 0;
+            for (var start = 0; start < k; start += CpuGemm.DepthBlock)
+            {
+                float part = 0;
+                for (var x = start; x < Math.Min(k, start + CpuGemm.DepthBlock); x++) part = MathF.FusedMultiplyAdd(row[x], b[isBTransposed ? (column * k) + x : (x * n) + column], part);
+                sum += part;
+            }
+            Assert.Equal(sum, all[(17 * n) + column]);
+        }
+    }
 }

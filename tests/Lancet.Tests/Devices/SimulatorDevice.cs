@@ -7,8 +7,8 @@ using Lancet.Tile.Tests.Lowering;
 namespace Lancet.Tests.Devices;
 
 /// <summary>
-/// A GPU without a GPU: every kernel is lowered to threads and simulated, and what it computes is compared with the tile executor. Kernels of
-/// fp64, which GPUs are not asked to run, compute on the tile executor; with their floating point narrowed to fp32 they are lowered and compared, too.
+/// A GPU without a GPU: every kernel is lowered to threads and simulated, and what it computes is compared with the tile executor. Kernels that
+/// know no other format than fp64, which GPUs are not asked to run, compute on the tile executor; with their floating point narrowed to fp32 they are lowered and compared, too.
 /// </summary>
 internal sealed class SimulatorDevice : Device
 {
@@ -28,7 +28,7 @@ internal sealed class SimulatorDevice : Device
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         if (grid.Count == 0) return;
-        if (LoweringCheck.UsesFloat64(kernel))
+        if (LoweringCheck.IsAllFloat64(kernel))
         {
             if (IsNew(kernel, grid, arguments)) LoweringCheck.RunAsFloat32(kernel, grid, arguments);
             _host.Launch(kernel, grid, arguments);

@@ -38,22 +38,24 @@ internal static unsafe class LoweringCheck
     /// <summary>The kernel as threads, for these arguments' alignment; printed and checked, too.</summary>
     public static ThreadProgram Lower(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
     {
-        var divisible = 0UL;
-        for (var i = 0; i < arguments.Length && i < 64; i++)
-            if (arguments[i].Element.IsInteger() || arguments[i].IsPointer)
-                if (arguments[i].Bits % 16 == 0) divisible |= 1UL << i;
+        var divisible = PtxCompiler.Divisible(arguments);
         var programs = s_programs.GetOrCreateValue(kernel);
         lock (programs)
         {
             if (programs.TryGetValue(divisible, out var known)) return known;
             var program = KernelLowering.Lower(kernel, s_target, divisible);
-            PtxPrinter.Print(program, s_target);
+            PtxChecker.Check(PtxPrinter.Print(program, s_target));
             programs.Add(divisible, program);
             return program;
         }
     }
 
-    public static bool UsesFloat64(Kernel kernel) => kernel.Parameters.Any(parameter => parameter.Value.Type.Element == DType.Float64);
+    /// <summary>Whether fp64 is the kernel's only floating-point format: a test of its maths, not a kernel for a GPU.</summary>
+    public static bool IsAllFloat64(Kernel kernel)
+    {
+        var floats = kernel.Parameters.Select(parameter => parameter.Value.Type.Element).Where(element => element.IsFloat()).ToArray();
+        return floats.Contains(DType.Float64) && floats.All(element => element == DType.Float64);
+    }
 
     /// <summary>Runs and compares.</summary>
     /// <exception cref="LoweringMismatchException">They differ.</exception>
@@ -63,7 +65,8 @@ internal static unsafe class LoweringCheck
         var before = ranges.Select(range => range.Memory.ToArray()).ToArray();
         CpuExecutor.Launch(kernel, grid, arguments);
         var executed = ranges.Select(range => range.Memory.ToArray()).ToArray();
-        for (var i = 0; i < ranges.Count; i++) before[i].CopyTo(ranges[i].Memory);
+        for (var i = 0; i < ranges.Count; i++)
+            if (!before[i].AsSpan().SequenceEqual(executed[i])) before[i].CopyTo(ranges[i].Memory); // weights may be mapped from a file, read-only
         var report = ThreadSimulator.Run(Lower(kernel, arguments), grid, arguments);
         double[][]? exact = null;
         for (var i = 0; i < ranges.Count; i++)

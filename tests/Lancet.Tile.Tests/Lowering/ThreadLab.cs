@@ -115,11 +115,11 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
     public string Failure(params KernelArgument[] arguments) => Assert.Throws<TileException>(() => Run(arguments)).Message;
 }
 
-/// <summary>An array at a fixed, 64-byte aligned address.</summary>
+/// <summary>An array of zeros at a fixed, 64-byte aligned address.</summary>
 internal sealed unsafe class HostArray<T>(int count, DType element) : IDisposable
     where T : unmanaged
 {
-    private readonly T* _data = (T*)NativeMemory.AlignedAlloc((nuint)Math.Max(64, count * sizeof(T)), 64);
+    private readonly T* _data = Zeroed(Math.Max(64, count * sizeof(T)));
 
     public HostArray(T[] values, DType element) : this(values.Length, element) => values.CopyTo(Span);
 
@@ -128,4 +128,11 @@ internal sealed unsafe class HostArray<T>(int count, DType element) : IDisposabl
     public KernelArgument Argument => KernelArgument.Pointer((nint)_data, element, count * sizeof(T) / element.SizeInBytes());
 
     public void Dispose() => NativeMemory.AlignedFree(_data);
+
+    private static T* Zeroed(int bytes)
+    {
+        var memory = NativeMemory.AlignedAlloc((nuint)bytes, 64);
+        NativeMemory.Clear(memory, (nuint)bytes);
+        return (T*)memory;
+    }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Lancet.Tile;
 using Lancet.Tile.Cpu;
@@ -24,6 +25,9 @@ public static unsafe class CpuGemm
     private const int RowBlock = 96;
     private const int ColumnBlock = 512;
     private const long SlabBytes = 8 << 20;
+    private const int StripsPerTask = 4;
+    private const int LongDepth = 4096;
+    private const int LongDepthColumns = 1024;
 
     /// <summary>Computes the product and returns when it is done.</summary>
     /// <param name="pool">Threads.</param>
@@ -53,8 +57,6 @@ public static unsafe class CpuGemm
         var product = new Product
         {
             M = m,
-            N = n,
-            K = k,
             A = a,
             B = b,
             C = c,
@@ -67,7 +69,9 @@ public static unsafe class CpuGemm
             RowBlock = blocks.Rows,
             ColumnBlock = blocks.Columns,
             PackedB = memory,
-            Worker = memory + blocks.PackedB,
+            Accumulator = blocks.Accumulator == 0 ? null : memory + blocks.PackedB,
+            AccumulatorStride = blocks.AccumulatorStride,
+            Worker = memory + blocks.PackedB + blocks.Accumulator,
             PerWorker = blocks.PerWorker,
             TileOffset = blocks.PackedA,
             RowOffset = blocks.PackedA + blocks.Tile,
@@ -75,8 +79,15 @@ public static unsafe class CpuGemm
         for (var start = 0; start < n; start += blocks.Slab)
         {
             (product.SlabStart, product.SlabCount) = (start, Math.Min(blocks.Slab, n - start));
-            if (!isDirect) pool.Run(Blocks(product.SlabCount, MicroKernel.Columns), &PackB, (nint)(&product));
-            pool.Run(Blocks(m, blocks.Rows) * Blocks(product.SlabCount, blocks.Columns), &Block, (nint)(&product));
+            product.From = 0;
+            do
+            {
+                (product.Depth, product.IsLast) = (Math.Min(blocks.Depth, k - product.From), k - product.From <= blocks.Depth);
+                if (!isDirect) pool.Run(Blocks(product.SlabCount, StripsPerTask * MicroKernel.Columns), &PackB, (nint)(&product));
+                pool.Run(Blocks(m, blocks.Rows) * Blocks(product.SlabCount, blocks.Columns), &Block, (nint)(&product));
+                product.From += product.Depth;
+            }
+            while (product.From < k);
         }
     }
 
@@ -89,26 +100,63 @@ public static unsafe class CpuGemm
 
     private static long Aligned(long floats) => (floats + 15) / 16 * 16;
 
-    /// <summary>Packs one strip of columns of B: [K][width], missing columns as zeros.</summary>
-    private static void PackB(nint context, int strip, int worker)
+    /// <summary>Packs a few strips of columns of B, each [depth][width], missing columns as zeros.</summary>
+    private static void PackB(nint context, int task, int worker)
     {
         ref var p = ref *(Product*)context;
         var width = MicroKernel.Columns;
+        var strip = task * StripsPerTask;
         var first = p.SlabStart + (strip * width);
-        var count = Math.Min(width, p.SlabStart + p.SlabCount - first);
-        var target = p.PackedB + ((long)strip * width * p.K);
-        if (p.B.IsTransposed) PackAcross(p.B, first, count, 0, p.K, width, target, p.WorkerRow(worker));
-        else PackAlong(p.B, first, count, 0, p.K, width, target);
+        var count = Math.Min(StripsPerTask * width, p.SlabStart + p.SlabCount - first);
+        var target = p.PackedB + ((long)strip * width * p.Depth);
+        if (!p.B.IsTransposed)
+        {
+            PackAlong(p.B, first, count, p.From, p.Depth, width, target);
+            return;
+        }
+        for (var i = 0; i < count; i += width) PackAcross(p.B, first + i, Math.Min(width, count - i), p.From, p.Depth, width, target + ((long)i * p.Depth), p.WorkerRow(worker));
     }
 
-    /// <summary>Packs strips whose elements lie along stored rows: stored row k holds them side by side.</summary>
+    /// <summary>Packs strips whose elements lie along stored rows: stored row k holds them side by side, so all strips are filled row by row.</summary>
     private static void PackAlong(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target)
     {
+        var whole = count / width;
+        var rest = count - (whole * width);
+        var stripSize = (long)depth * width;
         for (var k = 0; k < depth; k++, target += width)
         {
-            operand.ReadRow(start + k, first, count, target);
-            for (var i = count; i < width; i++) target[i] = 0;
+            var strip = target;
+            if (operand.IsFloat32)
+            {
+                var source = operand.Float32At(start + k, first);
+                for (var s = 0; s < whole; s++, strip += stripSize, source += width) CopyStrip(source, strip, width);
+            }
+            else
+            {
+                for (var s = 0; s < whole; s++, strip += stripSize) operand.ReadRow(start + k, first + (s * width), width, strip);
+            }
+            if (rest == 0) continue;
+            operand.ReadRow(start + k, first + (whole * width), rest, strip);
+            for (var i = rest; i < width; i++) strip[i] = 0;
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void CopyStrip(float* source, float* target, int width)
+    {
+        var i = 0;
+        for (; i + 16 <= width; i += 16) Vector512.Load(source + i).Store(target + i);
+        if (i + 8 <= width)
+        {
+            Vector256.Load(source + i).Store(target + i);
+            i += 8;
+        }
+        if (i + 4 <= width)
+        {
+            Vector128.Load(source + i).Store(target + i);
+            i += 4;
+        }
+        for (; i < width; i++) target[i] = source[i];
     }
 
     /// <summary>Packs strips whose elements lie across stored rows: each stored row is one of them, running along k.</summary>
@@ -145,22 +193,22 @@ public static unsafe class CpuGemm
         int firstRow = task % rowBlocks * p.RowBlock, firstColumn = task / rowBlocks * p.ColumnBlock;
         int rows = Math.Min(p.RowBlock, p.M - firstRow), columns = Math.Min(p.ColumnBlock, p.SlabCount - firstColumn);
         var packed = p.Worker + (worker * p.PerWorker);
-        var tile = packed + p.TileOffset;
         long stride = RoundUp(columns, width);
-        for (var start = 0; start < p.K; start += DepthBlock)
+        var tile = packed + p.TileOffset;
+        if (p.Accumulator is not null)
         {
-            var depth = Math.Min(DepthBlock, p.K - start);
-            for (var i = 0; i < rows; i += height)
-            {
-                var target = packed + ((long)i * depth);
-                var count = Math.Min(height, rows - i);
-                if (p.A.IsTransposed) PackAlong(p.A, firstRow + i, count, start, depth, height, target);
-                else PackAcross(p.A, firstRow + i, count, start, depth, height, target, p.WorkerRow(worker));
-            }
+            stride = p.AccumulatorStride;
+            tile = p.Accumulator + (firstRow * stride) + firstColumn;
+        }
+        for (var start = 0; start < p.Depth; start += DepthBlock)
+        {
+            var depth = Math.Min(DepthBlock, p.Depth - start);
+            if (p.A.IsTransposed) PackAlong(p.A, firstRow, rows, p.From + start, depth, height, packed);
+            else for (var i = 0; i < rows; i += height) PackAcross(p.A, firstRow + i, Math.Min(height, rows - i), p.From + start, depth, height, packed + ((long)i * depth), p.WorkerRow(worker));
             for (var j = 0; j < columns; j += width)
             {
                 long strideB = width;
-                var b = p.PackedB + ((long)(firstColumn + j) * p.K) + ((long)start * width);
+                var b = p.PackedB + ((long)(firstColumn + j) * p.Depth) + ((long)start * width);
                 if (p.IsDirect && columns - j >= width)
                 {
                     b = p.B.Float32At(start, firstColumn + j);
@@ -171,10 +219,11 @@ public static unsafe class CpuGemm
                     b = p.WorkerRow(worker);
                     PackAlong(p.B, firstColumn + j, columns - j, start, depth, width, b);
                 }
-                for (var i = 0; i < rows; i += height) MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, start == 0);
+                for (var i = 0; i < rows; i += height) MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, p.From + start == 0);
             }
         }
-        if (p.K == 0) new Span<float>(tile, checked((int)(RoundUp(rows, height) * stride))).Clear();
+        if (!p.IsLast) return;
+        if (p.Depth == 0) new Span<float>(tile, checked((int)(RoundUp(rows, height) * stride))).Clear();
         for (var i = 0; i < rows; i++) WriteRow(ref p, tile + (i * stride), firstRow + i, p.SlabStart + firstColumn, columns);
     }
 
@@ -234,19 +283,24 @@ public static unsafe class CpuGemm
         public Blocking(int m, int n, int k, int threads, bool isDirect)
         {
             int height = MicroKernel.Rows, width = MicroKernel.Columns;
-            Rows = Math.Min(RowBlock, RoundUp(m, height));
-            Columns = Math.Min(ColumnBlock, RoundUp(n, width));
-            // The slab does not depend on m, so that a smaller batch never needs a larger workspace.
-            Slab = (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / Columns * Columns, Columns, RoundUp(n, Columns));
+            // Blocks of equal size rather than a small one at the end.
+            Rows = RoundUp(Blocks(m, Blocks(m, RowBlock)), height);
+            Columns = RoundUp(Blocks(n, Blocks(n, ColumnBlock)), width);
+            // What is packed of B at a time does not depend on m, so that a smaller batch never needs a larger workspace. A long K is cut, not
+            // N, because A is read once for each cut of N.
+            Slab = isDirect ? RoundUp(n, Columns) : k <= LongDepth
+                ? (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / Columns * Columns, Columns, RoundUp(n, Columns))
+                : Math.Min(Blocks(n, Columns), Math.Max(1, LongDepthColumns / Columns)) * Columns;
+            Depth = isDirect || k <= LongDepth ? k : (int)(SlabBytes / (sizeof(float) * Slab) / DepthBlock * DepthBlock);
+            PackedB = isDirect ? 0 : Aligned((long)Slab * Depth);
+            AccumulatorStride = Depth >= k ? 0 : Slab + 16;
+            Accumulator = RoundUp(m, height) * AccumulatorStride;
             while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Columns > 2 * width) Columns = RoundUp(Columns / 2, width);
             while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Rows > 2 * height) Rows = RoundUp(Rows / 2, height);
-            var depth = Math.Min(DepthBlock, Math.Max(k, 1));
-            if (isDirect) Slab = RoundUp(n, Columns);
-            PackedB = isDirect ? 0 : Aligned((long)Slab * k);
-            PackedA = Aligned((long)Rows * depth);
-            Tile = Aligned((long)Rows * Columns);
+            PackedA = Aligned((long)Rows * Math.Min(DepthBlock, Math.Max(k, 1)));
+            Tile = Accumulator > 0 ? 0 : Aligned((long)Rows * Columns);
             PerWorker = PackedA + Tile + (Math.Max(PackedRows, width) * DepthBlock);
-            WorkspaceBytes = (PackedB + (PerWorker * threads)) * sizeof(float);
+            WorkspaceBytes = (PackedB + Accumulator + (PerWorker * threads)) * sizeof(float);
         }
 
         public int Rows { get; }
@@ -255,7 +309,14 @@ public static unsafe class CpuGemm
 
         public int Slab { get; }
 
+        /// <summary>Extent of K that is packed at a time; where it is less than k, sums are kept in an accumulator in between.</summary>
+        public int Depth { get; }
+
         public long PackedB { get; }
+
+        public long Accumulator { get; }
+
+        public long AccumulatorStride { get; }
 
         public long PackedA { get; }
 
@@ -268,14 +329,14 @@ public static unsafe class CpuGemm
 
     private struct Product
     {
-        public int M, N, K, RowBlock, ColumnBlock, SlabStart, SlabCount;
+        public int M, RowBlock, ColumnBlock, SlabStart, SlabCount, From, Depth;
         public GemmOperand A, B;
         public void* C;
         public DType CType;
-        public bool IsDirect;
-        public long Ldc, PerWorker, TileOffset, RowOffset;
+        public bool IsDirect, IsLast;
+        public long Ldc, PerWorker, TileOffset, RowOffset, AccumulatorStride;
         public float Alpha, Beta;
-        public float* Bias, PackedB, Worker;
+        public float* Bias, PackedB, Accumulator, Worker;
 
         public readonly float* WorkerRow(int worker) => Worker + (worker * PerWorker) + RowOffset;
     }

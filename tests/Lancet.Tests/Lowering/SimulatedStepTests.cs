@@ -1,0 +1,29 @@
+using Lancet.Models;
+using Lancet.Tests.Devices;
+using Lancet.Tests.Training;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Lowering;
+
+/// <summary>Whole training steps on the simulated GPU: every kernel in the formats, shapes and alignments that training gives it.</summary>
+public class SimulatedStepTests
+{
+    [Theory]
+    [InlineData("llama", DType.BFloat16, false, false)]
+    [InlineData("gemma2", DType.BFloat16, true, false)]
+    [InlineData("qwen2", DType.Float32, true, true)]
+    [InlineData("qwen3", DType.Float16, false, true)]
+    public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState)
+    {
+        var fixture = new Fixture(name);
+        using var device = new SimulatorDevice();
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype, IsFullyTrained = isFullyTrained, QuantizesToNf4 = !isFullyTrained });
+        if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: 0.1);
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens, HasEightBitState = hasEightBitState });
+        var batch = fixture.Batch([0, 1]);
+        engine.BeginStep(1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        engine.EndStep(0.001);
+    }
+}
