@@ -10,7 +10,7 @@ namespace Lancet.Devices.Cuda;
 /// library's best suggestions are timed once; the choice is kept in memory and on disk. Sums are split over K only if the parts are added in
 /// fp32 in a fixed order, so the same algorithm gives the same bits.
 /// </summary>
-internal sealed unsafe class CublasLtEngine : IDisposable
+internal sealed unsafe class CublasLtEngine : IMatMulLibrary
 {
     private const int Suggestions = 8;
     private const int TimedRuns = 5;

@@ -57,7 +57,7 @@ public sealed partial class CudaDevice : Device
         (_compute, _copy) = (StreamHandle.Create(), StreamHandle.Create());
         _ring = new PinnedRing();
         _cubins = new CubinCache(Path.Combine(CacheFolder.Path, "cubin"), version, Info.ComputeCapability);
-        _matMul = new CudaMatMul(this, usesCublasLt ? CublasLtEngine.TryCreate(this, version) : null);
+        _matMul = new CudaMatMul(this, usesCublasLt ? CublasLtEngine.TryCreate(this, version) : null, Info.MaxSharedMemoryPerBlock, this);
     }
 
     /// <summary>The GPU.</summary>

@@ -8,7 +8,11 @@ namespace Lancet.Devices.Cuda;
 /// Matrix products of a GPU: brings the operands into a form that cuBLASLt multiplies, see <see cref="MatMulRoute"/>, in a workspace that is
 /// reused from product to product. Everything is queued on one stream, so the workspace needs no guard.
 /// </summary>
-internal sealed class CudaMatMul(CudaDevice device, CublasLtEngine? library) : IDisposable
+/// <param name="device">Where the kernels run; a GPU but for tests.</param>
+/// <param name="library">What multiplies, or null for the tile-language kernel.</param>
+/// <param name="sharedBytes">Shared memory that a block may have.</param>
+/// <param name="capture">The GPU, which may be recording; null for devices that do not.</param>
+internal sealed class CudaMatMul(Device device, IMatMulLibrary? library, int sharedBytes, CudaDevice? capture = null) : IDisposable
 {
     private readonly List<DeviceBuffer> _retired = [];
     private DeviceBuffer? _workspace;
@@ -20,8 +24,8 @@ internal sealed class CudaMatMul(CudaDevice device, CublasLtEngine? library) : I
     public void Reserve(long bytes)
     {
         if (_workspace is { } former && former.Bytes >= bytes) return;
-        if (device.IsCapturing) throw new InvalidOperationException($"A product needs {bytes:N0} bytes of workspace while a graph is recorded, {_workspace?.Bytes ?? 0:N0} were reserved.");
-        if (device.HasCaptured && _workspace is not null)
+        if (capture is { IsCapturing: true }) throw new InvalidOperationException($"A product needs {bytes:N0} bytes of workspace while a graph is recorded, {_workspace?.Bytes ?? 0:N0} were reserved.");
+        if (capture is { HasCaptured: true } && _workspace is not null)
         {
             // A recording may hold its address.
             _retired.Add(_workspace);
@@ -97,7 +101,7 @@ internal sealed class CudaMatMul(CudaDevice device, CublasLtEngine? library) : I
         SplitKernel.Sum(device, target, !isLeft, m, n, product.C, product.LeadingDimensionC == 0 ? n : product.LeadingDimensionC, product.Beta, product.Bias);
     }
 
-    private void Tile(in MatMul product) => GemmKernel.Multiply(device, product, GemmKernel.BlocksFor(product, device.Info.MaxSharedMemoryPerBlock));
+    private void Tile(in MatMul product) => GemmKernel.Multiply(device, product, GemmKernel.BlocksFor(product, sharedBytes));
 
     /// <summary>An operand as it is, written out from NF4, or rounded.</summary>
     private MatMulOperand Prepared(in MatMulOperand operand, int rows, int columns, DType type, nint target)

@@ -25,6 +25,7 @@ public sealed class CudaSelfTest(CudaDevice device, string? filter, TextWriter o
     public bool Run()
     {
         output.WriteLine($"{device.Name}, compute capability {device.Info.ComputeCapability}, driver CUDA {CudaPlatform.Current.DriverVersion}, products: {device.MatMulLibrary}");
+        Prepare();
         output.WriteLine($"{"what",-62}{"dtype",-10}{"GPU error",11}{"CPU error",11}{"regs",6}{"spill",7}{"shared",9}  verdict");
         try
         {
@@ -42,6 +43,20 @@ public sealed class CudaSelfTest(CudaDevice device, string? filter, TextWriter o
         output.Flush();
         return _failed == 0;
     }
+
+    /// <summary>Compiles the kernels of all cases side by side; the processor tells which there are.</summary>
+    private void Prepare()
+    {
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+        var recording = new RecordingDevice(_cpu);
+        foreach (var test in KernelCases.All.Where(test => IsWanted($"{test.Name} {test.Shape}")))
+            foreach (var dtype in test.DTypes) Results(recording, test, dtype);
+        var planned = clock.Elapsed.TotalSeconds;
+        device.Prepare(recording.Kernels);
+        output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{recording.Kernels.Count} kernels compiled or found in the cache in {clock.Elapsed.TotalSeconds - planned:F1} s"));
+    }
+
+    private bool IsWanted(string name) => filter is null || name.Contains(filter, StringComparison.OrdinalIgnoreCase);
 
     /// <summary>Runs a check that reports a line of its own, or throws.</summary>
     /// <param name="name">What.</param>
@@ -118,7 +133,7 @@ public sealed class CudaSelfTest(CudaDevice device, string? filter, TextWriter o
 
     private void Guard(string name, string dtype, Action run)
     {
-        if (filter is not null && !name.Contains(filter, StringComparison.OrdinalIgnoreCase)) return;
+        if (!IsWanted(name)) return;
         try
         {
             run();

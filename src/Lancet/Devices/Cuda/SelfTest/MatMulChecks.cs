@@ -21,9 +21,9 @@ internal sealed class MatMulChecks(CudaDevice device, CpuDevice cpu, Action<stri
     // Rounding the fp32 operand to 16 bits, where that is allowed.
     private const double RoundingGrain = 4e-3;
 
-    private static readonly (int M, int N, int K)[] s_shapes = [(64, 96, 128), (67, 45, 130), (1, 320, 256), (200, 16, 512), (16, 264, 72), (130, 40, 16)];
+    internal static readonly (int M, int N, int K)[] Shapes = [(64, 96, 128), (67, 45, 130), (1, 320, 256), (200, 16, 512), (16, 264, 72), (130, 40, 16)];
 
-    private static readonly (DType A, DType B, DType C, bool Rounds, bool IsQuantized)[] s_kinds =
+    internal static readonly (DType A, DType B, DType C, bool Rounds, bool IsQuantized)[] AllKinds =
     [
         (DType.Float32, DType.Float32, DType.Float32, false, false),
         (DType.BFloat16, DType.BFloat16, DType.BFloat16, false, false),
@@ -51,12 +51,12 @@ internal sealed class MatMulChecks(CudaDevice device, CpuDevice cpu, Action<stri
 
     private void Kinds(CudaDevice target, string name)
     {
-        foreach (var kind in s_kinds)
+        foreach (var kind in AllKinds)
         {
             check($"{name} {kind.A} x {(kind.IsQuantized ? "NF4" : kind.B)} -> {kind.C}{(kind.Rounds ? ", may round" : "")}", () =>
             {
                 var (worst, worstCpu) = (0.0, 0.0);
-                foreach (var shape in s_shapes)
+                foreach (var shape in Shapes)
                 {
                     foreach (var (ta, tb) in ((bool, bool)[])[(false, false), (false, true), (true, false), (true, true)])
                     {
@@ -77,7 +77,8 @@ internal sealed class MatMulChecks(CudaDevice device, CpuDevice cpu, Action<stri
         }
     }
 
-    private static double[] Product(Device target, (DType A, DType B, DType C, bool Rounds, bool IsQuantized) kind, (int M, int N, int K) shape, bool ta, bool tb, bool isPlain, bool isDouble)
+    /// <summary>C of one product, from inputs that are the same on every device and in fp64.</summary>
+    internal static double[] Product(Device target, (DType A, DType B, DType C, bool Rounds, bool IsQuantized) kind, (int M, int N, int K) shape, bool ta, bool tb, bool isPlain, bool isDouble)
     {
         using var lab = new SelfTestLab(target, 3);
         var (m, n, k) = shape;
@@ -138,7 +139,7 @@ internal sealed class MatMulChecks(CudaDevice device, CpuDevice cpu, Action<stri
 
     private string SameBits()
     {
-        foreach (var kind in s_kinds)
+        foreach (var kind in AllKinds)
             if (!Product(device, kind, (200, 264, 512), false, true, true, false).AsSpan().SequenceEqual(Product(device, kind, (200, 264, 512), false, true, true, false)))
                 throw new InvalidOperationException($"{kind.A} x {kind.B} -> {kind.C} differs");
         return "";
