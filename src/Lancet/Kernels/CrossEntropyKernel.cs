@@ -19,7 +19,7 @@ namespace Lancet.Kernels;
 /// <param name="softCap">c, or 0 for none.</param>
 public sealed class CrossEntropyKernel(int vocabulary, double scale, double softCap)
 {
-    private const int Block = 4096;
+    private const int LargeVocabulary = 32768;
     private const double Lowest = -1e30;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
 
@@ -47,14 +47,17 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var labels = k.Pointer(DType.Int32, "labels");
         var losses = k.Pointer(accumulator, "losses");
         var gradientScale = k.Pointer(accumulator, "gradient_scale");
-        // One program of 1024 threads a multiprocessor: the rows in flight then fit the L2 cache, where the second pass finds them.
-        k.Warps = choice.Vocabulary > 32768 ? 32 : 8;
-        var block = Math.Min(Block, Blocks.PowerOfTwo(choice.Vocabulary));
+        // Large vocabularies: one program of 1024 threads a multiprocessor, so that the rows in flight fit the L2 cache, where the second pass
+        // finds them. A step reads a block of rows × width elements, one below the other, which a thread reduces over the rows by itself.
+        var isLarge = choice.Vocabulary > LargeVocabulary;
+        k.Warps = isLarge ? 32 : 8;
+        var width = Math.Min(isLarge ? 16384 / choice.DType.SizeInBytes() : 2048, Blocks.PowerOfTwo(choice.Vocabulary));
+        var rows = isLarge ? Math.Max(1, 16384 / width) : 1;
         var row = k.ProgramId(0);
         var label = k.Load(labels + row);
         var start = logits + row.ToInt64() * choice.Vocabulary;
-        var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, block));
-        var column = k.Range(block);
+        var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, rows * width));
+        var column = (k.Range(rows) * width).AsColumn() + k.Range(width).AsRow();
 
         Tile.Tile Read(Tile.Tile first, double other)
         {
@@ -68,24 +71,22 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             k.Store(losses + row, k.Zeros(accumulator));
             if (choice.HasGradient) k.For(zero, end, step, [], (first, _) =>
             {
-                k.Store(start + (first + column), k.Zeros(choice.DType, block), first + column < choice.Vocabulary);
+                k.Store(start + (first + column), k.Zeros(choice.DType, rows, width), first + column < choice.Vocabulary);
                 return [];
             });
         });
         k.If(label >= 0, () =>
         {
-            // Each lane keeps its own maximum m and sum Σ exp(z − m); they meet once, after the loop. With d = z − m and e = exp(−|d|) the sum
-            // becomes s·e + 1 if z is the new maximum, else s + e: one exponential an element. Missing columns count as a number so low that
-            // its power vanishes when the lanes meet. A soft cap would turn that into −c, so those columns are masked after it.
-            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, block), k.Zeros(accumulator, block)], (first, carried) =>
+            // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Missing columns count as a
+            // number so low that its power vanishes when the lanes meet. A soft cap would turn that into −c, so they are masked after it.
+            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
             {
                 var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
-                var d = value - carried[0];
-                var power = Exp(-Abs(d));
-                return [Max(carried[0], value), Select(d > 0, carried[1] * power + 1, carried[1] + power)];
+                var maximum = Max(carried[0], ReduceMax(value, 0));
+                return [maximum, carried[1] * Exp(carried[0] - maximum) + Sum(Exp(value - maximum.AsRow()), 0)];
             });
-            var maximum = ReduceMax(running[0]);
-            var logSum = maximum + Log(Sum(running[1] * Exp(running[0] - maximum)));
+            var largest = ReduceMax(running[0]);
+            var logSum = largest + Log(Sum(running[1] * Exp(running[0] - largest)));
             var target = k.Load(start + label).ToFloat32();
             if (choice.Scale != 1) target *= choice.Scale;
             if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);
@@ -96,7 +97,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             k.For(zero, end, step, [], (first, _) =>
             {
                 var value = Read(first, 0);
-                var gradient = (Exp(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, block), 0)) * factor;
+                var gradient = (Exp(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
                 if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
                 k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
                 return [];

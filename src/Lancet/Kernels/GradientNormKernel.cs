@@ -13,7 +13,7 @@ namespace Lancet.Kernels;
 public static class GradientNormKernel
 {
     /// <summary>Most shares the sum is made of: elements of the workspace.</summary>
-    public const int MaxShares = 256;
+    public const int MaxShares = 1024;
 
     private static readonly KernelSet<DType> PartialKernels = new(TracePartial);
     private static readonly KernelSet<(DType DType, double Limit)> FinalKernels = new(TraceFinal);

@@ -17,6 +17,7 @@ namespace Lancet.Layers;
 public sealed class LanguageModelHead
 {
     private const long ChunkBytes = 64 << 20;
+    private const long CudaChunkBytes = 256 << 20;
     private readonly ModelConfig _config;
     private readonly CrossEntropyKernel _crossEntropy;
 
@@ -102,10 +103,11 @@ public sealed class LanguageModelHead
     /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when the batch is cut into equal parts that fit.</summary>
     private Tensor AllocateChunk(StepContext c, out int size)
     {
-        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.Accumulator);
-        var most = (int)Math.Clamp(ChunkBytes / bytes, 1, c.TokenCount);
+        // A GPU reads the head's weights once a chunk, so chunks are large there.
+        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.DType);
+        var most = (int)Math.Clamp((c.Device.PlanTarget.IsCuda ? CudaChunkBytes : ChunkBytes) / bytes, 1, c.TokenCount);
         var chunks = (c.TokenCount + most - 1) / most;
         size = (c.TokenCount + chunks - 1) / chunks;
-        return c.Allocate(MemoryPurpose.Logits, c.Accumulator, new Shape(most, _config.VocabularySize));
+        return c.Allocate(MemoryPurpose.Logits, c.DType, new Shape(most, _config.VocabularySize));
     }
 }

@@ -115,7 +115,7 @@ public sealed class LoraLinear
     /// <summary>u = dropout(x)·Aᵀ alone, as in the forward pass.</summary>
     public void RecomputeAdapterInput(StepContext c, Tensor x, out Tensor u)
     {
-        u = c.Allocate(c.IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, Rank));
+        u = c.Saved(Rank);
         var d = DropInput(c, x);
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = InFeatures, A = new(d), B = new(A!.Dense, true), C = u, Alpha = 1 });
         if (d.Address != x.Address) c.Free(d);
@@ -143,7 +143,7 @@ public sealed class LoraLinear
             });
         }
         if (!HasAdapter) return default;
-        var v = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, Rank));
+        var v = c.Activations(MemoryPurpose.Workspace, Rank);
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = new(B!.Dense), C = v, Alpha = Scale });
         if (!dx.Exists) return v;
         if (_dropout is null)

@@ -102,7 +102,7 @@ public sealed class DecoderModel
         }
         foreach (var weight in Weights.Concat(TrainedWeights))
         {
-            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias or WeightRole.Adapter ? dtype.Accumulator() : dtype, weight.Shape);
+            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
         }
     }
 

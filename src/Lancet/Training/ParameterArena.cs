@@ -24,7 +24,7 @@ public sealed class ParameterArena : IDisposable
     /// <summary>Lays out the given weights and assigns their <see cref="Weight.Dense"/>.</summary>
     /// <param name="device">Where the memory comes from.</param>
     /// <param name="weights">Weights to train, in a stable order.</param>
-    /// <param name="compute">Dtype that the computation reads base weights in; for other than fp32 a copy is kept beside the masters. LoRA matrices are always read in fp32.</param>
+    /// <param name="compute">Dtype that the computation reads base weights in; for other than fp32 a copy is kept beside the masters, as PyTorch's autocast makes one at each use.</param>
     public ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute)
     {
         Weights = [.. weights.OrderByDescending(weight => weight.Decays)];
@@ -104,8 +104,8 @@ public sealed class ParameterArena : IDisposable
         _computeCopy?.Dispose();
     }
 
-    // Norms, biases and adapters are read in the masters' dtype whatever the activations are.
-    private static bool UsesComputeDType(Weight weight) => weight.Role is WeightRole.Projection or WeightRole.Embedding or WeightRole.Head;
+    // Norms and biases are read in the masters' dtype whatever the activations are.
+    private static bool UsesComputeDType(Weight weight) => weight.Role is not (WeightRole.Norm or WeightRole.Bias);
 
     private bool UsesCopy(Weight weight) => ComputeCopy.Exists && UsesComputeDType(weight);
 

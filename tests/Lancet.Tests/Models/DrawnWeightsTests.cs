@@ -19,11 +19,12 @@ public sealed class DrawnWeightsTests
         """;
 
     [Theory]
-    [InlineData(RandomDistribution.Uniform, 0.25, 1.0)]
-    [InlineData(RandomDistribution.Normal, 0.02, 0.0)]
-    public void NumbersHaveTheirDistributionAndAreEqualInAllDTypes(RandomDistribution distribution, double scale, double offset)
+    [InlineData(false, 0.25, 1.0)]
+    [InlineData(true, 0.02, 0.0)]
+    public void NumbersHaveTheirDistributionAndAreEqualInAllDTypes(bool isNormal, double scale, double offset)
     {
         const int count = 100_000;
+        var distribution = isNormal ? RandomDistribution.Normal : RandomDistribution.Uniform;
         using var device = new CpuDevice();
         using var memory = device.Allocate(count * 6L, "test");
         Tensor wide = memory.View(DType.Float32, new Shape(count)), narrow = memory.View(DType.BFloat16, new Shape(count), count * 4L);
