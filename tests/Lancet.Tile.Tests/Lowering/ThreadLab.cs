@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Simulator;
 using Lancet.Tile.Lowering.Threads;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tile.Tests.Lowering;
 
@@ -37,7 +38,7 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
     {
         _parameters.Add(new Parameter($"p{_parameters.Count}", new Value(_parameters.Count, new TileType(element, isPointer))));
         var type = isPointer ? ThreadType.U64 : element.SizeInBytes() == 8 ? ThreadType.B64 : ThreadType.B32;
-        return Emit(ThreadOpcode.LoadParameter, type, [], _parameters.Count - 1);
+        return Emit(ThreadOpcode.LoadParameter, type, [], _parameters.Count - 1, line: 1);
     }
 
     public Register Pointer(DType element = DType.Int64) => Parameter(element, true);
@@ -67,7 +68,7 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
 
     public void Barrier([CallerLineNumber] int line = 0) => Do(ThreadOpcode.Barrier, line: line);
 
-    public Register ThreadId() => Emit(ThreadOpcode.ReadSpecial, ThreadType.U32, [], (long)SpecialRegister.ThreadId);
+    public Register ThreadId() => Emit(ThreadOpcode.ReadSpecial, ThreadType.U32, [], (long)SpecialRegister.ThreadId, line: 1);
 
     public Register Constant(ThreadType type, long bits) => Emit(ThreadOpcode.Move, type, [Source.Constant(bits)]);
 
@@ -106,7 +107,14 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
         _scopes.Pop();
     }
 
-    public SimulationReport Run(Grid grid, params KernelArgument[] arguments) => ThreadSimulator.Run(Program, grid, arguments, 1_000_000);
+    /// <summary>Prints the program, has the PTX checked, and runs it.</summary>
+    public SimulationReport Run(Grid grid, params KernelArgument[] arguments)
+    {
+        PtxChecker.Check(Print());
+        return ThreadSimulator.Run(Program, grid, arguments, 1_000_000);
+    }
+
+    public string Print() => PtxPrinter.Print(Program, PtxTarget.Sm80);
 
     /// <summary>Runs one program.</summary>
     public SimulationReport Run(params KernelArgument[] arguments) => Run(new Grid(1), arguments);
