@@ -50,6 +50,23 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
         return 2.0 * size * size * size / timing.Median / 1e9;
     }
 
+    /// <summary>The tile-language kernels of the products, as they are compiled.</summary>
+    public static IEnumerable<KernelVariant> Variants()
+    {
+        using var planning = new PlanningDevice(PlanTarget.Cuda);
+        var spy = new SpyDevice(planning);
+        foreach (var product in s_products.Where(product => product.IsPlain))
+        {
+            // Addresses that nobody follows.
+            var (a, b, c) = (new Tensor(256, product.A, new Shape(1)), new Tensor(512, product.B, new Shape(1)), new Tensor(768, product.C, new Shape(1)));
+            var multiply = Multiply(product, new(a, product.IsATransposed), new(b, product.IsBTransposed), c);
+            GemmKernel.Multiply(spy, multiply, GemmKernel.BlocksFor(multiply, 227 << 10));
+        }
+        return spy.Launches.Keys;
+    }
+
+    private static MatMul Multiply(Product product, MatMulOperand a, MatMulOperand b, Tensor c) => new() { M = product.M, N = product.N, K = product.K, A = a, B = b, C = c, Alpha = 1, Beta = product.Beta };
+
     private static string Rate(Product product, Timing timing) => (product.Operations / timing.Median / 1e9).ToString("F1", CultureInfo.InvariantCulture);
 
     private void Run(Product product)
@@ -65,22 +82,11 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
             quantized = Quantize(lab, b);
             Nf4Kernel.Dequantize(device, quantized, b);
         }
-        var multiply = new MatMul
-        {
-            M = m,
-            N = n,
-            K = k,
-            A = new(a, product.IsATransposed),
-            B = quantized is null ? new(b, product.IsBTransposed) : new(quantized.Codes, product.IsBTransposed, 0, quantized),
-            C = c,
-            Alpha = 1,
-            Beta = product.Beta,
-        };
+        var multiply = Multiply(product, new(a, product.IsATransposed), quantized is null ? new(b, product.IsBTransposed) : new(quantized.Codes, product.IsBTransposed, 0, quantized), c);
         var check = Check(lab, product, a, b, c, () => device.MatMul(multiply));
         var library = KernelTimer.Measure(device, _ => device.MatMul(multiply), 1);
-        var isPlain = product is { IsQuantized: false, A: DType.BFloat16, B: DType.BFloat16 };
         Cell time = "", rate = "";
-        if (isPlain)
+        if (product.IsPlain)
         {
             var blocks = GemmKernel.BlocksFor(multiply, device.Info.MaxSharedMemoryPerBlock);
             check += "; tile " + Check(lab, product, a, b, c, () => GemmKernel.Multiply(device, multiply, blocks));
@@ -149,5 +155,8 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
         string Name, int M, int N, int K, bool IsATransposed, bool IsBTransposed, DType A = DType.BFloat16, DType B = DType.BFloat16, DType C = DType.BFloat16, float Beta = 0, bool IsQuantized = false)
     {
         public double Operations => 2.0 * M * N * K;
+
+        /// <summary>Whether the tile-language GEMM multiplies it as it is.</summary>
+        public bool IsPlain => !IsQuantized && A == DType.BFloat16 && B == DType.BFloat16;
     }
 }

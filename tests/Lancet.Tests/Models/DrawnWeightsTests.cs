@@ -23,6 +23,7 @@ public sealed class DrawnWeightsTests
     [InlineData(true, 0.02, 0.0)]
     public void NumbersHaveTheirDistributionAndAreEqualInAllDTypes(bool isNormal, double scale, double offset)
     {
+        var distribution = isNormal ? RandomDistribution.Normal : RandomDistribution.Uniform;
         const int count = 100_000;
         var distribution = isNormal ? RandomDistribution.Normal : RandomDistribution.Uniform;
         using var device = new CpuDevice();
@@ -35,7 +36,7 @@ public sealed class DrawnWeightsTests
         Assert.Equal(values, Array.ConvertAll(narrow.HostSpan<BFloat16>().ToArray(), value => (float)value));
         var mean = values.Average(value => (double)value);
         var deviation = Math.Sqrt(values.Average(value => (value - mean) * (value - mean)));
-        var expected = distribution == RandomDistribution.Uniform ? scale / Math.Sqrt(3) : scale;
+        var expected = isNormal ? scale : scale / Math.Sqrt(3);
         // Four deviations of a mean and of a variance of so many numbers.
         Assert.InRange(mean, offset - (4 * expected / Math.Sqrt(count)), offset + (4 * expected / Math.Sqrt(count)));
         Assert.InRange(deviation, expected * 0.99, expected * 1.01);
