@@ -23,7 +23,6 @@ public sealed class DrawnWeightsTests
     [InlineData(true, 0.02, 0.0)]
     public void NumbersHaveTheirDistributionAndAreEqualInAllDTypes(bool isNormal, double scale, double offset)
     {
-        var distribution = isNormal ? RandomDistribution.Normal : RandomDistribution.Uniform;
         const int count = 100_000;
         var distribution = isNormal ? RandomDistribution.Normal : RandomDistribution.Uniform;
         using var device = new CpuDevice();
