@@ -1,3 +1,4 @@
+using Lancet.Generation;
 using Lancet.Models;
 using Lancet.Tests.Devices;
 using Lancet.Tests.Training;
@@ -25,5 +26,17 @@ public class SimulatedStepTests
         engine.BeginStep(1, batch.LabelTokenCount);
         engine.Accumulate(batch);
         engine.EndStep(0.001);
+    }
+    [Theory]
+    [InlineData("llama31-rope", DType.BFloat16)]
+    [InlineData("gemma2", DType.Float16)]
+    public void Generation_computes_what_the_executor_computes(string name, DType dtype)
+    {
+        var fixture = new Fixture(name);
+        using var device = new SimulatorDevice();
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype });
+        model.LoadAdapter(fixture.Adapter);
+        using var generator = new TextGenerator(model, 2, 24);
+        Assert.Equal(2, generator.Generate([[5, 9, 30, 2, 77, 8], [3, 4]], new GenerationOptions { MaxNewTokens = 4 }).Count);
     }
 }
