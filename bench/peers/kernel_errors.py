@@ -161,7 +161,7 @@ def product(t, p, dt):
 
 
 def lora(t, p, dt):
-    # PEFT keeps A and B in fp32 beside a bf16 base and casts the input to them.
+    # PEFT under autocast: fp32 masters of A and B are cast to bf16 where they are used, as Lancet's are.
     x, a, b = leaf(t["x"]), leaf(t["a"]), leaf(t["b"])
     base = F.linear(x, t["w"])
     y = (base + F.linear(F.linear(x.to(a.dtype), a), b) * p["scale"]).to(x.dtype)

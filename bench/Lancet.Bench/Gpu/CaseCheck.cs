@@ -45,6 +45,7 @@ internal static class CaseCheck
         var variants = spy.Launches.Keys.Select(variant => new KernelVariant(variant.Kernel, PtxCompiler.AllDivisible(variant.Kernel)));
         isGood &= Compile("kernel cases", variants);
         isGood &= Compile("products", ProductBenchmark.Variants());
+        foreach (var (name, shape) in ProductBenchmark.Products) Console.WriteLine($"  {shape.M} × {shape.N} × {shape.K}, {shape.A} · {(shape.IsQuantized ? "NF4" : shape.B)} → {shape.C}: {name}");
         foreach (var model in ModelShapes.Names.Where(arguments.Selects))
         {
             foreach (var method in (string[])["lora", "qlora"]) isGood &= Compile($"{model} {method}", StepVariants(model, method));

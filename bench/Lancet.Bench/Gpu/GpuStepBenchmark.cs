@@ -157,7 +157,7 @@ internal sealed class GpuStepBenchmark
 
     private void Profile(string folder)
     {
-        using var profiling = new ProfilingCudaDevice(_device);
+        using var profiling = new ProfilingCudaDevice(_device, _config.VocabularySize);
         using var model = Load(folder, profiling);
         using var engine = new TrainingEngine(model, _options);
         var batch = Batch();

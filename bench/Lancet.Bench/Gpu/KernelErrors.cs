@@ -254,8 +254,8 @@ internal static class KernelErrors
         const int inputs = 2048, outputs = 3072, rank = 16;
         Tensor x = c.In("x", c.Lab.Rows(Narrow, Rows, inputs)), dy = c.In("dy", c.Lab.Rows(Narrow, Rows, outputs)), y = c.Lab.Output(Narrow, dy.Shape), dx = c.Lab.Output(Narrow, x.Shape);
         Weight weight = new("w", new Shape(outputs, inputs), WeightRole.Projection) { Dense = c.In("w", c.Lab.Whole(Narrow, new Shape(outputs, inputs), 0.03)) };
-        Weight a = new("a", new Shape(rank, inputs), WeightRole.Adapter) { IsTrained = true, Dense = c.In("a", c.Lab.Whole(DType.Float32, new Shape(rank, inputs), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(rank, inputs)) };
-        Weight b = new("b", new Shape(outputs, rank), WeightRole.Adapter) { IsTrained = true, Dense = c.In("b", c.Lab.Whole(DType.Float32, new Shape(outputs, rank), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(outputs, rank)) };
+        Weight a = new("a", new Shape(rank, inputs), WeightRole.Adapter) { IsTrained = true, Dense = c.In("a", c.Lab.Whole(Narrow, new Shape(rank, inputs), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(rank, inputs)) };
+        Weight b = new("b", new Shape(outputs, rank), WeightRole.Adapter) { IsTrained = true, Dense = c.In("b", c.Lab.Whole(Narrow, new Shape(outputs, rank), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(outputs, rank)) };
         var layer = new LoraLinear("layer", weight, null);
         layer.Attach(a, b, 2, 0, 1);
         var memory = new StepMemory();

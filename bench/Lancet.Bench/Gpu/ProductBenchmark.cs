@@ -1,43 +1,53 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Lancet.Devices;
 using Lancet.Devices.Cuda;
 using Lancet.Kernels;
 using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
+using static Lancet.Bench.Gpu.Cases.Llama8B;
 
 namespace Lancet.Bench.Gpu;
 
 /// <summary>Matrix products: the tile-language GEMM beside cuBLASLt, at a large square and at the products of a LoRA step of Llama-3.1-8B.</summary>
 internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, Report report)
 {
-    private const int Tokens = 8192;
+    private const int SmallRank = 64;
 
-    // What the products of a step look like: dtypes as the engine has them, whether the weight is NF4, and β.
-    private static readonly Product[] s_products =
+    private static readonly (string Name, ProductShape Shape)[] s_squares =
     [
-        new("square, NN", 8192, 8192, 8192, false, false), new("square, NT", 8192, 8192, 8192, false, true), new("square, TN", 8192, 8192, 8192, true, false),
-        new("q, o forward", Tokens, 4096, 4096, false, true), new("k, v forward", Tokens, 1024, 4096, false, true), new("gate, up forward", Tokens, 14336, 4096, false, true),
-        new("down forward", Tokens, 4096, 14336, false, true), new("gate, up dX", Tokens, 4096, 14336, false, false), new("down dX", Tokens, 14336, 4096, false, false),
-        new("gate, up dW (full training)", 14336, 4096, Tokens, true, false, C: DType.Float32),
-        new("head chunk, fp32 logits", 128, 128256, 4096, false, true, C: DType.Float32), new("head chunk of 1024, bf16 logits", 1024, 128256, 4096, false, true),
-        new("gate, up forward, NF4 weight", Tokens, 14336, 4096, false, true, IsQuantized: true), new("down dX, NF4 weight", Tokens, 14336, 4096, false, false, IsQuantized: true),
-        new("LoRA x·Aᵀ, fp32 A", Tokens, 16, 4096, false, true, B: DType.Float32, C: DType.Float32), new("LoRA x·Aᵀ, down", Tokens, 16, 14336, false, true, B: DType.Float32, C: DType.Float32),
-        new("LoRA u·Bᵀ added to y, fp32", Tokens, 14336, 16, false, true, A: DType.Float32, B: DType.Float32, Beta: 1),
-        new("LoRA dy·B, fp32 B", Tokens, 16, 14336, false, false, B: DType.Float32, C: DType.Float32),
-        new("LoRA dB = dyᵀ·u", 14336, 16, Tokens, true, false, B: DType.Float32, C: DType.Float32, Beta: 1),
-        new("LoRA dA = vᵀ·x", 16, 4096, Tokens, true, false, A: DType.Float32, C: DType.Float32, Beta: 1),
+        ("square, forward", Square(false, true)), ("square, dX", Square(false, false)), ("square, dW", Square(true, false)),
     ];
+
+    /// <summary>What a LoRA and a QLoRA step of Llama-3.1-8B multiply, as the engine calls it.</summary>
+    public static IEnumerable<(string Name, ProductShape Shape)> Products
+    {
+        get
+        {
+            var seen = new HashSet<ProductShape>();
+            foreach (var isQuantized in (bool[])[false, true])
+            {
+                using var spy = DryStep.Run("llama-3.1-8b", 1, isQuantized, Tokens, SequenceLength);
+                foreach (var (shape, count) in spy.Products)
+                {
+                    if (!seen.Add(shape)) continue;
+                    var what = shape.IsQuantized ? "NF4 weight" : Math.Min(shape.M, Math.Min(shape.N, shape.K)) <= SmallRank ? "adapter" : shape.N == Vocabulary || shape.K == Vocabulary ? "head" : "weight";
+                    yield return ($"{what}{(shape.Beta != 0 ? ", added" : "")}, {count} a {(what == "head" ? "step" : "layer")}", shape);
+                }
+            }
+        }
+    }
 
     /// <summary>All products.</summary>
     /// <param name="guard">Runs a row.</param>
     public void Run(Action<string, string, Action> guard)
     {
-        var products = s_products.Where(product => arguments.Selects("gemm " + product.Name)).ToList();
+        var products = s_squares.Concat(Products).Where(product => arguments.Selects("gemm " + product.Name)).ToList();
         if (products.Count == 0) return;
         report.Begin("Matrix products", $"M × N × K; N and T say which operand is stored transposed. Library: {device.MatMulLibrary}. Through Device.MatMul as the engine calls it (rounding, splitting and dequantising included); the tile-language GEMM only where the operands are plain. Check: 8 × 16 elements against fp64.",
             "product", "M × N × K", "dtypes", "library µs", "spread", "library TFLOP/s", "tile GEMM µs", "tile GEMM TFLOP/s", "check");
-        foreach (var product in products) guard(product.Name, $"{product.M} × {product.N} × {product.K}", () => Run(product));
+        foreach (var (name, shape) in products) guard(name, $"{shape.M} × {shape.N} × {shape.K}", () => Run(name, shape));
     }
 
     /// <summary>TFLOP/s of a large bf16 product, the most that a step of products can reach.</summary>
@@ -55,7 +65,7 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
     {
         using var planning = new PlanningDevice(PlanTarget.Cuda);
         var spy = new SpyDevice(planning);
-        foreach (var product in s_products.Where(product => product.IsPlain))
+        foreach (var product in s_squares.Concat(Products).Select(item => item.Shape).Where(shape => shape.IsPlain))
         {
             // Addresses that nobody follows.
             var (a, b, c) = (new Tensor(256, product.A, new Shape(1)), new Tensor(512, product.B, new Shape(1)), new Tensor(768, product.C, new Shape(1)));
@@ -65,11 +75,13 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
         return spy.Launches.Keys;
     }
 
-    private static MatMul Multiply(Product product, MatMulOperand a, MatMulOperand b, Tensor c) => new() { M = product.M, N = product.N, K = product.K, A = a, B = b, C = c, Alpha = 1, Beta = product.Beta };
+    private static ProductShape Square(bool isATransposed, bool isBTransposed) => new(8192, 8192, 8192, isATransposed, isBTransposed, DType.BFloat16, DType.BFloat16, DType.BFloat16, 0, false);
 
-    private static string Rate(Product product, Timing timing) => (product.Operations / timing.Median / 1e9).ToString("F1", CultureInfo.InvariantCulture);
+    private static MatMul Multiply(ProductShape product, MatMulOperand a, MatMulOperand b, Tensor c) => new() { M = product.M, N = product.N, K = product.K, A = a, B = b, C = c, Alpha = 1, Beta = product.Beta };
 
-    private void Run(Product product)
+    private static string Rate(ProductShape product, Timing timing) => (product.Operations / timing.Median / 1e9).ToString("F1", CultureInfo.InvariantCulture);
+
+    private void Run(string name, ProductShape product)
     {
         using var lab = new BenchLab(device, 1);
         var (m, n, k) = (product.M, product.N, product.K);
@@ -94,11 +106,11 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
             (time, rate) = (Cell.Of(tile.Median * 1e3), new(Rate(product, tile), product.Operations / tile.Median / 1e9));
         }
         report.Row(
-            product.Name, $"{m} × {n} × {k} {(product.IsATransposed ? "T" : "N")}{(product.IsBTransposed ? "T" : "N")}", $"{product.A} · {(product.IsQuantized ? "NF4" : product.B)} → {product.C}",
+            name, $"{m} × {n} × {k} {(product.IsATransposed ? "T" : "N")}{(product.IsBTransposed ? "T" : "N")}", $"{product.A} · {(product.IsQuantized ? "NF4" : product.B)} → {product.C}",
             Cell.Of(library.Median * 1e3), library.Spread, new(Rate(product, library), product.Operations / library.Median / 1e9), time, rate, check);
     }
 
-    private string Check(BenchLab lab, Product product, Tensor a, Tensor b, Tensor c, Action multiply)
+    private string Check(BenchLab lab, ProductShape product, Tensor a, Tensor b, Tensor c, Action multiply)
     {
         const int checkedRows = 8;
         const int checkedColumns = 16;
@@ -130,13 +142,21 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
     {
         if (!areColumns) return [.. indices.Select(index => lab.Read(matrix.Rows(index, 1)))];
         var result = indices.Select(_ => new double[matrix.Shape[0]]).ToArray();
-        const int block = 256;
+        var stride = (int)matrix.Shape[1];
+        var block = (int)Math.Clamp((64 << 20) / (stride * matrix.DType.SizeInBytes()), 1, matrix.Shape[0]);
+        var bytes = new byte[(long)block * stride * matrix.DType.SizeInBytes()];
         for (var start = 0L; start < matrix.Shape[0]; start += block)
         {
-            var count = Math.Min(block, matrix.Shape[0] - start);
-            var values = lab.Read(matrix.Rows(start, count));
-            for (var row = 0; row < count; row++)
-                for (var i = 0; i < indices.Length; i++) result[i][start + row] = values[(row * matrix.Shape[1]) + indices[i]];
+            var part = matrix.Rows(start, Math.Min(block, matrix.Shape[0] - start));
+            lab.Device.CopyToHost(part, bytes.AsSpan(0, (int)part.Bytes));
+            for (var row = 0; row < part.Shape[0]; row++)
+            {
+                for (var i = 0; i < indices.Length; i++)
+                {
+                    var at = ((row * stride) + indices[i]) * matrix.DType.SizeInBytes();
+                    result[i][start + row] = matrix.DType == DType.BFloat16 ? (double)(float)MemoryMarshal.Read<BFloat16>(bytes.AsSpan(at)) : MemoryMarshal.Read<float>(bytes.AsSpan(at));
+                }
+            }
         }
         return result;
     }
@@ -149,14 +169,5 @@ internal sealed class ProductBenchmark(CudaDevice device, Arguments arguments, R
             lab.Of(DType.Float32, Array.ConvertAll(DynamicCode.Signed, value => (double)value)), lab.Output(DType.Float32, new Shape(1)));
         Nf4Kernel.Quantize(device, weight, nf4, lab.Empty(DType.Float32, new Shape(scales)));
         return nf4;
-    }
-
-    private sealed record Product(
-        string Name, int M, int N, int K, bool IsATransposed, bool IsBTransposed, DType A = DType.BFloat16, DType B = DType.BFloat16, DType C = DType.BFloat16, float Beta = 0, bool IsQuantized = false)
-    {
-        public double Operations => 2.0 * M * N * K;
-
-        /// <summary>Whether the tile-language GEMM multiplies it as it is.</summary>
-        public bool IsPlain => !IsQuantized && A == DType.BFloat16 && B == DType.BFloat16;
     }
 }

@@ -8,7 +8,9 @@ using Lancet.Tile;
 namespace Lancet.Bench.Gpu;
 
 /// <summary>A GPU whose kernels, products, copies and clears are timed one by one between two events. There are no graphs then.</summary>
-internal sealed class ProfilingCudaDevice(CudaDevice device) : ForwardingDevice(device)
+/// <param name="device">GPU.</param>
+/// <param name="vocabulary">Tells the head's products from the others.</param>
+internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : ForwardingDevice(device)
 {
     private readonly List<(EventHandle Start, EventHandle End)> _events = [];
     private readonly List<(string Name, double Bytes, double Operations)> _queued = [];
@@ -87,7 +89,7 @@ internal sealed class ProfilingCudaDevice(CudaDevice device) : ForwardingDevice(
                 name, Cell.Of((double)entry.Calls / steps, "F0"), Cell.Of(entry.Milliseconds / steps, "F3"), Cell.Percent(entry.Milliseconds / total), Cell.Of(entry.Milliseconds / entry.Calls * 1e3),
                 isProduct ? "" : Cell.Of(entry.Bytes / entry.Milliseconds / 1e6, "F0"), isProduct ? Cell.Of(entry.Operations / entry.Milliseconds / 1e9) : "");
         }
-        var groups = _entries.GroupBy(item => Group(item.Key)).Select(group => $"{group.Key} {group.Sum(item => item.Value.Milliseconds) / total:P1}");
+        var groups = _entries.GroupBy(item => Group(item.Key, item.Value.Operations > 0)).Select(group => $"{group.Key} {group.Sum(item => item.Value.Milliseconds) / total:P1}");
         report.Line("");
         report.Line($"Together: {string.Join(", ", groups)}.");
     }
@@ -102,9 +104,12 @@ internal sealed class ProfilingCudaDevice(CudaDevice device) : ForwardingDevice(
         _events.Clear();
     }
 
-    private static string Group(string name) => !name.StartsWith("product", StringComparison.Ordinal)
-        ? name.StartsWith("attention", StringComparison.Ordinal) ? "attention" : "other kernels"
-        : name.Contains("Float32 ·", StringComparison.Ordinal) || name.Contains("· Float32", StringComparison.Ordinal) ? "products with an fp32 operand (adapters, head's gradient)" : "products of base weights";
+    private string Group(string name, bool isProduct)
+    {
+        if (!isProduct) return name.StartsWith("attention", StringComparison.Ordinal) ? "attention" : "other kernels";
+        int[] extents = [.. name.Split(' ').Where(word => int.TryParse(word, CultureInfo.InvariantCulture, out _)).Select(word => int.Parse(word, CultureInfo.InvariantCulture))];
+        return extents.Contains(vocabulary) ? "products of the head" : extents.Min() <= 64 ? "products of adapters" : "products of base weights";
+    }
 
     private void Begin(string name, double bytes, double operations)
     {

@@ -1,13 +1,8 @@
 using System.Runtime.InteropServices;
-using Lancet.Devices;
 using Lancet.Kernels;
-using Lancet.Layers;
-using Lancet.Models;
-using Lancet.Planning;
 using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
-using Lancet.Training;
 using static Lancet.Bench.Gpu.Cases.Llama8B;
 
 namespace Lancet.Bench.Gpu.Cases;
@@ -41,16 +36,7 @@ internal static class TrainingCases
     /// <summary>Rows and dtype of a chunk of logits, as a dry run of the engine shows them.</summary>
     private static (int Rows, DType DType) HeadChunk()
     {
-        var decoder = new DecoderModel(ModelShapes.Config("llama-3.1-8b", 1));
-        decoder.DescribeStorage(DType.BFloat16);
-        using var planning = new PlanningDevice(PlanTarget.Cuda);
-        var spy = new SpyDevice(planning);
-        var memory = new StepMemory();
-        memory.BeginPlanning();
-        var inputs = new StepInputs(planning, decoder.Config, DType.BFloat16, Tokens, SequenceLength);
-        var context = new StepContext(spy, memory, DType.BFloat16) { IsTraining = true };
-        inputs.Bind(context, Tokens);
-        decoder.ForwardBackward(context, [ActivationPolicy.Keep], inputs.Losses.Rows(0, Tokens));
+        var spy = DryStep.Run("llama-3.1-8b", 1, false, Tokens, SequenceLength);
         var launch = spy.Launches.First(item => item.Key.Kernel.Name.StartsWith("cross_entropy", StringComparison.Ordinal)).Value;
         return (launch.Grid.X, launch.Arguments[0].Element);
     }
