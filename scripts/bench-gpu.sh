@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the GPU benchmarks and their Python peers on this machine and writes Markdown and JSON tables to $OUT (default ./bench-results).
+# Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b step-135m errors golden (all of these by default), self-test, profile-8b, ragged,
 #             families, context
@@ -15,14 +15,16 @@ while [ $# -gt 0 ]; do
   case $1 in
     --bench) bench=$2; shift ;;
     --lancet) lancet=$2; shift ;;
-    -*) sed -n '2,9p' "$0"; exit 2 ;;
+    -*) sed -n '2,8p' "$0"; exit 2 ;;
     *) sections+=("$1") ;;
   esac
   shift
 done
 [ ${#sections[@]} -gt 0 ] || sections=(launches kernels gemm attention step-8b step-135m errors golden)
-out=${OUT:-bench-results}
-mkdir -p "$out"
+target=${OUT:-bench-results}
+mkdir -p "$target"
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 failed=()
 
@@ -89,14 +91,21 @@ run() {
   esac
 }
 
+gather() { # two files, as few machines give back many; after each section, so that a run that is cut short leaves what it had
+  { for table in launches kernels attention gemm steps; do [ -f "$out/$table.md" ] && cat "$out/$table.md"; done
+    for table in "$out"/step-*.md "$out"/profile-*.md "$out"/8b-*.md "$out"/errors.md; do [ -f "$table" ] && cat "$table"; done; } > "$target/results.md"
+  tar -C "$out" -czf "$target/results.tar.gz" .
+}
+
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
 git rev-parse --short HEAD 2> /dev/null
 for section in "${sections[@]}"; do
   start=$SECONDS
   echo "== $section"
   run "$section" || failed+=("$section")
+  gather
   echo "-- $section: $((SECONDS - start)) s"
 done
 [ ${#failed[@]} -eq 0 ] || echo "with failures: ${failed[*]}"
-echo "tables in $out; $SECONDS s"
+echo "tables in $target; $SECONDS s"
 [ ${#failed[@]} -eq 0 ]
