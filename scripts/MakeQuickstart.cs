@@ -51,7 +51,7 @@ File.WriteAllText(Path.Combine(work, "config.json"), """
       "vocab_size": 4096,
       "hidden_size": 256,
       "intermediate_size": 704,
-      "num_hidden_layers": 6,
+      "num_hidden_layers": 9,
       "num_attention_heads": 4,
       "num_key_value_heads": 2,
       "head_dim": 64,

@@ -21,6 +21,7 @@ internal sealed partial class KernelLowering
     private readonly MemoryOrder _order;
     private readonly LayoutPlan _plan;
     private readonly Stack<Dictionary<Value, Item>> _environments = new();
+    private readonly Dictionary<int, (Register Register, int Scope)> _laneTables = [];
     private int _loopDepth;
 
     private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
@@ -245,9 +246,26 @@ internal sealed partial class KernelLowering
             number = _program.Tables.Count;
             _program.Tables.Add(table);
         }
+        if (table.Length <= 32) return LookUpInLanes(number, table.Length, index);
         var address = _builder.Add(ThreadType.U64, _builder.Pure(ThreadOpcode.TableAddress, ThreadType.U64, immediate: number), _builder.Pure(ThreadOpcode.MultiplyWide, ThreadType.S32, index.Source, Source.Constant(4)));
         var result = _builder.New(RegisterClass.Bits32);
         _builder.Append(new ThreadInstruction(ThreadOpcode.LoadGlobal, ThreadType.B32, [result], [address]) { IsReadOnly = true, Location = _builder.Location });
+        return new(result);
+    }
+
+    // A small table lies in the lanes of every warp, an entry a lane, and a shuffle fetches: no memory is touched after the first use.
+    private Element LookUpInLanes(int number, int length, Element index)
+    {
+        if (!_laneTables.TryGetValue(number, out var held) || !_builder.IsOpen(held.Scope))
+        {
+            var entry = _builder.And(ThreadType.B32, _builder.Special(SpecialRegister.ThreadId), Source.Constant(length - 1));
+            var address = _builder.Add(ThreadType.U64, _builder.Pure(ThreadOpcode.TableAddress, ThreadType.U64, immediate: number), _builder.Pure(ThreadOpcode.MultiplyWide, ThreadType.S32, entry, Source.Constant(4)));
+            held = (_builder.New(RegisterClass.Bits32), _builder.Scope);
+            _builder.Append(new ThreadInstruction(ThreadOpcode.LoadGlobal, ThreadType.B32, [held.Register], [address]) { IsReadOnly = true, Location = _builder.Location });
+            _laneTables[number] = held;
+        }
+        var result = _builder.New(RegisterClass.Bits32);
+        _builder.Effect(ThreadOpcode.ShuffleIndex, ThreadType.B32, [result], [held.Register, index.Source]);
         return new(result);
     }
 }

@@ -43,6 +43,7 @@ internal sealed partial class PtxBody
             case ThreadOpcode.LoadParameter: LoadParameter(i); break;
             case ThreadOpcode.TableAddress: Guarded($"mov.u64 {D(i)}, {TableName(program, (int)i.Immediate)};"); break;
             case ThreadOpcode.ShuffleXor: Shuffle(i); break;
+            case ThreadOpcode.ShuffleIndex: Line($"shfl.sync.idx.b32 {D(i)}, {InRegister(i, 0)}, {InRegister(i, 1)}, 31, 0xffffffff;"); break;
             case ThreadOpcode.Barrier: Line("bar.sync 0;"); break;
             default: WriteMemoryOperation(i); break;
         }

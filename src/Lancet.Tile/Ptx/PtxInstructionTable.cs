@@ -104,6 +104,7 @@ internal static class PtxInstructionTable
         Add("cp.async.commit_group", "=");
         Add("cp.async.wait_group", "=i");
         Add("shfl.sync.bfly.b32", "r=riii");
+        Add("shfl.sync.idx.b32", "r=rrii");
         Add("bar.sync", "=i");
         foreach (var (count, registers) in ((int, string)[])[(1, "{r}"), (2, "{rr}"), (4, "{rrrr}")])
         {

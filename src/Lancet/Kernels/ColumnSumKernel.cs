@@ -11,8 +11,10 @@ namespace Lancet.Kernels;
 /// </summary>
 public static class ColumnSumKernel
 {
-    private const int Programs = 64;
+    private const int Programs = 128;
     private const int Width = 256;
+    private const int AddWidth = 64;
+    private const int AddRowBlock = 32;
 
     private static readonly KernelSet<(DType DType, long Stride, int Columns)> PartialKernels = new(TracePartial);
     private static readonly KernelSet<(DType DType, int Columns)> AddKernels = new(TraceAdd);
@@ -35,7 +37,7 @@ public static class ColumnSumKernel
 
     /// <summary>gradient += Σ_p partial[p].</summary>
     internal static void AddRows(Device device, Tensor partial, Tensor gradient) => device.Launch(
-        AddKernels[(partial.DType, (int)partial.Shape[1])], new Grid(Blocks.Of(partial.Shape[1], Width)), [partial, gradient, (int)partial.Shape[0]]);
+        AddKernels[(partial.DType, (int)partial.Shape[1])], new Grid(Blocks.Of(partial.Shape[1], AddWidth)), [partial, gradient, (int)partial.Shape[0]]);
 
     private static Kernel TracePartial((DType DType, long Stride, int Columns) choice) => Kernel.Trace("column_sum_partial", k =>
     {
@@ -56,10 +58,14 @@ public static class ColumnSumKernel
         var partial = k.Pointer(choice.DType, "partial");
         var gradient = k.Pointer(choice.DType, "gradient");
         var count = k.Scalar(DType.Int32, "partials");
-        var column = k.ProgramId(0) * Width + k.Range(Width);
+        var column = k.ProgramId(0) * AddWidth + k.Range(AddWidth);
         var inside = column < choice.Columns;
-        var sum = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, 1), [k.Zeros(choice.DType, Width)], (p, carried) =>
-            [carried[0] + k.Load(partial + (p * choice.Columns + column), inside)])[0];
-        k.Store(gradient + column, k.Load(gradient + column, inside) + sum, inside);
+        // Blocks of rows, so that many loads are under way at once.
+        var sums = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, AddRowBlock), [k.Zeros(choice.DType, AddRowBlock, AddWidth)], (first, carried) =>
+        {
+            var row = first + k.Range(AddRowBlock);
+            return [carried[0] + k.Load(partial + ((row * choice.Columns).AsColumn() + column.AsRow()), (row < count).AsColumn() & inside.AsRow())];
+        })[0];
+        k.Store(gradient + column, k.Load(gradient + column, inside) + Sum(sums, 0), inside);
     });
 }

@@ -21,6 +21,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
 {
     private const int LargeVocabulary = 32768;
     private const double Lowest = -1e30;
+    private const double Log2E = 1.4426950408889634;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
 
     /// <summary>Losses only.</summary>
@@ -83,10 +84,10 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             {
                 var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
                 var maximum = Max(carried[0], ReduceMax(value, 0));
-                return [maximum, carried[1] * Exp(carried[0] - maximum) + Sum(Exp(value - maximum.AsRow()), 0)];
+                return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0)];
             });
             var largest = ReduceMax(running[0]);
-            var logSum = largest + Log(Sum(running[1] * Exp(running[0] - largest)));
+            var logSum = largest + Log(Sum(running[1] * Power(running[0] - largest)));
             var target = k.Load(start + label).ToFloat32();
             if (choice.Scale != 1) target *= choice.Scale;
             if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);
@@ -97,13 +98,16 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             k.For(zero, end, step, [], (first, _) =>
             {
                 var value = Read(first, 0);
-                var gradient = (Exp(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
+                var gradient = (Power(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
                 if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
                 k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
                 return [];
             });
         });
     });
+
+    // e^d for d ≤ 0 as 2^(d·log₂e): rounding the product changes the result by |d|·e^d·2⁻²⁴ at most, which is less than a rounding of the sum.
+    private static Tile.Tile Power(Tile.Tile d) => Exp2(d * Log2E);
 
     private readonly record struct Choice(int Vocabulary, double Scale, double SoftCap, DType DType, bool HasGradient);
 }

@@ -17,7 +17,7 @@ internal static partial class ScalarOperations
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress or ThreadOpcode.LoadGlobal or ThreadOpcode.StoreGlobal or
             ThreadOpcode.AtomicAdd or ThreadOpcode.LoadShared or ThreadOpcode.StoreShared or ThreadOpcode.CopyAsync or ThreadOpcode.CommitCopies or
-            ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply => null,
+            ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply => null,
         _ => Create(instruction) ?? throw new TileException($"kernel {program.Name}, {instruction.Location}: {instruction.Opcode} does not exist for {(instruction.Opcode == ThreadOpcode.Convert ? instruction.SourceType + " to " : "")}{instruction.Type}."),
     };
 

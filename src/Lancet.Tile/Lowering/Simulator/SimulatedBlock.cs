@@ -162,11 +162,8 @@ internal sealed partial class SimulatedBlock
             case ThreadOpcode.TableAddress:
                 Fill(step, warp, active, (ulong)_global.TableAddress((int)instruction.Immediate));
                 break;
-            case ThreadOpcode.ShuffleXor:
-                Span<ulong> shuffled = stackalloc ulong[32];
-                var source = Lanes(step.Sources[0], warp);
-                for (var lane = 0; lane < 32; lane++) shuffled[lane] = source[lane ^ (int)instruction.Immediate & 31];
-                shuffled.CopyTo(Lanes(step.Destinations[0], warp));
+            case ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex:
+                Shuffle(step, warp);
                 break;
             case ThreadOpcode.MatrixMultiply:
                 MultiplyMatrices(step, warp);
@@ -193,6 +190,18 @@ internal sealed partial class SimulatedBlock
                 WaitForCopies(warp, (int)instruction.Immediate);
                 break;
         }
+    }
+
+    private void Shuffle(Step step, int warp)
+    {
+        Span<ulong> shuffled = stackalloc ulong[32];
+        var source = Lanes(step.Sources[0], warp);
+        for (var lane = 0; lane < 32; lane++)
+        {
+            var from = step.Instruction!.Opcode == ThreadOpcode.ShuffleXor ? lane ^ (int)step.Instruction!.Immediate : (int)Lanes(step.Sources[1], warp)[lane];
+            shuffled[lane] = source[from & 31];
+        }
+        shuffled.CopyTo(Lanes(step.Destinations[0], warp));
     }
 
     private void Fill(Step step, int warp, uint active, ulong value)

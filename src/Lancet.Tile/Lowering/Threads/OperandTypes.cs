@@ -95,7 +95,7 @@ internal static class OperandTypes
     }
 
     /// <summary>Whether all lanes of a warp must execute the instruction together.</summary>
-    public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.LoadMatrix or
+    public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
         ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";

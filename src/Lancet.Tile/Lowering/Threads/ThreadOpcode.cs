@@ -155,6 +155,9 @@ internal enum ThreadOpcode
     /// <summary>d = a of the lane whose number is this lane's xor Immediate (all lanes take part).</summary>
     ShuffleXor,
 
+    /// <summary>d = a of the lane whose number is the low five bits of b (all lanes take part; 32 bits).</summary>
+    ShuffleIndex,
+
     /// <summary>Destinations (1, 2 or 4 B32) = 8×8 matrices of 16-bit elements from shared memory; lane 8·i + r gives the address a + Immediate of row r of matrix i; <see cref="ThreadInstruction.IsTransposed"/> for .trans.</summary>
     LoadMatrix,
 
