@@ -48,12 +48,17 @@ internal sealed class LayoutPlan
     public LinearLayout Blocked(TileType type)
     {
         // One vector width for all tiles of a kernel, from the narrowest type in memory, so that tiles of one shape share a layout.
-        var narrowest = _operations
-            .Where(operation => operation.Opcode is Opcode.Load or Opcode.Store && !_sharedLoads.Contains(operation) && operation.Operands[0].Type.Count == type.Count)
-            .Select(operation => operation.Operands[0].Type.Element.SizeInBytes()).DefaultIfEmpty(4).Min();
+        var narrowest = Narrowest(type.Count);
+        // Halves of an interleaved tile: twice as many elements are stored together.
+        if (_operations.Any(operation => operation.Opcode == Opcode.Interleave && operation.Operands[0].Type.Count == type.Count))
+            narrowest = Math.Max(narrowest, 2 * Narrowest(2 * type.Count));
         var perThread = Math.Max(1, type.Count / (32 * _kernel.Warps));
         return LinearLayout.Blocked(type.Dimensions, Math.Min(16 / narrowest, perThread), _kernel.Warps);
     }
+
+    private int Narrowest(int count) => _operations
+        .Where(operation => operation.Opcode is Opcode.Load or Opcode.Store && !_sharedLoads.Contains(operation) && operation.Operands[0].Type.Count == count)
+        .Select(operation => operation.Operands[0].Type.Element.SizeInBytes()).DefaultIfEmpty(4).Min();
 
     /// <summary>Operations that take their elements apart and put them together at little cost.</summary>
     public static bool IsCheap(Operation operation) => operation.Opcode switch

@@ -18,7 +18,7 @@ namespace Lancet.Kernels;
 public static class Nf4Kernel
 {
     private const int Half = Nf4Weight.BlockSize / 2;
-    private const int BlocksPerProgram = 16;
+    private const int BlocksPerProgram = 32;
 
     private static readonly KernelSet<DType> QuantizeKernels = new(TraceQuantize);
     private static readonly KernelSet<DType> DequantizeKernels = new(TraceDequantize);

@@ -82,6 +82,24 @@ public sealed class LoraLinear
     public void Forward(StepContext c, Tensor x, ColumnSlice y, float beta, out Tensor u)
     {
         u = default;
+        if (HasAdapter)
+        {
+            // The adapter's part first: its product has little to compute, so writing y costs it less than reading and writing.
+            RecomputeAdapterInput(c, x, out u);
+            c.Device.MatMul(new MatMul
+            {
+                M = c.TokenCount,
+                N = OutFeatures,
+                K = Rank,
+                A = new(u),
+                B = new(B!.Dense, true),
+                C = y.Tensor,
+                LeadingDimensionC = y.RowStride,
+                Alpha = Scale,
+                Beta = beta,
+            });
+            if (!c.IsTraining) c.Free(u);
+        }
         c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
@@ -92,24 +110,9 @@ public sealed class LoraLinear
             C = y.Tensor,
             LeadingDimensionC = y.RowStride,
             Alpha = 1,
-            Beta = beta,
+            Beta = HasAdapter ? 1 : beta,
             Bias = Bias?.Dense ?? default,
         });
-        if (!HasAdapter) return;
-        RecomputeAdapterInput(c, x, out u);
-        c.Device.MatMul(new MatMul
-        {
-            M = c.TokenCount,
-            N = OutFeatures,
-            K = Rank,
-            A = new(u),
-            B = new(B!.Dense, true),
-            C = y.Tensor,
-            LeadingDimensionC = y.RowStride,
-            Alpha = Scale,
-            Beta = 1,
-        });
-        if (!c.IsTraining) c.Free(u);
     }
 
     /// <summary>u = dropout(x)·Aᵀ alone, as in the forward pass.</summary>
@@ -128,29 +131,27 @@ public sealed class LoraLinear
     /// <param name="beta">0 to overwrite dx, 1 to add to it.</param>
     public Tensor BackwardInput(StepContext c, ColumnSlice dy, Tensor dx, float beta)
     {
-        if (dx.Exists)
+        Tensor v = default;
+        if (HasAdapter)
         {
-            c.Device.MatMul(new MatMul
-            {
-                M = c.TokenCount,
-                N = InFeatures,
-                K = OutFeatures,
-                A = new(dy.Tensor, false, dy.RowStride),
-                B = Weight.Operand(false),
-                C = dx,
-                Alpha = 1,
-                Beta = beta,
-            });
+            v = c.Activations(MemoryPurpose.Workspace, Rank);
+            c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = new(B!.Dense), C = v, Alpha = Scale });
         }
-        if (!HasAdapter) return default;
-        var v = c.Activations(MemoryPurpose.Workspace, Rank);
-        c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = OutFeatures, A = new(dy.Tensor, false, dy.RowStride), B = new(B!.Dense), C = v, Alpha = Scale });
         if (!dx.Exists) return v;
-        if (_dropout is null)
+        var isAdapterFirst = HasAdapter && _dropout is null;
+        if (isAdapterFirst) c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = dx, Alpha = 1, Beta = beta });
+        c.Device.MatMul(new MatMul
         {
-            c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = dx, Alpha = 1, Beta = 1 });
-        }
-        else
+            M = c.TokenCount,
+            N = InFeatures,
+            K = OutFeatures,
+            A = new(dy.Tensor, false, dy.RowStride),
+            B = Weight.Operand(false),
+            C = dx,
+            Alpha = 1,
+            Beta = isAdapterFirst ? 1 : beta,
+        });
+        if (HasAdapter && _dropout is not null)
         {
             var masked = c.Activations(MemoryPurpose.Workspace, InFeatures);
             c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = masked, Alpha = 1 });

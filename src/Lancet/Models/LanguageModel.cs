@@ -129,6 +129,7 @@ public sealed class LanguageModel : IDisposable
             var bound = 1 / Math.Sqrt(projection.InFeatures);
             SetTrained(projection.A!, () => (float)(((2 * random.NextDouble()) - 1) * bound));
         }
+        Trained!.RefreshCopy(Device);
     }
 
     /// <summary>Adds an adapter from a PEFT folder and goes on training it.</summary>
@@ -145,6 +146,7 @@ public sealed class LanguageModel : IDisposable
             SetTrained(projection.A!, adapter.Read(projection.Name, "lora_A"));
             SetTrained(projection.B!, adapter.Read(projection.Name, "lora_B"));
         }
+        Trained!.RefreshCopy(Device);
     }
 
     /// <summary>Writes the adapter as a PEFT folder.</summary>

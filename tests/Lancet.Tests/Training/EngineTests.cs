@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Lancet.Adapters;
 using Lancet.Data;
 using Lancet.Generation;
 using Lancet.Kernels;
@@ -78,6 +79,26 @@ public class EngineTests
         foreach (var (a, b) in chunked.Gradients.Zip(whole.Gradients))
             for (var i = 0; i < a.Length; i++)
                 if (!(Math.Abs(a[i] - b[i]) < 1e-13)) Assert.Fail($"element {i}: {a[i]} and {b[i]}");
+    }
+
+    [Theory]
+    [InlineData(DType.BFloat16)]
+    [InlineData(DType.Float16)]
+    public void A_new_adapter_in_16_bits_learns_in_its_first_step(DType dtype)
+    {
+        var fixture = new Fixture("llama");
+        double Norm(DType type)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { DType = type });
+            model.AddLora(new LoraOptions { Rank = 4 });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW });
+            var batch = fixture.Batch([0, 1, 2, 3]);
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            return engine.EndStep(0).GradientNorm;
+        }
+        // B is zero, so the gradient is B's alone and comes from A's copy in the compute dtype.
+        Assert.Equal(1, Norm(dtype) / Norm(DType.Float32), 0.01);
     }
 
     [Fact]
