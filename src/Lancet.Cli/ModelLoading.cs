@@ -1,6 +1,7 @@
 using Lancet.ChatTemplates;
 using Lancet.Data;
 using Lancet.Devices;
+using Lancet.Devices.Cuda;
 using Lancet.Models;
 using Lancet.Tokenization;
 
@@ -14,7 +15,7 @@ internal static class ModelLoading
     {
         var choice = settings.Device();
         var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" };
-        var model = Load(settings.Required("model"), choice, options);
+        var model = Load(settings.Required("model"), choice, options, settings.PtxFolder(choice));
         try
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
@@ -28,9 +29,9 @@ internal static class ModelLoading
     }
 
     /// <summary>A model on a device of its own.</summary>
-    public static LanguageModel Load(string folder, DeviceChoice choice, LoadOptions options)
+    public static LanguageModel Load(string folder, DeviceChoice choice, LoadOptions options, PtxFolder? ptxFolder)
     {
-        var device = choice.Open();
+        var device = choice.Open(ptxFolder);
         try
         {
             return LanguageModel.Load(folder, options with { Device = device, OwnsDevice = true });

@@ -7,6 +7,7 @@ internal static class Options
     private static readonly Setting s_adapter = new("adapter", null, "PEFT adapter folder to start from or apply");
     private static readonly Setting s_data = new("data", null, "Rows: .jsonl or .json");
     private static readonly Setting s_device = new("device", "auto", "auto (a usable NVIDIA GPU, else the processor), cpu, cuda or cuda:N");
+    private static readonly Setting s_dumpPtx = new("dump-ptx", null, "Folder that receives the PTX of every kernel that the GPU compiles, with source lines");
     private static readonly Setting s_dtype = new("dtype", "auto", "Dtype of activations: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on the processor)");
     private static readonly Setting s_method = new("method", "lora", "lora, qlora (NF4 base weights) or full (every weight)");
     private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
@@ -57,6 +58,7 @@ internal static class Options
         new("overwrite-output", "false", "Let a new run drop the checkpoints of a former one in --output", true),
         new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
         s_template,
+        s_dumpPtx,
         new("dry-run", "false", "Print the resolved options and stop", true),
         s_json,
     ];
@@ -66,6 +68,7 @@ internal static class Options
         s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_responses, s_template,
         new("quantize", "none", "none or nf4"),
         new("per-example", "false", "Loss of every row", true),
+        s_dumpPtx,
         s_json,
     ];
 
@@ -81,6 +84,7 @@ internal static class Options
         new("top-p", "1", "Only tokens that hold this probability together"),
         new("min-p", "0", "Only tokens at least this likely compared with the best"),
         new("repetition-penalty", "1", "Above 1 discourages tokens that occurred"),
+        s_dumpPtx,
         s_json,
     ];
 
@@ -94,7 +98,12 @@ internal static class Options
         new("max-shard-size", "5GB", "Most bytes of a file"),
     ];
 
-    public static Setting[] Plan { get; } = [s_model, s_config, s_method, s_device, s_dtype, .. s_run, s_json];
+    public static Setting[] Plan { get; } =
+    [
+        s_model, s_config, s_method, s_device, s_dtype, .. s_run,
+        s_dumpPtx with { Help = "With --device cuda: folder that receives the PTX of the step's kernels, less those of matrix products and of the update; needs no GPU" },
+        s_json,
+    ];
 
     public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, new("rows", "3", "Rows to show"), s_json];
 
@@ -103,6 +112,7 @@ internal static class Options
         s_device,
         new("self-test", "false", "Run every kernel family, product, copy and graph on the GPU and compare with the processor", true),
         new("filter", null, "Self-test only what has this in its name"),
+        s_dumpPtx with { Help = "With --self-test: folder that receives the PTX of every kernel that the GPU compiles, with source lines" },
         s_json,
     ];
 

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Lancet.Devices;
+using Lancet.Devices.Cuda;
 using Lancet.Layers;
 using Lancet.Tile;
 using YamlDotNet.RepresentationModel;
@@ -66,6 +67,12 @@ internal sealed class Settings
         return choice;
     }
 
+    /// <summary>The folder of --dump-ptx, created, or null.</summary>
+    /// <exception cref="LancetException">PTX is asked for, but the run is on the processor.</exception>
+    public PtxFolder? PtxFolder(DeviceChoice choice) => Text("dump-ptx") is not { } path ? null
+        : choice.IsCuda ? new(path)
+        : throw new LancetException("--dump-ptx: the processor compiles no PTX. Use --device cuda; lancet plan --device cuda --dump-ptx FOLDER needs no GPU.");
+
     public bool Flag(string name) => (Text(name) ?? "false").ToLowerInvariant() switch { "true" or "yes" or "1" or "on" => true, "false" or "no" or "0" or "off" => false, var other => throw Bad(name, other, "true or false") };
 
     public int Count(string name, int minimum = 0) => int.TryParse(Text(name), NumberStyles.Integer, CultureInfo.InvariantCulture, out var value) && value >= minimum ? value : throw Bad(name, Text(name), $"an integer from {minimum} on");
@@ -112,7 +119,7 @@ internal sealed class Settings
     };
 
     /// <summary>The resolved values as YAML, a key a line.</summary>
-    public string ToYaml() => string.Concat(Definitions.Where(definition => definition.Name is not ("config" or "dry-run" or "json")).Select(definition => $"{definition.Name}: {Scalar(_values[definition.Name])}\n"));
+    public string ToYaml() => string.Concat(Definitions.Where(definition => definition.Name is not ("config" or "dry-run" or "json" or "dump-ptx")).Select(definition => $"{definition.Name}: {Scalar(_values[definition.Name])}\n"));
 
     private static string Scalar(string? value) => value is null ? "null"
         : value.Length > 0 && value.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_' or '/') ? value

@@ -21,6 +21,7 @@ internal static class DoctorCommand
     public static int Run(Settings settings)
     {
         if (settings.Flag("self-test")) return RunSelfTest(settings);
+        if (settings.Text("dump-ptx") is not null) throw new LancetException("--dump-ptx: doctor compiles kernels with --self-test only; lancet plan --device cuda --dump-ptx FOLDER needs no GPU.");
         using var device = new CpuDevice();
         var vectors = Vector512.IsHardwareAccelerated ? "512-bit" : Vector256.IsHardwareAccelerated ? "256-bit" : "128-bit";
         var rate = MatMulRate(device);
@@ -90,7 +91,7 @@ internal static class DoctorCommand
     {
         var choice = settings.Text("device") == "auto" ? new DeviceChoice(true, null) : settings.Device();
         if (!choice.IsCuda) throw new LancetException("--self-test compares a GPU with the processor; use --device cuda.");
-        using var device = new CudaDevice(choice.Ordinal);
+        using var device = new CudaDevice(choice.Ordinal, ptxFolder: settings.PtxFolder(choice));
         var test = new CudaSelfTest(device, settings.Text("filter"), Console.Out);
         return test.Run() ? 0 : Failed;
     }

@@ -16,7 +16,9 @@ internal static class PlanCommand
     public static int Run(Settings settings)
     {
         var folder = settings.Required("model");
-        var target = settings.Device().PlanTarget;
+        var choice = settings.Device();
+        var ptxFolder = settings.PtxFolder(choice);
+        var target = choice.PlanTarget;
         var dtype = settings.DType("dtype");
         var method = settings.OneOf("method", "lora", "qlora", "full");
         var decoder = new DecoderModel(ModelConfig.Load(folder));
@@ -32,8 +34,10 @@ internal static class PlanCommand
             Policy = settings.Policy("activation-policy"),
             MemoryBudget = settings.Bytes("memory-budget"),
         }, target);
-        if (settings.Flag("json")) WriteJson(plan);
+        var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);
+        if (settings.Flag("json")) WriteJson(plan, files);
         else WriteText(plan);
+        if (files is not null) Console.Error.WriteLine($"{files.Count} kernels as PTX for sm_{choice.PtxTarget.ComputeCapability} in {ptxFolder!.Path}; those of matrix products and of the update are compiled by a run only");
         return 0;
     }
 
@@ -62,7 +66,7 @@ internal static class PlanCommand
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
     }
 
-    private static void WriteJson(StepPlan plan)
+    private static void WriteJson(StepPlan plan, IReadOnlyCollection<string>? ptxFiles)
     {
         using var json = new Utf8JsonWriter(Console.OpenStandardOutput());
         json.WriteStartObject();
@@ -71,6 +75,12 @@ internal static class PlanCommand
         json.WriteStartObject("breakdown");
         foreach (var entry in plan.Memory.Entries) json.WriteNumber(entry.Purpose, entry.Bytes);
         json.WriteEndObject();
+        if (ptxFiles is not null)
+        {
+            json.WriteStartArray("ptx_files");
+            foreach (var file in ptxFiles) json.WriteStringValue(file);
+            json.WriteEndArray();
+        }
         json.WriteEndObject();
     }
 }

@@ -123,7 +123,7 @@ internal static class TrainCommand
             IsFullyTrained = method == "full",
             IsFromScratch = settings.Flag("from-scratch"),
             Seed = settings.Long("seed"),
-        });
+        }, settings.PtxFolder(device));
         try
         {
             if (method == "full") return model;

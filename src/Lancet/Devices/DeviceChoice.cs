@@ -2,6 +2,7 @@ using System.Globalization;
 using Lancet.Devices.Cpu;
 using Lancet.Devices.Cuda;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Devices;
 
@@ -47,8 +48,20 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     }
 
     /// <summary>Opens the device.</summary>
+    /// <param name="ptxFolder">Receives the PTX of every kernel that a GPU compiles; the processor compiles none.</param>
     /// <exception cref="LancetException">It is not there or cannot be used; the message says why.</exception>
-    public Device Open() => IsCuda ? new CudaDevice(Ordinal) : new CpuDevice();
+    public Device Open(PtxFolder? ptxFolder = null) => IsCuda ? new CudaDevice(Ordinal, ptxFolder: ptxFolder) : new CpuDevice();
+
+    /// <summary>What PTX is compiled for: the chosen GPU where it is there, else <see cref="PtxTarget.Sm80"/>, which every supported GPU runs.</summary>
+    public PtxTarget PtxTarget
+    {
+        get
+        {
+            var ordinal = Ordinal;
+            var gpu = CudaPlatform.Current.IsReady ? CudaPlatform.Current.Devices.FirstOrDefault(device => ordinal is null || device.Ordinal == ordinal) : null;
+            return gpu is null ? PtxTarget.Sm80 : new(gpu.ComputeCapability, gpu.MaxSharedMemoryPerBlock);
+        }
+    }
 
     /// <inheritdoc/>
     public override string ToString() => !IsCuda ? "cpu" : Ordinal is { } n ? string.Create(CultureInfo.InvariantCulture, $"cuda:{n}") : "cuda";

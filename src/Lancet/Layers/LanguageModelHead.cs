@@ -11,8 +11,8 @@ namespace Lancet.Layers;
 /// <code>
 /// forward and backward of a chunk    z = n·Wᵀ    loss, dz over z    dW += dzᵀ·n    dn = dz·W over n
 /// </code>
-/// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Logits and their gradient are fp32; beside a
-/// 16-bit head the two products of the gradient may round it to 16 bits, as PyTorch does.
+/// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Logits and their gradient are in the compute
+/// dtype, as under PyTorch's autocast; losses and the sums inside the softmax are fp32.
 /// </summary>
 public sealed class LanguageModelHead
 {

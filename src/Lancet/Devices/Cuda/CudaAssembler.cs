@@ -43,21 +43,18 @@ internal static unsafe class CudaAssembler
         }
     }
 
-    /// <summary>Writes PTX for people to read and returns the file, or null if that fails.</summary>
-    /// <param name="folder">Folder; created.</param>
-    /// <param name="name">Kernel.</param>
-    /// <param name="ptx">PTX text.</param>
-    public static string? Dump(string folder, string name, string ptx)
+    /// <summary>Writes PTX that the driver refused and returns the file, or null if that fails too.</summary>
+    private static string? Keep(string name, string ptx)
     {
-        var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(Encoding.UTF8.GetBytes(ptx)))[..12];
-        var path = Path.Combine(folder, $"{name}-{hash}.ptx");
+        var folder = Path.Combine(Path.GetTempPath(), "lancet-ptx");
+        var path = Path.Combine(folder, PtxFolder.FileName(name, ptx));
         CacheFolder.TryWrite(path, Encoding.UTF8.GetBytes(ptx));
         return File.Exists(path) ? path : null;
     }
 
     private static void Refuse(string call, int code, string name, string ptx, string log)
     {
-        var path = Dump(Path.Combine(Path.GetTempPath(), "lancet-ptx"), name, ptx);
+        var path = Keep(name, ptx);
         throw new CudaException(call, code, $"kernel {name}: the driver does not assemble its PTX ({call} returned {code}).{(path is null ? "" : $" The PTX is in {path}.")}\n{log.Trim()}");
     }
 

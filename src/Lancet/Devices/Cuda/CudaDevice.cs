@@ -12,7 +12,7 @@ namespace Lancet.Devices.Cuda;
 /// </summary>
 /// <remarks>
 /// LANCET_CUDA_SYNC=1 waits after each launch, so that a failing kernel is named. LANCET_CUDA_GRAPHS=0 turns graphs off. LANCET_DUMP_PTX
-/// names a folder into which the PTX of every compiled kernel is written.
+/// names a folder into which the PTX of every compiled kernel is written, where the caller names none.
 /// </remarks>
 public sealed partial class CudaDevice : Device
 {
@@ -20,7 +20,6 @@ public sealed partial class CudaDevice : Device
     private const int CaptureRelaxed = 2;
     private static readonly bool s_waits = Environment.GetEnvironmentVariable("LANCET_CUDA_SYNC") == "1";
     private static readonly bool s_hasGraphs = Environment.GetEnvironmentVariable("LANCET_CUDA_GRAPHS") != "0";
-    private static readonly string? s_dumpFolder = Environment.GetEnvironmentVariable("LANCET_DUMP_PTX") is { Length: > 0 } folder ? folder : null;
 
     private static long s_devices;
 
@@ -45,9 +44,11 @@ public sealed partial class CudaDevice : Device
     /// <summary>Opens a GPU.</summary>
     /// <param name="ordinal">N in <c>cuda:N</c>; null for the first that can be used.</param>
     /// <param name="usesCublasLt">Whether cuBLASLt is used where it is found; without it products run on the tile-language kernel.</param>
+    /// <param name="ptxFolder">Receives the PTX of every kernel that is compiled; null for the folder in LANCET_DUMP_PTX, if any.</param>
     /// <exception cref="LancetException">There is no such GPU, or it cannot be used; the message says why.</exception>
-    public CudaDevice(int? ordinal = null, bool usesCublasLt = true)
+    public CudaDevice(int? ordinal = null, bool usesCublasLt = true, PtxFolder? ptxFolder = null)
     {
+        PtxFolder = ptxFolder ?? PtxFolder.FromEnvironment();
         Info = CudaPlatform.Current.Require(ordinal);
         _target = new PtxTarget(Info.ComputeCapability, Info.MaxSharedMemoryPerBlock);
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
@@ -62,6 +63,9 @@ public sealed partial class CudaDevice : Device
 
     /// <summary>The GPU.</summary>
     public CudaDeviceInfo Info { get; }
+
+    /// <summary>Where the PTX of compiled kernels is written, or null.</summary>
+    public PtxFolder? PtxFolder { get; }
 
     /// <summary>What products run on, such as <c>cuBLASLt 13.0.2</c>.</summary>
     public string MatMulLibrary => _matMul.Library;
@@ -245,7 +249,7 @@ public sealed partial class CudaDevice : Device
         MakeCurrent();
         var kernel = variant.Kernel;
         var ptx = PtxCompiler.Compile(kernel, _target, variant.DivisibleArguments);
-        if (s_dumpFolder is not null) CudaAssembler.Dump(s_dumpFolder, $"{kernel.Name}-{variant.DivisibleArguments:x}-sm{Info.ComputeCapability}", ptx.Text);
+        PtxFolder?.Write(variant, _target, ptx);
         if (_cubins.Find(ptx.Text) is { } cached)
         {
             try

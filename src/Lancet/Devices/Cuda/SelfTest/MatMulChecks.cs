@@ -43,7 +43,7 @@ internal sealed class MatMulChecks(CudaDevice device, CpuDevice cpu, Action<stri
     public void Run()
     {
         Kinds(device, "product");
-        using var plain = new CudaDevice(device.Info.Ordinal, usesCublasLt: false);
+        using var plain = new CudaDevice(device.Info.Ordinal, usesCublasLt: false, device.PtxFolder);
         Kinds(plain, "product without cuBLASLt");
         check("product: same bits twice", SameBits);
         check("product: bf16 8192 x 8192 x 8192", Rate);
