@@ -11,8 +11,6 @@ internal abstract class ForwardingDevice(Device inner) : Device
     /// <summary>The device that does the work.</summary>
     public Device Inner => inner;
 
-    public override int SharedMemoryPerProgram => inner.SharedMemoryPerProgram;
-
     public override string Name => inner.Name;
 
     public override long AllocatedBytes => inner.AllocatedBytes;

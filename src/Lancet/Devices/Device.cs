@@ -21,9 +21,6 @@ public abstract class Device : IDisposable
     /// <summary>Bytes that could still be allocated.</summary>
     public abstract long AvailableBytes { get; }
 
-    /// <summary>Bytes of fast memory that one program of a kernel can have; kernels choose their blocks by it.</summary>
-    public virtual int SharedMemoryPerProgram => int.MaxValue;
-
     /// <summary>Allocates zeroed memory, aligned to at least 256 bytes.</summary>
     /// <param name="bytes">Size.</param>
     /// <param name="purpose">What for, for error messages and the memory breakdown.</param>
@@ -43,7 +40,7 @@ public abstract class Device : IDisposable
     }
 
     /// <summary>What a step's products cost here, for planning without this device.</summary>
-    public virtual PlanTarget PlanTarget => PlanTarget.Cpu(1);
+    public virtual PlanTarget PlanTarget { get; } = PlanTarget.Cpu(1);
 
     /// <summary>Compiles kernels ahead of their first launch, side by side; does nothing where compiling is quick.</summary>
     public virtual void Prepare(IReadOnlyCollection<KernelVariant> kernels)

@@ -20,8 +20,8 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     /// <summary>Dtype of activations where none was chosen: bf16 on a GPU, fp32 on the processor.</summary>
     public DType DefaultDType => IsCuda ? DType.BFloat16 : DType.Float32;
 
-    /// <summary>What plans are made for; the device need not be there.</summary>
-    public PlanTarget PlanTarget => IsCuda ? PlanTarget.Cuda : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
+    /// <summary>What plans are made for: the chosen GPU where it is there, else one of the H100's kind.</summary>
+    public PlanTarget PlanTarget => IsCuda ? (FindGpu() is { } gpu ? PlanTarget.CudaOf(gpu.MaxSharedMemoryPerBlock) : PlanTarget.Cuda) : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
 
     /// <summary>Reads a choice.</summary>
     /// <param name="text">Text.</param>
@@ -53,14 +53,12 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     public Device Open(PtxFolder? ptxFolder = null) => IsCuda ? new CudaDevice(Ordinal, ptxFolder: ptxFolder) : new CpuDevice();
 
     /// <summary>What PTX is compiled for: the chosen GPU where it is there, else <see cref="PtxTarget.Sm80"/>, which every supported GPU runs.</summary>
-    public PtxTarget PtxTarget
+    public PtxTarget PtxTarget => FindGpu() is { } gpu ? new(gpu.ComputeCapability, gpu.MaxSharedMemoryPerBlock) : PtxTarget.Sm80;
+
+    private CudaDeviceInfo? FindGpu()
     {
-        get
-        {
-            var ordinal = Ordinal;
-            var gpu = CudaPlatform.Current.IsReady ? CudaPlatform.Current.Devices.FirstOrDefault(device => ordinal is null || device.Ordinal == ordinal) : null;
-            return gpu is null ? PtxTarget.Sm80 : new(gpu.ComputeCapability, gpu.MaxSharedMemoryPerBlock);
-        }
+        var ordinal = Ordinal;
+        return CudaPlatform.Current.IsReady ? CudaPlatform.Current.Devices.FirstOrDefault(device => ordinal is null || device.Ordinal == ordinal) : null;
     }
 
     /// <inheritdoc/>

@@ -85,7 +85,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     }
 
     // A100 and H100 give a program 160 KB of shared memory and more, other GPUs since Ampere about 100 KB.
-    private static bool IsSmall(Device device) => device.SharedMemoryPerProgram < 160 << 10;
+    private static bool IsSmall(Device device) => device.PlanTarget.SharedMemoryPerProgram < 160 << 10;
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {

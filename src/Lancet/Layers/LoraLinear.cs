@@ -10,13 +10,13 @@ namespace Lancet.Layers;
 /// A projection with an optional LoRA adapter (Hu et al. 2021).
 /// <code>
 /// forward    y = x·Wᵀ + b + s·(d·Aᵀ)·Bᵀ            d = dropout(x); u = d·Aᵀ [T, r] is kept, d is not
-/// backward   v  = s·dy·B                            [T, r], fp32
+/// backward   v  = s·dy·B                            [T, r]
 ///            dx = dy·W + dropout'(v·A)
 ///            dB += s·dyᵀ·u      dA += vᵀ·d          d is made again from x
 ///            dW += dyᵀ·x        db += Σ_rows dy     only if W, b are trained
 /// </code>
-/// A and B are fp32 masters and are multiplied in fp32 whatever the activation dtype; x·Aᵀ is never rounded to 16 bits. s scales v once, so
-/// that dA = vᵀ·d needs no factor.
+/// A and B are fp32 masters that are read in the activations' dtype, as PyTorch's autocast does; u and v are kept in it, sums are fp32. s
+/// scales v once, so that dA = vᵀ·d needs no factor.
 /// </summary>
 public sealed class LoraLinear
 {

@@ -17,7 +17,11 @@ public sealed unsafe class CpuDevice : Device
     private long _peak;
 
     /// <summary>Creates a device over a pool of threads; the shared pool if none is given.</summary>
-    public CpuDevice(WorkerPool? pool = null) => _pool = pool ?? WorkerPool.Shared;
+    public CpuDevice(WorkerPool? pool = null)
+    {
+        _pool = pool ?? WorkerPool.Shared;
+        PlanTarget = PlanTarget.Cpu(_pool.ThreadCount);
+    }
 
     /// <summary>Threads that kernels and products run on.</summary>
     public int ThreadCount => _pool.ThreadCount;
@@ -26,7 +30,7 @@ public sealed unsafe class CpuDevice : Device
     public override string Name => $"cpu ({_pool.ThreadCount} threads)";
 
     /// <inheritdoc/>
-    public override PlanTarget PlanTarget => PlanTarget.Cpu(_pool.ThreadCount);
+    public override PlanTarget PlanTarget { get; }
 
     /// <inheritdoc/>
     public override long AllocatedBytes => Interlocked.Read(ref _allocated) + _workspace.Bytes;

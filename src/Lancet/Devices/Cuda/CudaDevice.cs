@@ -51,6 +51,7 @@ public sealed partial class CudaDevice : Device
         PtxFolder = ptxFolder ?? PtxFolder.FromEnvironment();
         Info = CudaPlatform.Current.Require(ordinal);
         _target = new PtxTarget(Info.ComputeCapability, Info.MaxSharedMemoryPerBlock);
+        PlanTarget = PlanTarget.CudaOf(Info.MaxSharedMemoryPerBlock);
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);
@@ -80,10 +81,7 @@ public sealed partial class CudaDevice : Device
     public override long PeakAllocatedBytes => Interlocked.Read(ref _peak);
 
     /// <inheritdoc/>
-    public override PlanTarget PlanTarget => PlanTarget.Cuda;
-
-    /// <inheritdoc/>
-    public override int SharedMemoryPerProgram => Info.MaxSharedMemoryPerBlock;
+    public override PlanTarget PlanTarget { get; }
 
     /// <inheritdoc/>
     public override bool HasGraphs => s_hasGraphs && !s_waits;

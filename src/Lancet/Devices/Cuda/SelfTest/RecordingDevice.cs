@@ -11,8 +11,6 @@ internal sealed class RecordingDevice(Device inner) : Device
 
     public IReadOnlyCollection<KernelVariant> Kernels => _kernels;
 
-    public override int SharedMemoryPerProgram => inner.SharedMemoryPerProgram;
-
     public override string Name => inner.Name;
 
     public override long AllocatedBytes => inner.AllocatedBytes;
