@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes models/lancet-dotnet-base and samples/dotnet-api-qa from the API documentation in the .NET SDK's reference pack.
-# usage: scripts/make-quickstart.sh [STEPS]     (8,000 steps take 80 seconds on an H100; a processor does about one in four seconds)
+# usage: scripts/make-quickstart.sh [STEPS]     (8,000 take 77 seconds on an H100; a processor takes far longer)
 # LANCET=COMMAND runs that command instead of building one, for machines without the SDK: make WORK here, train there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
