@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Writes src/Lancet/Tokenization/normalization.txt, the canonical decompositions and combining classes of Unicode, and tests/golden/tokenizers/normalization.json.
+# Writes src/Lancet/Tokenization/normalization.txt, the canonical decompositions and combining classes of Unicode, and tests/tokenizers/normalization.json.
 """usage: scripts/make-normalization.py   (standard library only; run in the checkout's root)
 
 .NET without ICU does not normalise text, and Lancet must start on machines without ICU. Lines of the data file:
@@ -32,5 +32,5 @@ rows = []
 for _ in range(400):
     text = "".join(draw.choice([draw.choice(pool), draw.choice("aeouAE \u1100\u1161\u11a8\uac00\uac01가각"), chr(draw.randrange(0x300, 0x370))]) for _ in range(draw.randint(1, 8)))
     rows.append([text, u.normalize("NFC", text), u.normalize("NFD", text)])
-with open("tests/golden/tokenizers/normalization.json", "w") as f:
+with open("tests/tokenizers/normalization.json", "w") as f:
     json.dump(rows, f)

@@ -3,6 +3,9 @@ namespace Lancet.Tests;
 /// <summary>Files of the checkout.</summary>
 internal static class TestFiles
 {
+    /// <summary>tests/tokenizers.</summary>
+    public static string Tokenizers => Path.Combine(Root(), "tests", "tokenizers");
+
     /// <summary>tests/golden/NAME.</summary>
     public static string Golden(string name) => Path.Combine(Root(), "tests", "golden", name);
 

@@ -92,7 +92,7 @@ public class RowRendererTests
     {
         public TokenizerFolder(string kind)
         {
-            File.Copy(System.IO.Path.Combine(TestFiles.Golden("tokenizers"), kind, "tokenizer.json"), System.IO.Path.Combine(Path, "tokenizer.json"));
+            File.Copy(System.IO.Path.Combine(TestFiles.Tokenizers, kind, "tokenizer.json"), System.IO.Path.Combine(Path, "tokenizer.json"));
             File.WriteAllText(System.IO.Path.Combine(Path, "tokenizer_config.json"), """{"bos_token": "<s>", "eos_token": {"content": "</s>"}}""");
         }
 

@@ -4,10 +4,10 @@ using Lancet.Tokenization;
 
 namespace Lancet.Tests.Text;
 
-/// <summary>Tokenizers against Hugging Face's library (tests/golden/tokenizers, made by make_tokenizers.mjs).</summary>
+/// <summary>Tokenizers against Hugging Face's library (tests/tokenizers, made by make_tokenizers.mjs).</summary>
 public class TokenizerTests
 {
-    private static readonly JsonElement s_expected = JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Golden("tokenizers"), "expected.json"))).RootElement;
+    private static readonly JsonElement s_expected = JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Tokenizers, "expected.json"))).RootElement;
 
     public static TheoryData<string> Kinds => [.. s_expected.EnumerateArray().Select(kind => kind.GetProperty("name").GetString()!)];
 
@@ -58,7 +58,7 @@ public class TokenizerTests
     public void Normalisation_is_that_of_unicode()
     {
         // Made by scripts/make-normalization.py with Python's unicodedata: text, form C, form D.
-        foreach (var row in JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Golden("tokenizers"), "normalization.json"))).RootElement.EnumerateArray())
+        foreach (var row in JsonDocument.Parse(File.ReadAllText(Path.Combine(TestFiles.Tokenizers, "normalization.json"))).RootElement.EnumerateArray())
         {
             var text = row[0].GetString()!;
             int[] places = [.. Enumerable.Range(0, text.Length)];
@@ -73,7 +73,7 @@ public class TokenizerTests
         Assert.Equal([0, 2, 3, 5], Normalization.Apply("e\u0301xA\u030Ay", [0, 1, 2, 3, 4, 5], true).Origins);
     }
 
-    private static Tokenizer Load(string kind) => Tokenizer.Load(Path.Combine(TestFiles.Golden("tokenizers"), kind));
+    private static Tokenizer Load(string kind) => Tokenizer.Load(Path.Combine(TestFiles.Tokenizers, kind));
 
     private static int[] Integers(JsonElement list) => [.. list.EnumerateArray().Select(item => item.GetInt32())];
 }
