@@ -131,6 +131,11 @@ public static unsafe class CpuGemm
                 var source = operand.Float32At(start + k, first);
                 for (var s = 0; s < whole; s++, strip += stripSize, source += width) CopyStrip(source, strip, width);
             }
+            else if (operand.IsBFloat16)
+            {
+                var source = operand.BFloat16At(start + k, first);
+                for (var s = 0; s < whole; s++, strip += stripSize, source += width) WidenStrip(source, strip, width);
+            }
             else
             {
                 for (var s = 0; s < whole; s++, strip += stripSize) operand.ReadRow(start + k, first + (s * width), width, strip);
@@ -157,6 +162,14 @@ public static unsafe class CpuGemm
             i += 4;
         }
         for (; i < width; i++) target[i] = source[i];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void WidenStrip(ushort* source, float* target, int width)
+    {
+        var i = 0;
+        for (; i + 16 <= width; i += 16) (Vector512.WidenLower(Vector256.Load(source + i).ToVector512()) << 16).AsSingle().Store(target + i);
+        for (; i < width; i++) target[i] = BFloat16.FromBits(source[i]);
     }
 
     /// <summary>Packs strips whose elements lie across stored rows: each stored row is one of them, running along k.</summary>

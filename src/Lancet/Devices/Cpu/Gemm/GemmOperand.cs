@@ -50,6 +50,12 @@ public readonly unsafe struct GemmOperand
     /// <summary>Whether rows of fp32 can be used in place.</summary>
     internal bool IsFloat32 => !_isNf4 && _dtype == DType.Float32;
 
+    /// <summary>Whether rows are bf16.</summary>
+    internal bool IsBFloat16 => !_isNf4 && _dtype == DType.BFloat16;
+
+    /// <summary>Address of an element of a bf16 matrix.</summary>
+    internal ushort* BFloat16At(long row, long column) => (ushort*)_data + (row * RowStride) + column;
+
     /// <summary>Address of an element of an fp32 matrix.</summary>
     internal float* Float32At(long row, long column) => (float*)_data + (row * RowStride) + column;
 
