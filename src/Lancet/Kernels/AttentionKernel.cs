@@ -282,7 +282,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
         public int BackwardWarps => Width > 128 ? 8 : 4;
 
-        private bool IsWide => Width * DType.SizeInBytes() > 256;
+        private bool IsWide => Width * DType.SizeInBytes() > (IsSmall && DType.SizeInBytes() > 2 ? 128 : 256);
     }
 }
 
