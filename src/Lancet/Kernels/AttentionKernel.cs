@@ -271,16 +271,18 @@ public sealed class AttentionKernel(AttentionShape shape)
         public int Width => Blocks.PowerOfTwo(Shape.HeadDimension);
 
         /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory.</summary>
-        public int RowBlock => IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
+        public int RowBlock => IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
         /// <summary>Columns of a step.</summary>
-        public int ColumnBlock => IsWide ? 32 : 64;
+        public int ColumnBlock => IsTight ? 16 : IsWide ? 32 : 64;
 
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
 
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
         public int BackwardWarps => Width > 128 ? 8 : 4;
+
+        private bool IsTight => IsSmall && Width * DType.SizeInBytes() > 512;
 
         private bool IsWide => Width * DType.SizeInBytes() > (IsSmall && DType.SizeInBytes() > 2 ? 128 : 256);
     }
