@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Lancet.Devices;
 using Lancet.Devices.Cuda;
 using Lancet.Devices.Cuda.Interop;
+using Lancet.Devices.Cuda.SelfTest;
 using Lancet.Kernels;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -76,16 +77,7 @@ internal sealed class BenchLab(Device device, long seed, long firstRow = 0) : ID
         _ => throw new NotSupportedException(dtype.ToString()),
     };
 
-    public double[] Read(Tensor tensor) => tensor.DType switch
-    {
-        DType.Float64 => Receive<double>(tensor),
-        DType.Float32 => Array.ConvertAll(Receive<float>(tensor), value => (double)value),
-        DType.BFloat16 => Array.ConvertAll(Receive<BFloat16>(tensor), value => (double)(float)value),
-        DType.Float16 => Array.ConvertAll(Receive<Half>(tensor), value => (double)value),
-        DType.UInt8 => Array.ConvertAll(Receive<byte>(tensor), value => (double)value),
-        DType.Int32 => Array.ConvertAll(Receive<int>(tensor), value => (double)value),
-        _ => throw new NotSupportedException(tensor.DType.ToString()),
-    };
+    public double[] Read(Tensor tensor) => TensorReader.Read(device, tensor);
 
     public void Dispose()
     {
@@ -114,13 +106,5 @@ internal sealed class BenchLab(Device device, long seed, long firstRow = 0) : ID
         var tensor = Empty(dtype, new Shape(values.Length));
         device.CopyFromHost(MemoryMarshal.AsBytes<T>(values), tensor);
         return tensor;
-    }
-
-    private T[] Receive<T>(Tensor tensor)
-        where T : unmanaged
-    {
-        var values = new T[tensor.Count];
-        device.CopyToHost(tensor, MemoryMarshal.AsBytes(values.AsSpan()));
-        return values;
     }
 }

@@ -29,14 +29,14 @@ internal sealed partial class KernelLowering
         {
             (_lowering, _for, _stages) = (lowering, operation, operation.Stages);
             var tiles = loads.Select(load => new SharedTile(load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[1], load.Result.Type.Element, default)).ToList();
-            _stageBytes = tiles.Sum(tile => Align(tile.Bytes));
+            _stageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
             _start = lowering._shared.Allocate(_stageBytes * _stages);
             var offset = _start;
             _loads = [];
             for (var i = 0; i < loads.Count; i++)
             {
                 _loads.Add((loads[i], tiles[i] with { Offset = Source.Constant(offset) }));
-                offset += Align(tiles[i].Bytes);
+                offset += SharedMemory.Align(tiles[i].Bytes);
             }
         }
 
@@ -139,14 +139,8 @@ internal sealed partial class KernelLowering
             if (value == body.Arguments[0]) return true;
             if (body.Arguments.Contains(value)) return false;
             if (!inside.Contains(value)) return true;
-            var definition = value.Definition!;
-            return definition.Opcode is Opcode.Constant or Opcode.Range or Opcode.ProgramId or Opcode.ProgramCount or Opcode.PointerAdd or Opcode.Broadcast or Opcode.ExpandDimension or Opcode.Transpose
-                || LayoutPlan.IsCheap(definition)
-                ? definition.Operands.All(operand => IsPure(operand, body, inside))
-                : false;
+            return LayoutPlan.IsRecomputable(value.Definition!) && value.Definition!.Operands.All(operand => IsPure(operand, body, inside));
         }
-
-        private static int Align(int bytes) => (bytes + SharedMemory.Alignment - 1) / SharedMemory.Alignment * SharedMemory.Alignment;
     }
 
     /// <summary>Lowers, in the innermost environment, what a load's addresses and mask follow from inside a loop's body.</summary>

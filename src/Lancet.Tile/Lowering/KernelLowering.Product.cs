@@ -35,10 +35,6 @@ internal sealed partial class KernelLowering
         var mask = operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null;
         var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / tile.ElementSize, _kernel.Warps);
         var original = _converter.IsOriginal(layout);
-        Source At(int register) => tile.Address(
-            _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
-            _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
-
         var run = WidestAccess / tile.ElementSize;
         if (CanCopyAsync(operation))
         {
@@ -49,7 +45,7 @@ internal sealed partial class KernelLowering
                 var bytes = conditions is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, conditions[register].Source, Source.Constant(WidestAccess), Source.Constant(0));
                 var (address, offset) = addresses(register);
                 if (offset != 0) address = _builder.Add(ThreadType.U64, address, Source.Constant(offset));
-                _builder.Effect(ThreadOpcode.CopyAsync, ThreadType.B32, [], [At(register), address, bytes], _converter.Guard(original), width: WidestAccess);
+                _builder.Effect(ThreadOpcode.CopyAsync, ThreadType.B32, [], [Place(tile, layout, register), address, bytes], _converter.Guard(original), width: WidestAccess);
             }
             _hasPendingCopies = true;
             return;
@@ -57,9 +53,14 @@ internal sealed partial class KernelLowering
         var elements = LoadTile(pointer, mask, ElementArithmetic.Constant(type.Element, 0, 0), layout);
         var access = tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32;
         for (var register = 0; register < elements.Length; register++)
-            _builder.Effect(ThreadOpcode.StoreShared, access, [], [At(register), _arithmetic.Alone(elements[register])], _converter.Guard(original));
+            _builder.Effect(ThreadOpcode.StoreShared, access, [], [Place(tile, layout, register), _arithmetic.Alone(elements[register])], _converter.Guard(original));
         _hasPendingCopies = true;
     }
+
+    /// <summary>Shared address of the element that a thread holds in a register.</summary>
+    private Source Place(SharedTile tile, LinearLayout layout, int register) => tile.Address(
+        _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
+        _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
 
     /// <summary>Whether a load's matrix can be copied in pieces of 16 bytes: they are aligned, whole in memory, and all in or all out of the mask, with zeros outside.</summary>
     private bool CanCopyAsync(Operation operation)
@@ -226,12 +227,7 @@ internal sealed partial class KernelLowering
         var elements = item.In(layout);
         var guard = _converter.Guard(_converter.IsOriginal(layout));
         for (var register = 0; register < elements.Length; register++)
-        {
-            var address = tile.Address(
-                _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
-                _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
-            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [], [address, _arithmetic.Alone(elements[register])], guard);
-        }
+            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [], [Place(tile, layout, register), _arithmetic.Alone(elements[register])], guard);
         _shared.Barrier();
         return new SharedItem(item.Type, tile, false);
     }

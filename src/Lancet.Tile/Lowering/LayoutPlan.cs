@@ -71,6 +71,10 @@ internal sealed class LayoutPlan
     /// <summary>Whether an operation works on each element alone.</summary>
     public static bool IsElementwise(Opcode opcode) => opcode is >= Opcode.Add and <= Opcode.BitCast or Opcode.Lookup or Opcode.Philox;
 
+    /// <summary>Whether an operation can be computed again wherever its result is used: no memory, no loop, little cost.</summary>
+    public static bool IsRecomputable(Operation operation) =>
+        operation.Opcode is Opcode.Constant or Opcode.ProgramId or Opcode.ProgramCount or Opcode.Range or Opcode.PointerAdd || IsView(operation.Opcode) || IsCheap(operation);
+
     private static bool IsView(Opcode opcode) => opcode is Opcode.Broadcast or Opcode.ExpandDimension or Opcode.Transpose;
 
     private void Collect(Region region)
@@ -95,8 +99,7 @@ internal sealed class LayoutPlan
     private void MarkLazy(Operation operation)
     {
         if (operation.Results.Length != 1 || operation.Result.Type.IsScalar) return;
-        var isPure = operation.Opcode == Opcode.Range || operation.Opcode == Opcode.PointerAdd || IsView(operation.Opcode) || IsCheap(operation);
-        if (isPure && operation.Operands.All(operand => operand.Type.IsScalar || operand.Type.IsPointer || _lazy.Contains(operand))) _lazy.Add(operation.Result);
+        if (IsRecomputable(operation) && operation.Operands.All(operand => operand.Type.IsScalar || operand.Type.IsPointer || _lazy.Contains(operand))) _lazy.Add(operation.Result);
     }
 
     private void Settle()

@@ -61,9 +61,12 @@ internal sealed class SharedMemory(ThreadBuilder builder)
     public int Allocate(int bytes)
     {
         var offset = _tiles;
-        _tiles += (bytes + Alignment - 1) / Alignment * Alignment;
+        _tiles += Align(bytes);
         return offset;
     }
+
+    /// <summary>Bytes that a tile takes up.</summary>
+    public static int Align(int bytes) => (bytes + Alignment - 1) / Alignment * Alignment;
 
     /// <summary>Makes the scratch area free to be written: waits until all threads have read what was there. Returns its address, which is known only at the end and is a register until then.</summary>
     public Source BeginScratch(int bytes)

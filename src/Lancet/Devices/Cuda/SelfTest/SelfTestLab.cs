@@ -85,16 +85,7 @@ internal sealed class SelfTestLab(Device device, long seed) : IDisposable
         Results.Add((name, values));
     }
 
-    public double[] Read(Tensor tensor) => tensor.DType switch
-    {
-        DType.Float64 => Receive<double>(tensor),
-        DType.Float32 => Array.ConvertAll(Receive<float>(tensor), value => (double)value),
-        DType.BFloat16 => Array.ConvertAll(Receive<BFloat16>(tensor), value => (double)(float)value),
-        DType.Float16 => Array.ConvertAll(Receive<Half>(tensor), value => (double)value),
-        DType.UInt8 => Array.ConvertAll(Receive<byte>(tensor), value => (double)value),
-        DType.Int32 => Array.ConvertAll(Receive<int>(tensor), value => (double)value),
-        _ => throw new NotSupportedException(tensor.DType.ToString()),
-    };
+    public double[] Read(Tensor tensor) => TensorReader.Read(device, tensor);
 
     public void Dispose()
     {
@@ -103,12 +94,4 @@ internal sealed class SelfTestLab(Device device, long seed) : IDisposable
 
     private void Send<T>(T[] values, Tensor tensor)
         where T : unmanaged => device.CopyFromHost(MemoryMarshal.AsBytes<T>(values), tensor);
-
-    private T[] Receive<T>(Tensor tensor)
-        where T : unmanaged
-    {
-        var values = new T[tensor.Count];
-        device.CopyToHost(tensor, MemoryMarshal.AsBytes(values.AsSpan()));
-        return values;
-    }
 }
