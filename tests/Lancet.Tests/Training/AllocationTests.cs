@@ -1,0 +1,35 @@
+using Lancet.Models;
+using Lancet.Training;
+
+namespace Lancet.Tests.Training;
+
+/// <summary>What counts for the whole process is measured while no other test runs.</summary>
+[CollectionDefinition(nameof(ProcessMeasurements), DisableParallelization = true)]
+public class ProcessMeasurements;
+
+/// <summary>A step's managed memory, on all threads.</summary>
+[Collection(nameof(ProcessMeasurements))]
+public class AllocationTests
+{
+    [Fact]
+    public void A_step_allocates_no_managed_memory()
+    {
+        var fixture = new Fixture("qwen3");
+        using var model = LanguageModel.Load(fixture.Model);
+        model.LoadAdapter(fixture.Adapter, dropout: 0.1);
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new Lancet.Kernels.AdamWConstants(0.9, 0.999, 1e-8, 0.01) });
+        var batch = fixture.Batch([0, 1, 2, 3]);
+        void Step(int step)
+        {
+            engine.BeginStep(step, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            engine.EndStep(1e-3);
+        }
+        Step(1);
+        Step(2);
+        var before = GC.GetTotalAllocatedBytes(true);
+        for (var step = 3; step < 13; step++) Step(step);
+        // A few hundred bytes are the measurement's own.
+        Assert.InRange(GC.GetTotalAllocatedBytes(true) - before, 0, 1024);
+    }
+}
