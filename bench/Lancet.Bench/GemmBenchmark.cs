@@ -19,6 +19,7 @@ internal static unsafe class GemmBenchmark
 {
     private const int Rounds = 11;
     private const double LeastSeconds = 0.12;
+    private const double SettlingSeconds = 0.08;
     private const int CheckedElements = 400;
     private static readonly (string What, int M, int N, int K, bool TransposesA, bool TransposesB)[] s_shapes =
     [
@@ -154,10 +155,16 @@ internal static unsafe class GemmBenchmark
         }
     }
 
-    /// <summary>Seconds a call, over enough calls to outlast the clock's grain.</summary>
+    /// <summary>
+    /// Seconds a call, over enough calls to outlast the clock's grain. Untimed calls come first: the neighbour's threads go on spinning for a while
+    /// after its last product (OpenBLAS's for 2^26 cycles) and would take the processor from whoever comes next.
+    /// </summary>
     private static double Time(Action action)
     {
         var clock = Stopwatch.StartNew();
+        do action();
+        while (clock.Elapsed.TotalSeconds < SettlingSeconds);
+        clock.Restart();
         var calls = 0;
         do
         {

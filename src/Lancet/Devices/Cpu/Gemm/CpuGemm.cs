@@ -232,7 +232,14 @@ public static unsafe class CpuGemm
                     b = p.WorkerRow(worker);
                     PackAlong(p.B, firstColumn + j, columns - j, start, depth, width, b);
                 }
-                for (var i = 0; i < rows; i += height) MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, p.From + start == 0);
+                // The first tiles ask for the strip of B that comes next, or for more of this one's A once that is done.
+                var next = b + (width * (long)p.Depth);
+                for (var i = 0; i < rows; i += height)
+                {
+                    MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, p.From + start == 0, next);
+                    next += depth * (long)MicroKernel.LineFloats;
+                    if (next >= b + (width * ((long)p.Depth + depth))) next = packed + ((long)i * depth);
+                }
             }
         }
         if (!p.IsLast) return;

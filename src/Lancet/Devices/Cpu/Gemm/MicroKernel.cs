@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Lancet.Devices.Cpu;
 
@@ -15,15 +16,18 @@ internal static unsafe class MicroKernel
     /// <summary>Columns of a register tile.</summary>
     public static readonly int Columns = Vector512.IsHardwareAccelerated ? 32 : 16;
 
-    /// <summary>tile (+)= a · b.</summary>
+    /// <summary>Elements of a cache line.</summary>
+    public const int LineFloats = 16;
+
+    /// <summary>tile (+)= a · b. Meanwhile it asks for depth cache lines from <paramref name="next"/> on, which will be needed soon; the address need not be valid.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Multiply(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
+    public static void Multiply(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst, float* next)
     {
-        if (Vector512.IsHardwareAccelerated) Multiply512(depth, a, b, strideB, tile, tileStride, isFirst);
-        else Multiply256(depth, a, b, strideB, tile, tileStride, isFirst);
+        if (Vector512.IsHardwareAccelerated) Multiply512(depth, a, b, strideB, tile, tileStride, isFirst, next);
+        else Multiply256(depth, a, b, strideB, tile, tileStride, isFirst, next);
     }
 
-    private static void Multiply512(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
+    private static void Multiply512(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst, float* next)
     {
         Vector512<float> c0_0 = Vector512<float>.Zero, c0_1 = Vector512<float>.Zero;
         Vector512<float> c1_0 = Vector512<float>.Zero, c1_1 = Vector512<float>.Zero;
@@ -37,8 +41,9 @@ internal static unsafe class MicroKernel
         Vector512<float> c9_0 = Vector512<float>.Zero, c9_1 = Vector512<float>.Zero;
         Vector512<float> c10_0 = Vector512<float>.Zero, c10_1 = Vector512<float>.Zero;
         Vector512<float> c11_0 = Vector512<float>.Zero, c11_1 = Vector512<float>.Zero;
-        for (var k = 0; k < depth; k++, a += 12, b += strideB)
+        for (var k = 0; k < depth; k++, a += 12, b += strideB, next += LineFloats)
         {
+            if (Sse.IsSupported) Sse.Prefetch1(next);
             Vector512<float> b0 = Vector512.Load(b), b1 = Vector512.Load(b + 16);
             var v = Vector512.Create(a[0]);
             c0_0 = Vector512.FusedMultiplyAdd(v, b0, c0_0);
@@ -130,7 +135,7 @@ internal static unsafe class MicroKernel
         c11_1.Store(tile + (11 * tileStride) + 16);
     }
 
-    private static void Multiply256(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst)
+    private static void Multiply256(int depth, float* a, float* b, long strideB, float* tile, long tileStride, bool isFirst, float* next)
     {
         Vector256<float> c0_0 = Vector256<float>.Zero, c0_1 = Vector256<float>.Zero;
         Vector256<float> c1_0 = Vector256<float>.Zero, c1_1 = Vector256<float>.Zero;
@@ -138,8 +143,9 @@ internal static unsafe class MicroKernel
         Vector256<float> c3_0 = Vector256<float>.Zero, c3_1 = Vector256<float>.Zero;
         Vector256<float> c4_0 = Vector256<float>.Zero, c4_1 = Vector256<float>.Zero;
         Vector256<float> c5_0 = Vector256<float>.Zero, c5_1 = Vector256<float>.Zero;
-        for (var k = 0; k < depth; k++, a += 6, b += strideB)
+        for (var k = 0; k < depth; k++, a += 6, b += strideB, next += LineFloats)
         {
+            if (Sse.IsSupported) Sse.Prefetch1(next);
             Vector256<float> b0 = Vector256.Load(b), b1 = Vector256.Load(b + 8);
             var v = Vector256.Create(a[0]);
             c0_0 = Vector256.FusedMultiplyAdd(v, b0, c0_0);
