@@ -22,6 +22,7 @@ public static unsafe class CpuGemm
     // Up to so many register tiles of rows, packing B costs more than it saves.
     private const int DirectRows = 3;
     private const int PackedRows = 8;
+    private const int PrefetchedRows = 8;
     private const int RowBlock = 96;
     private const int ColumnBlock = 512;
     private const long SlabBytes = 8 << 20;
@@ -125,6 +126,7 @@ public static unsafe class CpuGemm
         var stripSize = (long)depth * width;
         for (var k = 0; k < depth; k++, target += width)
         {
+            operand.Prefetch(start + k + PrefetchedRows, first, count);
             var strip = target;
             if (operand.IsFloat32)
             {

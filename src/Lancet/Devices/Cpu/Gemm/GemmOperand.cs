@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Lancet.Quantization;
 using Lancet.Tile;
 
@@ -11,6 +12,7 @@ namespace Lancet.Devices.Cpu;
 /// </summary>
 public readonly unsafe struct GemmOperand
 {
+    private const int CacheLineBytes = 64;
     private readonly void* _data;
     private readonly byte* _absMaxCodes;
     private readonly float* _nestedAbsMax;
@@ -68,6 +70,16 @@ public readonly unsafe struct GemmOperand
         return value;
     }
 
+    /// <summary>Asks for a part of a stored row that will be read soon: rows lie too far apart for the processor to foresee them. The row need not exist.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void Prefetch(long row, long column, int count)
+    {
+        if (!Sse.IsSupported) return;
+        var element = (row * RowStride) + column;
+        var (first, bytes) = _isNf4 ? (element / 2, count / 2) : (element * _dtype.SizeInBytes(), count * _dtype.SizeInBytes());
+        for (var i = 0; i < bytes; i += CacheLineBytes) Sse.Prefetch0((byte*)_data + first + i);
+    }
+
     /// <summary>Elements [column, column + count) of a stored row as fp32.</summary>
     internal void ReadRow(long row, long column, int count, float* target)
     {
@@ -117,7 +129,7 @@ public readonly unsafe struct GemmOperand
                         var bytes = Vector128.CreateScalar(*(ulong*)(codes + (start >> 1))).AsByte();
                         var high = (bytes.AsUInt16() >>> 4).AsByte() & Vector128.Create((byte)15);
                         var low = bytes & Vector128.Create((byte)15);
-                        var nibbles = System.Runtime.Intrinsics.X86.Sse2.IsSupported ? System.Runtime.Intrinsics.X86.Sse2.UnpackLow(high, low) : Interleave(high, low);
+                        var nibbles = Sse2.IsSupported ? Sse2.UnpackLow(high, low) : Interleave(high, low);
                         var (lower, upper) = (Vector128.WidenLower(nibbles), Vector128.WidenUpper(nibbles));
                         var indices = Vector512.Create(Vector256.Create(Vector128.WidenLower(lower), Vector128.WidenUpper(lower)), Vector256.Create(Vector128.WidenLower(upper), Vector128.WidenUpper(upper)));
                         (Vector512.Shuffle(lookup, indices.AsInt32()) * Vector512.Create(scale)).Store(target);
