@@ -45,14 +45,14 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="key">[T, key/value heads · head dimension].</param>
     /// <param name="v">Like the keys.</param>
     /// <param name="intervals">Visibility.</param>
-    /// <param name="o">[T, query heads · head dimension], dense.</param>
+    /// <param name="o">[T, query heads · head dimension].</param>
     /// <param name="logSumExp">L: [query heads, T] in the accumulator's type.</param>
-    public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp)
+    public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, ColumnSlice o, Tensor logSumExp)
     {
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, 0, IsSmall(device));
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, 0, IsSmall(device));
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
-            [q.Tensor, key.Tensor, v.Tensor, o, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+            [q.Tensor, key.Tensor, v.Tensor, o.Tensor, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
     }
 
     /// <summary>dq, dk and dv.</summary>
@@ -69,13 +69,13 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="dk">Like the keys.</param>
     /// <param name="dv">Like the values.</param>
     public void Backward(
-        Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, Tensor o, Tensor logSumExp, Tensor dOut, Tensor delta,
+        Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, ColumnSlice o, Tensor logSumExp, Tensor dOut, Tensor delta,
         ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
     {
         if (dq.RowStride != dk.RowStride || dk.RowStride != dv.RowStride) throw new ArgumentException("dq, dk and dv lie in one buffer.");
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, dq.RowStride, IsSmall(device));
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, dq.RowStride, IsSmall(device));
         var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
-        device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o, dOut, delta, intervals.Count]);
+        device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o.Tensor, dOut, delta, intervals.Count]);
         device.Launch(
             KeyValueKernels[choice], new Grid(rowBlocks, shape.KeyValueHeads),
             [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count]);
@@ -125,7 +125,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
-        parts.Store(o, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension, state[2] * inverse.AsColumn());
+        parts.Store(o, row, count, head, choice.StrideO, state[2] * inverse.AsColumn());
         // +∞ makes the backward pass's powers 0 in a row that sees nothing.
         k.Store(logSumExp + (head * count + row), Select(isEmpty, double.PositiveInfinity, state[0] + Log2(sum)), row < count);
     });
@@ -140,7 +140,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var head = k.ProgramId(1);
         var row = k.ProgramId(0) * choice.RowBlock + k.Range(choice.RowBlock);
         var stride = choice.Shape.QueryHeads * choice.Shape.HeadDimension;
-        var product = parts.Load(o, row, count, head, stride).ToFloat32() * parts.Load(dOut, row, count, head, stride).ToFloat32();
+        var product = parts.Load(o, row, count, head, choice.StrideO).ToFloat32() * parts.Load(dOut, row, count, head, stride).ToFloat32();
         k.Store(delta + (head * count + row), Sum(product, 1), row < count);
     });
 
@@ -264,7 +264,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
     }
 
-    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideGradient, bool IsSmall)
+    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideO, long StrideGradient, bool IsSmall)
     {
         public DType Accumulator => DType.Accumulator();
 

@@ -10,6 +10,7 @@ public static class ElementwiseKernel
 {
     private static readonly KernelSet<(DType From, DType To, bool IsAdded)> Kernels = new(Trace);
     private static readonly KernelSet<DType> SumKernels = new(TraceSum);
+    private static readonly KernelSet<RowsChoice> RowsKernels = new(TraceRows);
     private static readonly Kernel ScaleKernel = TraceScale();
 
     /// <summary>y += x.</summary>
@@ -17,6 +18,20 @@ public static class ElementwiseKernel
 
     /// <summary>y = x, converted to y's dtype.</summary>
     public static void Convert(Device device, Tensor x, Tensor y) => Launch(device, x, y, false);
+
+    /// <summary>y = factor · x for blocks of wider matrices, converted to y's dtype.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="rows">Rows of the block.</param>
+    /// <param name="columns">Columns of the block.</param>
+    /// <param name="x">Source.</param>
+    /// <param name="y">Target.</param>
+    /// <param name="factor">Factor, multiplied in fp32.</param>
+    public static void ConvertRows(Device device, int rows, int columns, ColumnSlice x, ColumnSlice y, float factor = 1)
+    {
+        var width = Math.Min(Blocks.PowerOfTwo(columns), Blocks.Elementwise);
+        var choice = new RowsChoice(x.Tensor.DType, y.Tensor.DType, columns, width, Blocks.Elementwise / width);
+        device.Launch(RowsKernels[choice], new Grid(Blocks.Of(rows, choice.Height), Blocks.Of(columns, width)), [x.Tensor, y.Tensor, rows, x.RowStride, y.RowStride, factor]);
+    }
 
     /// <summary>y ← factor · y.</summary>
     /// <param name="device">Device.</param>
@@ -48,6 +63,22 @@ public static class ElementwiseKernel
         k.Store(y + index, value.To(choice.To), inside);
     });
 
+    private static Kernel TraceRows(RowsChoice choice) => Kernel.Trace("convert_rows", k =>
+    {
+        var x = k.Pointer(choice.From, "x");
+        var y = k.Pointer(choice.To, "y");
+        var rows = k.Scalar(DType.Int32, "rows");
+        var strideX = k.Scalar(DType.Int64, "stride_x");
+        var strideY = k.Scalar(DType.Int64, "stride_y");
+        var factor = k.Scalar(DType.Float32, "factor");
+        var accumulator = choice.To.Accumulator();
+        var row = k.ProgramId(0) * choice.Height + k.Range(choice.Height);
+        var column = k.ProgramId(1) * choice.Width + k.Range(choice.Width);
+        var inside = (row < rows).AsColumn() & (column < choice.Columns).AsRow();
+        var value = k.Load(x + ((row.ToInt64() * strideX).AsColumn() + column.ToInt64().AsRow()), inside).To(accumulator) * factor.To(accumulator);
+        k.Store(y + ((row.ToInt64() * strideY).AsColumn() + column.ToInt64().AsRow()), value.To(choice.To), inside);
+    });
+
     private static Kernel TraceScale() => Kernel.Trace("scale", k =>
     {
         var y = k.Pointer(DType.Float32, "y");
@@ -67,4 +98,6 @@ public static class ElementwiseKernel
             [carried[0] + k.Load(x + (first + lane), first + lane < count).To(DType.Float64)])[0];
         k.Store(total, k.Load(total) + Sum(sums));
     });
+
+    private readonly record struct RowsChoice(DType From, DType To, int Columns, int Width, int Height);
 }

@@ -41,16 +41,17 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     /// <param name="rows">Tokens.</param>
     /// <param name="gateUp">[rows, 2·width].</param>
     /// <param name="h">[rows, width] that is written.</param>
-    public void Forward(Device device, int rows, Tensor gateUp, Tensor h) =>
-        device.Launch(Kernels[new(activation, width, h.DType, false)], new Grid(rows, Blocks.Of(width, Block)), [gateUp, h]);
+    public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h) => Launch(device, rows, gateUp, h, false);
 
     /// <summary>Gradients in place.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">Tokens.</param>
     /// <param name="gateUp">[rows, 2·width]: [e | g] before, [de | dg] after.</param>
     /// <param name="dh">[rows, width]: gradient of h before, h after.</param>
-    public void Backward(Device device, int rows, Tensor gateUp, Tensor dh) =>
-        device.Launch(Kernels[new(activation, width, dh.DType, true)], new Grid(rows, Blocks.Of(width, Block)), [gateUp, dh]);
+    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh) => Launch(device, rows, gateUp, dh, true);
+
+    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward) => device.Launch(
+        Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward)], new Grid(rows, Blocks.Of(width, Block)), [gateUp.Tensor, h.Tensor]);
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
     {
@@ -59,9 +60,9 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         var row = k.ProgramId(0).ToInt64();
         var column = k.ProgramId(1) * Block + k.Range(Block);
         var inside = column < choice.Width;
-        var gate = gateUp + (row * (2 * choice.Width) + column);
+        var gate = gateUp + (row * choice.GateUpStride + column);
         var up = gate + choice.Width;
-        var target = hidden + (row * choice.Width + column);
+        var target = hidden + (row * choice.Stride + column);
         var e = k.Load(gate, inside).ToFloat32();
         var g = k.Load(up, inside).ToFloat32();
         if (!choice.IsBackward)
@@ -97,5 +98,5 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         }
     }
 
-    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, bool IsBackward);
+    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward);
 }

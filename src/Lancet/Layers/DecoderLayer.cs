@@ -35,6 +35,9 @@ public sealed class DecoderLayer
     /// <summary>The layer's projections, in the order of the computation.</summary>
     public IEnumerable<LoraLinear> Projections => [Attention.Query, Attention.Key, Attention.Value, Attention.Output, Mlp.Gate, Mlp.Up, Mlp.Down];
 
+    /// <summary>The layer's projections by input.</summary>
+    public IEnumerable<ProjectionGroup> Groups => [Attention.Projections, Attention.OutputProjection, Mlp.GateUpProjections, Mlp.DownProjection];
+
     /// <summary>What one forward pass leaves for the backward pass.</summary>
     internal struct State
     {

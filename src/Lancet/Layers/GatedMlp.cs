@@ -27,6 +27,7 @@ public sealed class GatedMlp
         Gate = weights.Linear(prefix + "mlp.gate_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Up = weights.Linear(prefix + "mlp.up_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Down = weights.Linear(prefix + "mlp.down_proj", config.HiddenSize, config.IntermediateSize, config.HasMlpBias);
+        (GateUpProjections, DownProjection) = (new(true, Gate, Up), new(false, Down));
         if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_feedforward_layernorm", config.HiddenSize, config);
         _activation = new GatedActivationKernel(config.Activation, config.IntermediateSize);
     }
@@ -43,13 +44,20 @@ public sealed class GatedMlp
     /// <summary>Down projection.</summary>
     public LoraLinear Down { get; }
 
+    /// <summary>Gate and up together.</summary>
+    public ProjectionGroup GateUpProjections { get; }
+
+    /// <summary>The down projection as a group.</summary>
+    public ProjectionGroup DownProjection { get; }
+
     /// <summary>Norm of the output, or null.</summary>
     public RmsNorm? PostNorm { get; }
 
     /// <summary>What the backward pass reads.</summary>
     internal struct State
     {
-        public Tensor Rstd, GateUp, GateU, UpU, DownU, BeforePostNorm, PostRstd;
+        public Tensor Rstd, GateUp, BeforePostNorm, PostRstd;
+        public AdapterInputs GateUpU, DownU;
     }
 
     /// <summary>x₃ [T, hidden] as a new saved buffer.</summary>
@@ -57,18 +65,18 @@ public sealed class GatedMlp
     {
         var result = c.Saved(_config.HiddenSize);
         Intermediate(c, x, out state);
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.InputRoom);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         if (!c.IsTraining) c.Free(state.GateUp);
         c.Device.Copy(x, result);
         if (PostNorm is null)
         {
-            Down.Forward(c, h, result, 1, out state.DownU);
+            DownProjection.Forward(c, h, result, 1, out state.DownU);
         }
         else
         {
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            Down.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            DownProjection.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             ElementwiseKernel.AddTo(c.Device, post, result);
@@ -83,7 +91,9 @@ public sealed class GatedMlp
     /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
     internal void Drop(StepContext c, ref State state)
     {
-        c.Free(state.Rstd, state.GateUp, state.GateU, state.UpU, state.DownU, state.BeforePostNorm, state.PostRstd);
+        c.Free(state.Rstd, state.GateUp, state.BeforePostNorm, state.PostRstd);
+        state.GateUpU.Free(c);
+        state.DownU.Free(c);
         state = default;
     }
 
@@ -93,16 +103,16 @@ public sealed class GatedMlp
         Intermediate(c, x, out state);
         if (PostNorm is null && Down.A is null) return;
         // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.InputRoom);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         if (PostNorm is null)
         {
-            Down.RecomputeAdapterInput(c, h, out state.DownU);
+            DownProjection.RecomputeAdapterInputs(c, h, out state.DownU);
         }
         else
         {
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            Down.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            DownProjection.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             c.Free(post);
@@ -121,19 +131,16 @@ public sealed class GatedMlp
             c.Free(state.BeforePostNorm, state.PostRstd);
         }
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
-        var vd = Down.BackwardInput(c, dDown, dh, 0);
+        var v = DownProjection.BackwardInput(c, dDown, dh);
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
-        Down.BackwardWeights(c, dh, dDown, state.DownU, vd);
+        DownProjection.BackwardWeights(c, dh, dDown, state.DownU, v);
         c.Free(dh);
         if (PostNorm is not null) c.Free(dDown);
 
-        var (de, dg) = (ColumnSlice.Of(state.GateUp, 0), ColumnSlice.Of(state.GateUp, _config.IntermediateSize));
         var dNormed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-        var ve = Gate.BackwardInput(c, de, dNormed, 0);
-        var vg = Up.BackwardInput(c, dg, dNormed, 1);
+        v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
         var normed = Norm.Recompute(c, x, state.Rstd);
-        Gate.BackwardWeights(c, normed, de, state.GateU, ve);
-        Up.BackwardWeights(c, normed, dg, state.UpU, vg);
+        GateUpProjections.BackwardWeights(c, normed, state.GateUp, state.GateUpU, v);
         c.Free(normed, state.GateUp);
         Norm.Backward(c, dNormed, x, state.Rstd, d, true);
         c.Free(dNormed, state.Rstd);
@@ -142,11 +149,10 @@ public sealed class GatedMlp
     private void Intermediate(StepContext c, Tensor x, out State state)
     {
         state = default;
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + GateUpProjections.InputRoom);
         state.Rstd = Norm.Forward(c, x, normed);
-        state.GateUp = c.Saved(2L * _config.IntermediateSize);
-        Gate.Forward(c, normed, ColumnSlice.Of(state.GateUp, 0), 0, out state.GateU);
-        Up.Forward(c, normed, ColumnSlice.Of(state.GateUp, _config.IntermediateSize), 0, out state.UpU);
+        state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.OutputRoom);
+        GateUpProjections.Forward(c, normed, state.GateUp, 0, out state.GateUpU);
         c.Free(normed);
     }
 }

@@ -57,6 +57,9 @@ public sealed class LoraLinear
     /// <summary>LoRA's s = alpha / r (or alpha / √r).</summary>
     public float Scale { get; private set; }
 
+    /// <summary>Whether elements of the adapter's input are dropped.</summary>
+    public bool HasDropout => _dropout is not null;
+
     private bool HasAdapter => A is not null;
 
     private int Rank => (int)A!.Shape[0];

@@ -41,6 +41,7 @@ public sealed class SelfAttention
         Key = weights.Linear(prefix + "self_attn.k_proj", keys, hidden, config.HasQueryKeyValueBias);
         Value = weights.Linear(prefix + "self_attn.v_proj", keys, hidden, config.HasQueryKeyValueBias);
         Output = weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias);
+        (Projections, OutputProjection) = (new(true, Query, Key, Value), new(false, Output));
         if (config.HasQueryKeyNorm)
         {
             QueryNorm = weights.Norm(prefix + "self_attn.q_norm", config.HeadDimension, config, config.QueryHeads);
@@ -67,6 +68,12 @@ public sealed class SelfAttention
     /// <summary>Output projection.</summary>
     public LoraLinear Output { get; }
 
+    /// <summary>Query, key and value together.</summary>
+    public ProjectionGroup Projections { get; }
+
+    /// <summary>The output projection as a group.</summary>
+    public ProjectionGroup OutputProjection { get; }
+
     /// <summary>Norm of every query head, or null.</summary>
     public RmsNorm? QueryNorm { get; }
 
@@ -80,19 +87,17 @@ public sealed class SelfAttention
     internal struct State
     {
         public Tensor Rstd, Projected, Rotated, QueryRstd, KeyRstd, Output, LogSumExp, BeforePostNorm, PostRstd;
-        public Tensor QueryU, KeyU, ValueU, OutputU;
+        public AdapterInputs ProjectionsU, OutputU;
     }
 
     /// <summary>x₂ [T, hidden] as a new saved buffer.</summary>
     internal Tensor Forward(StepContext c, Tensor x, out State state)
     {
         state = default;
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.InputRoom);
         state.Rstd = Norm.Forward(c, x, normed);
         state.Projected = c.Saved(_width);
-        Query.Forward(c, normed, ColumnSlice.Of(state.Projected, 0), 0, out state.QueryU);
-        Key.Forward(c, normed, ColumnSlice.Of(state.Projected, _keyColumn), 0, out state.KeyU);
-        Value.Forward(c, normed, ColumnSlice.Of(state.Projected, _valueColumn), 0, out state.ValueU);
+        Projections.Forward(c, normed, state.Projected, 0, out state.ProjectionsU);
         c.Free(normed);
         state.Rotated = state.Projected;
         if (QueryNorm is not null)
@@ -102,7 +107,7 @@ public sealed class SelfAttention
             state.KeyRstd = KeyNorm!.Forward(c, ColumnSlice.Of(state.Projected, _keyColumn), ColumnSlice.Of(state.Rotated, _keyColumn));
         }
         _rotary.Apply(c.Device, c.TokenCount, state.Rotated, c.Positions, c.RotaryCos, c.RotarySin, false);
-        state.Output = c.Saved(_keyColumn);
+        state.Output = c.Saved(_keyColumn + OutputProjection.InputRoom);
         Attend(c, ref state);
         if (!c.IsTraining)
         {
@@ -114,12 +119,12 @@ public sealed class SelfAttention
         c.Device.Copy(x, result);
         if (PostNorm is null)
         {
-            Output.Forward(c, state.Output, result, 1, out state.OutputU);
+            OutputProjection.Forward(c, state.Output, result, 1, out state.OutputU);
         }
         else
         {
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            Output.Forward(c, state.Output, state.BeforePostNorm, 0, out state.OutputU);
+            OutputProjection.Forward(c, state.Output, state.BeforePostNorm, 0, out state.OutputU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             ElementwiseKernel.AddTo(c.Device, post, result);
@@ -146,11 +151,11 @@ public sealed class SelfAttention
             c.Free(state.BeforePostNorm, state.PostRstd);
         }
         var dAttended = c.Activations(MemoryPurpose.Workspace, _keyColumn);
-        var v = Output.BackwardInput(c, dOutput, dAttended, 0);
-        Output.BackwardWeights(c, state.Output, dOutput, state.OutputU, v);
+        var v = OutputProjection.BackwardInput(c, dOutput, dAttended);
+        OutputProjection.BackwardWeights(c, state.Output, dOutput, state.OutputU, v);
         if (PostNorm is not null) c.Free(dOutput);
 
-        var gradient = c.Activations(MemoryPurpose.Workspace, _width);
+        var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.OutputRoom);
         var delta = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
         ColumnSlice dq = ColumnSlice.Of(gradient, 0), dk = ColumnSlice.Of(gradient, _keyColumn), dv = ColumnSlice.Of(gradient, _valueColumn);
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
@@ -167,13 +172,9 @@ public sealed class SelfAttention
         c.Free(state.Projected);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var vq = Query.BackwardInput(c, dq, dNormed, 0);
-        var vk = Key.BackwardInput(c, dk, dNormed, 1);
-        var vv = Value.BackwardInput(c, dv, dNormed, 1);
+        v = Projections.BackwardInput(c, gradient, dNormed);
         var normed = Norm.Recompute(c, x, state.Rstd);
-        Query.BackwardWeights(c, normed, dq, state.QueryU, vq);
-        Key.BackwardWeights(c, normed, dk, state.KeyU, vk);
-        Value.BackwardWeights(c, normed, dv, state.ValueU, vv);
+        Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         c.Free(normed, gradient);
         if (needsInput) Norm.Backward(c, dNormed, x, state.Rstd, d, true);
         c.Free(dNormed, state.Rstd);
@@ -184,7 +185,8 @@ public sealed class SelfAttention
     {
         if (QueryNorm is not null) c.Free(state.Rotated);
         c.Free(state.Rstd, state.Projected, state.QueryRstd, state.KeyRstd, state.Output, state.LogSumExp, state.BeforePostNorm, state.PostRstd);
-        c.Free(state.QueryU, state.KeyU, state.ValueU, state.OutputU);
+        state.ProjectionsU.Free(c);
+        state.OutputU.Free(c);
         state = default;
     }
 

@@ -1,3 +1,4 @@
+using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Quantization;
@@ -44,9 +45,12 @@ public sealed class DecoderModel
     /// <summary>All projections, in the order of the computation.</summary>
     public IEnumerable<LoraLinear> Projections => Layers.SelectMany(layer => layer.Projections);
 
+    /// <summary>All projections by input, in the order of the computation.</summary>
+    public IEnumerable<ProjectionGroup> Groups => Layers.SelectMany(layer => layer.Groups);
+
     /// <summary>Weights of the checkpoint and of adapters that are trained.</summary>
     public IEnumerable<Weight> TrainedWeights => Weights
-        .Concat(Projections.Where(projection => projection.A is not null).SelectMany(projection => (Weight[])[projection.A!, projection.B!]))
+        .Concat(Groups.SelectMany(group => group.Adapters))
         .Where(weight => weight.IsTrained);
 
     /// <summary>Loss of every token, and the gradients of everything that is trained.</summary>
@@ -100,11 +104,16 @@ public sealed class DecoderModel
                 (int)weight.Shape[0], (int)weight.Shape[1], weight.Dense, new Tensor(1, DType.UInt8, new Shape(scales)), new Tensor(1, DType.Float32, new Shape(nested)),
                 new Tensor(1, DType.Float32, new Shape(256)), new Tensor(1, DType.Float32, new Shape(1)));
         }
+        foreach (var group in Groups) group.DescribeStorage(dtype);
         foreach (var weight in Weights.Concat(TrainedWeights))
         {
             if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
         }
     }
+
+    /// <summary>Decides which groups of projections keep their adapters in the border of their weights on a device; to be called when the adapters are attached.</summary>
+    /// <returns>Bytes that the borders add to the weights.</returns>
+    public long ChooseBorders(PlanTarget target, DType dtype, bool isQuantized) => Groups.Sum(group => group.ChooseBorder(target, dtype, isQuantized));
 
     private Tensor Hidden(StepContext c)
     {

@@ -160,13 +160,18 @@ public sealed class LanguageModel : IDisposable
         var source = dense?.View(DType.Float32, weight.Shape) ?? (weight.IsTrained ? Trained!.Master(weight) : weight.Dense);
         if (weight.Quantized is { } nf4) Kernels.Nf4Kernel.Dequantize(Device, nf4, source);
         using var staging = Device.Allocate(Math.Min(values.LongLength, StagingElements) * sizeof(float), "staging");
-        var flat = new Tensor(source.Address, source.DType, new Shape(source.Count));
-        for (var start = 0; start < values.Length; start += StagingElements)
+        // Rows that lie apart are read as such, everything else as one long row.
+        var isApart = weight.RowStride != 0 && !weight.IsTrained;
+        var columns = isApart ? weight.Shape.RowCount : 1;
+        var slice = new ColumnSlice(source, isApart ? weight.RowStride : 1);
+        var step = StagingElements / columns * columns;
+        for (long start = 0; start < values.Length; start += step)
         {
-            var part = flat.Rows(start, Math.Min(StagingElements, values.Length - start));
-            var target = staging.View(DType.Float32, part.Shape);
-            Kernels.ElementwiseKernel.Convert(Device, part, target);
-            Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan(start, (int)part.Count)));
+            var target = staging.View(DType.Float32, new Shape(Math.Min(step, values.Length - start)));
+            var part = slice.At(start / columns * slice.RowStride);
+            if (isApart) Kernels.ElementwiseKernel.ConvertRows(Device, (int)(target.Count / columns), (int)columns, part, new ColumnSlice(target, columns));
+            else Kernels.ElementwiseKernel.Convert(Device, new Tensor(part.Tensor.Address, source.DType, target.Shape), target);
+            Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan((int)start, (int)target.Count)));
         }
         return values;
     }
@@ -221,7 +226,29 @@ public sealed class LanguageModel : IDisposable
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
         Describe(Decoder, options, rankOf, scaleOf, contains);
         Adapter = options;
-        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType);
+        Decoder.ChooseBorders(Device.PlanTarget, DType, false);
+        foreach (var group in Decoder.Groups.Where(group => group.IsBordered)) StoreBordered(group);
+        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, [.. Decoder.Groups.Where(group => group.IsBordered)]);
+    }
+
+    /// <summary>Moves a group's weights into memory with a border, group by group so that hardly more than one group is there twice.</summary>
+    private void StoreBordered(ProjectionGroup group)
+    {
+        Tensor Allocate(DType dtype, long count)
+        {
+            var buffer = Device.Allocate(count * dtype.SizeInBytes(), "base weights with adapters");
+            _owned.Add(buffer);
+            return buffer.View(dtype, new Shape(count));
+        }
+        var former = _owned.Where(buffer => group.BaseWeights.Any(weight => weight.Dense.Address == buffer.Address)).ToList();
+        var hasBias = group.BaseWeights.Any(weight => weight.Role == WeightRole.Bias);
+        group.Store(Device, Allocate(DType, group.StoredElements), hasBias ? Allocate(DType.Accumulator(), group.OutFeatures) : default);
+        Device.Synchronize();
+        foreach (var buffer in former)
+        {
+            _owned.Remove(buffer);
+            buffer.Dispose();
+        }
     }
 
     private void SetTrained(Weight weight, Func<float> next)

@@ -47,6 +47,12 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
     /// <summary>Values that the computation reads; absent for NF4 weights.</summary>
     public Tensor Dense { get; set; }
 
+    /// <summary>Elements between rows of <see cref="Dense"/>; 0 where it is dense.</summary>
+    public long RowStride { get; set; }
+
+    /// <summary>Whether the computation reads the weight from the border of a base weight, see <see cref="Layers.ProjectionGroup"/>, and not from <see cref="Dense"/>.</summary>
+    public bool IsInBorder { get; set; }
+
     /// <summary>The NF4 form, or null.</summary>
     public Nf4Weight? Quantized { get; set; }
 
@@ -61,7 +67,7 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
 
     /// <summary>The weight as the right operand of a product.</summary>
     /// <param name="isTransposed">True for X · Wᵀ, false for dY · W.</param>
-    public MatMulOperand Operand(bool isTransposed) => new(Dense, isTransposed, 0, Quantized);
+    public MatMulOperand Operand(bool isTransposed) => new(Dense, isTransposed, RowStride, Quantized);
 
     /// <inheritdoc/>
     public override string ToString() => $"{Name} {Shape}";

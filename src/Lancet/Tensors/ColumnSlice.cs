@@ -13,4 +13,7 @@ public readonly record struct ColumnSlice(Tensor Tensor, long RowStride)
     /// <summary>The block that starts at a column of a dense matrix.</summary>
     public static ColumnSlice Of(Tensor tensor, long column) => new(
         new Tensor((nint)(tensor.Address + (column * tensor.DType.SizeInBytes())), tensor.DType, new Shape(tensor.Count - column)), tensor.Shape.RowCount);
+
+    /// <summary>The block that starts some columns further on.</summary>
+    public ColumnSlice At(long column) => Of(new Tensor(Tensor.Address, Tensor.DType, new Shape(Tensor.Count)), column) with { RowStride = RowStride };
 }

@@ -1,5 +1,6 @@
 using Lancet.Devices;
 using Lancet.Kernels;
+using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -17,6 +18,7 @@ public sealed class ParameterArena : IDisposable
     public const int SlotAlignment = 256;
 
     private readonly Dictionary<Weight, long> _offsets = [];
+    private readonly IReadOnlyList<ProjectionGroup> _bordered;
     private readonly DeviceBuffer _parameters;
     private DeviceBuffer? _gradients;
     private readonly DeviceBuffer? _computeCopy;
@@ -25,8 +27,10 @@ public sealed class ParameterArena : IDisposable
     /// <param name="device">Where the memory comes from.</param>
     /// <param name="weights">Weights to train, in a stable order.</param>
     /// <param name="compute">Dtype that the computation reads base weights in; for other than fp32 a copy is kept beside the masters, as PyTorch's autocast makes one at each use.</param>
-    public ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute)
+    /// <param name="bordered">Groups of projections that keep copies of their adapters in the border of their base weights.</param>
+    public ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute, IReadOnlyList<ProjectionGroup>? bordered = null)
     {
+        _bordered = bordered ?? [];
         Weights = [.. weights.OrderByDescending(weight => weight.Decays)];
         long offset = 0;
         foreach (var weight in Weights)
@@ -90,9 +94,10 @@ public sealed class ParameterArena : IDisposable
     /// <summary>A weight's fp32 master.</summary>
     public Tensor Master(Weight weight) => Slice(Parameters, weight);
 
-    /// <summary>Brings the copy in the compute dtype up to date with the masters.</summary>
+    /// <summary>Brings the copies in the compute dtype up to date with the masters.</summary>
     public void RefreshCopy(Device device)
     {
+        foreach (var group in _bordered) group.RefreshBorder(device, Master);
         if (ComputeCopy.Exists) ElementwiseKernel.Convert(device, Parameters, ComputeCopy);
     }
 
@@ -105,7 +110,7 @@ public sealed class ParameterArena : IDisposable
     }
 
     // Norms and biases are read in the masters' dtype whatever the activations are.
-    private static bool UsesComputeDType(Weight weight) => weight.Role is not (WeightRole.Norm or WeightRole.Bias);
+    private static bool UsesComputeDType(Weight weight) => !weight.IsInBorder && weight.Role is not (WeightRole.Norm or WeightRole.Bias);
 
     private bool UsesCopy(Weight weight) => ComputeCopy.Exists && UsesComputeDType(weight);
 

@@ -17,6 +17,8 @@ internal sealed class SimulatorDevice : Device
 
     public override string Name => "simulator";
 
+    public override PlanTarget PlanTarget => PlanTarget.Cuda;
+
     public override long AllocatedBytes => _host.AllocatedBytes;
 
     public override long PeakAllocatedBytes => _host.PeakAllocatedBytes;

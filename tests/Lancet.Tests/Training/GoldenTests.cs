@@ -1,9 +1,13 @@
 using System.Text.Json;
+using Lancet.Adapters;
 using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
 using Lancet.Formats;
 using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Models;
+using Lancet.Tests.Devices;
 using Lancet.Training;
 
 namespace Lancet.Tests.Training;
@@ -18,10 +22,51 @@ public class GoldenTests
 
     [Theory]
     [MemberData(nameof(Fixtures))]
-    public void Losses_gradients_and_training_agree_with_hugging_face(string name)
+    public void Losses_gradients_and_training_agree_with_hugging_face(string name) => AssertTraining(name, new CpuDevice());
+
+    [Theory]
+    [MemberData(nameof(Fixtures))]
+    public void Adapters_in_the_border_of_their_weights_agree_with_hugging_face(string name) => AssertTraining(name, new GpuPlanDevice());
+
+    [Theory]
+    [InlineData("q_proj", "down_proj")]
+    [InlineData("k_proj", "o_proj", "up_proj")]
+    public void Borders_of_some_projections_give_the_gradients_of_separate_products(params string[] targets)
+    {
+        var fixture = new Fixture("qwen2");
+        Dictionary<string, float[]> Gradients(Device device)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
+            // A rank that is no multiple of eight leaves gaps in the border.
+            model.AddLora(new LoraOptions { Rank = 3, Alpha = 5, TargetModules = targets });
+            using var engine = new TrainingEngine(model, Options(fixture) with { MaxGradientNorm = 0 });
+            for (var step = 0; step < 3; step++) Step(engine, fixture, step);
+            return model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray());
+        }
+        var (expected, actual) = (Gradients(new CpuDevice()), Gradients(new GpuPlanDevice()));
+        Assert.Equal(expected.Keys.Order(), actual.Keys.Order());
+        foreach (var (weight, values) in expected)
+        {
+            var difference = Math.Sqrt(values.Zip(actual[weight], (x, y) => Math.Pow(x - y, 2)).Sum() / values.Sum(x => (double)x * x));
+            Assert.True(difference < 2e-5, $"{weight}: {difference}");
+        }
+    }
+
+    [Fact]
+    public void A_weight_with_a_border_is_read_and_merged_as_before()
+    {
+        var fixture = new Fixture("qwen2");
+        using var plain = LanguageModel.Load(fixture.Model);
+        using var bordered = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
+        bordered.LoadAdapter(fixture.Adapter);
+        Assert.Contains(bordered.Decoder.Groups, group => group.IsBordered);
+        foreach (var (weight, other) in plain.Decoder.Weights.Zip(bordered.Decoder.Weights)) Assert.Equal(plain.Read(weight), bordered.Read(other));
+    }
+
+    private static void AssertTraining(string name, Device device)
     {
         var fixture = new Fixture(name);
-        using var model = LanguageModel.Load(fixture.Model);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
         model.LoadAdapter(fixture.Adapter);
         using var engine = new TrainingEngine(model, Options(fixture));
         AssertLosses(engine, fixture, "loss");

@@ -1,0 +1,292 @@
+using System.Runtime.CompilerServices;
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// Projections of one input whose outputs lie side by side: query, key and value; gate and up; output and down alone. Either each computes for
+/// itself (<see cref="LoraLinear"/>), or all are one product, with the adapters in the border of the stacked weights:
+/// <code>
+/// stored    [ W  sB ]    W = [W₁; W₂; …] [out, in], A = [A₁; A₂; …] [r, in], sB [out, r] with block i at Wᵢ's rows and Aᵢ's columns, 0 elsewhere
+///           [ A  –  ]
+/// forward   u = x·Aᵀ      y = [x | u]·[W | sB]ᵀ      u is written behind x, whose rows have room for it
+/// backward  v = dy·sB     dx = [dy | v]·[W; A]       v is written behind dy where its rows have room, else two products
+///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
+/// </code>
+/// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. Copies of A and sB in the
+/// border are made again from the masters after every step.
+/// </summary>
+public sealed class ProjectionGroup
+{
+    // What a row of u or v is rounded up to: 16 bytes, which fast loads ask for.
+    private const int RankAlignment = 8;
+    private const int BorderAlignment = 16;
+    private static readonly bool s_mayBorder = Environment.GetEnvironmentVariable("LANCET_ADAPTER_BORDERS") != "0";
+    private readonly LoraLinear[] _projections;
+    private readonly int[] _firstRank;
+    private readonly bool _hasOutputRoom;
+    private int _rank;
+    private Tensor _stored;
+    private Tensor _bias;
+
+    /// <summary>Describes a group.</summary>
+    /// <param name="hasOutputRoom">Whether the rows of the outputs' gradients have room for v.</param>
+    /// <param name="projections">One to three projections of the same input, in the order of their outputs.</param>
+    internal ProjectionGroup(bool hasOutputRoom, params LoraLinear[] projections)
+    {
+        (_hasOutputRoom, _projections, _firstRank) = (hasOutputRoom, projections, new int[projections.Length]);
+        OutFeatures = projections.Sum(projection => projection.OutFeatures);
+    }
+
+    /// <summary>Columns of the input.</summary>
+    public int InFeatures => _projections[0].InFeatures;
+
+    /// <summary>Columns of all outputs.</summary>
+    public int OutFeatures { get; }
+
+    /// <summary>Whether the group is one product with its adapters in the border.</summary>
+    public bool IsBordered { get; private set; }
+
+    /// <summary>Columns that rows of the input need behind its own.</summary>
+    public int InputRoom => IsBordered ? Aligned(_rank, BorderAlignment) : 0;
+
+    /// <summary>Columns that rows of the outputs' gradients need behind their own.</summary>
+    public int OutputRoom => _hasOutputRoom ? InputRoom : 0;
+
+    /// <summary>The adapters' matrices: all A, then all B.</summary>
+    public IEnumerable<Weight> Adapters => Adapted.Select(projection => projection.A!).Concat(Adapted.Select(projection => projection.B!));
+
+    /// <summary>Weights and biases of the checkpoint that the bordered form replaces.</summary>
+    internal IEnumerable<Weight> BaseWeights => _projections.Select(projection => projection.Weight).Concat(_projections.Select(projection => projection.Bias).OfType<Weight>());
+
+    private IEnumerable<LoraLinear> Adapted => _projections.Where(projection => projection.A is not null);
+
+    private int Stride => InFeatures + InputRoom;
+
+    // Then A's of a group are adjacent in the arena, and one product or pass serves them all.
+    private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % Training.ParameterArena.SlotAlignment == 0);
+
+    /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights and without dropout.</summary>
+    /// <returns>Bytes that the border adds.</returns>
+    internal long ChooseBorder(PlanTarget target, DType dtype, bool isQuantized)
+    {
+        var biases = _projections.Count(projection => projection.Bias is not null);
+        IsBordered = s_mayBorder && target.IsCuda && !isQuantized && Adapted.Any() && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
+            && BaseWeights.All(weight => !weight.IsTrained && weight.Quantized is null);
+        if (!IsBordered) return 0;
+        _rank = 0;
+        for (var i = 0; i < _projections.Length; i++)
+        {
+            _firstRank[i] = _rank;
+            if (_projections[i].A is { } a) _rank += Aligned((int)a.Shape[0], RankAlignment);
+        }
+        foreach (var weight in Adapters) weight.IsInBorder = true;
+        return (StoredElements - ((long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
+    }
+
+    /// <summary>Elements of the bordered form.</summary>
+    internal long StoredElements => (long)(OutFeatures + _rank) * Stride;
+
+    /// <summary>Gives the bordered form a shape without memory behind it, for planning.</summary>
+    internal void DescribeStorage(DType dtype)
+    {
+        if (!IsBordered || _stored.Exists) return;
+        _stored = new Tensor(1, dtype, new Shape(OutFeatures + _rank, Stride));
+        if (_projections[0].Bias is not null) _bias = new Tensor(1, dtype.Accumulator(), new Shape(OutFeatures));
+    }
+
+    /// <summary>Moves the weights into the bordered form; the memory that they had can be freed.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="stored"><see cref="StoredElements"/> zeros of the weights' dtype.</param>
+    /// <param name="bias">Elements for all biases, or absent without any.</param>
+    internal void Store(Device device, Tensor stored, Tensor bias)
+    {
+        (_stored, _bias) = (stored.Reshape(new Shape(OutFeatures + _rank, Stride)), bias);
+        long first = 0;
+        foreach (var projection in _projections)
+        {
+            var weight = projection.Weight;
+            var rows = _stored.Rows(first, projection.OutFeatures);
+            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, InFeatures, weight.Dense, rows);
+            weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - InputRoom));
+            weight.RowStride = Stride;
+            if (projection.Bias is not null)
+            {
+                var part = _bias.Rows(first, projection.OutFeatures);
+                device.Copy(projection.Bias.Dense, part);
+                projection.Bias.Dense = part;
+            }
+            first += projection.OutFeatures;
+        }
+    }
+
+    /// <summary>Makes the border's copies of A and s·B again.</summary>
+    internal void RefreshBorder(Device device, Func<Weight, Tensor> master)
+    {
+        var first = 0;
+        for (var i = 0; i < _projections.Length; first += _projections[i++].OutFeatures)
+        {
+            var projection = _projections[i];
+            if (projection.A is null) continue;
+            var rank = (int)projection.A.Shape[0];
+            if (i == 0 || !HasAdjacentA)
+            {
+                var (a, rows) = (master(projection.A), HasAdjacentA ? _rank : rank);
+                ElementwiseKernel.ConvertRows(device, rows, InFeatures, new Tensor(a.Address, a.DType, new Shape(rows, InFeatures)), _stored.Rows(OutFeatures + _firstRank[i], _rank - _firstRank[i]));
+            }
+            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, rank, master(projection.B!), ColumnSlice.Of(_stored.Rows(first, projection.OutFeatures), InFeatures + _firstRank[i]), projection.Scale);
+        }
+    }
+
+    /// <summary>y = beta·y + x·Wᵀ + b + LoRA for all projections.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">[T, in], with <see cref="InputRoom"/> behind each row.</param>
+    /// <param name="y">[T, out].</param>
+    /// <param name="beta">0 to overwrite y, 1 to add to it.</param>
+    /// <param name="u">Inputs of the adapters' second halves, kept for the backward pass.</param>
+    internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, float beta, out AdapterInputs u)
+    {
+        u = default;
+        if (!IsBordered)
+        {
+            for (var i = 0; i < _projections.Length; y = y.At(_projections[i++].OutFeatures)) _projections[i].Forward(c, x.Tensor, y, beta, out u[i]);
+            return;
+        }
+        RecomputeAdapterInputs(c, x, out u);
+        ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u[0], x.At(InFeatures));
+        if (!c.IsTraining) c.Free(u[0]);
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount,
+            N = OutFeatures,
+            K = InFeatures + _rank,
+            A = new(x.Tensor, false, x.RowStride),
+            B = new(_stored, true, Stride),
+            C = y.Tensor,
+            LeadingDimensionC = y.RowStride,
+            Alpha = 1,
+            Beta = beta,
+            Bias = _bias,
+        });
+    }
+
+    /// <summary>u alone, as in the forward pass.</summary>
+    internal void RecomputeAdapterInputs(StepContext c, ColumnSlice x, out AdapterInputs u)
+    {
+        u = default;
+        if (!IsBordered)
+        {
+            for (var i = 0; i < _projections.Length; i++)
+                if (_projections[i].A is not null) _projections[i].RecomputeAdapterInput(c, x.Tensor, out u[i]);
+            return;
+        }
+        u[0] = c.Saved(_rank);
+        c.Device.MatMul(new MatMul { M = c.TokenCount, N = _rank, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(_stored.Rows(OutFeatures, _rank), true, Stride), C = u[0], Alpha = 1 });
+    }
+
+    /// <summary>Gradient of the input, and v, which <see cref="BackwardWeights"/> needs and frees.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="dy">[T, out], with <see cref="OutputRoom"/> behind each row.</param>
+    /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
+    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice dy, Tensor dx)
+    {
+        AdapterInputs v = default;
+        if (!IsBordered)
+        {
+            for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) v[i] = _projections[i].BackwardInput(c, dy, dx, i == 0 ? 0 : 1);
+            return v;
+        }
+        if (!_hasOutputRoom) v[0] = c.Activations(MemoryPurpose.Workspace, _rank);
+        var target = V(v, dy);
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount,
+            N = _rank,
+            K = OutFeatures,
+            A = new(dy.Tensor, false, dy.RowStride),
+            B = new(ColumnSlice.Of(_stored, InFeatures).Tensor, false, Stride),
+            C = target.Tensor,
+            LeadingDimensionC = target.RowStride,
+            Alpha = 1,
+        });
+        if (!dx.Exists) return v;
+        if (!_hasOutputRoom) c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = _rank, A = new(v[0]), B = new(_stored.Rows(OutFeatures, _rank), false, Stride), C = dx, Alpha = 1 });
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount,
+            N = InFeatures,
+            K = OutFeatures + (_hasOutputRoom ? _rank : 0),
+            A = new(dy.Tensor, false, dy.RowStride),
+            B = new(_stored, false, Stride),
+            C = dx,
+            Alpha = 1,
+            Beta = _hasOutputRoom ? 0 : 1,
+        });
+        return v;
+    }
+
+    /// <summary>Gradients of whatever is trained here; frees u and v.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">The forward pass's input [T, in].</param>
+    /// <param name="dy">[T, out], as <see cref="BackwardInput"/> left it.</param>
+    /// <param name="u">From <see cref="Forward"/>.</param>
+    /// <param name="v">From <see cref="BackwardInput"/>.</param>
+    internal void BackwardWeights(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, AdapterInputs v)
+    {
+        if (!IsBordered)
+        {
+            for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) _projections[i].BackwardWeights(c, x.Tensor, dy, u[i], v[i]);
+            return;
+        }
+        var (all, part) = (V(v, dy), dy);
+        for (var i = 0; i < _projections.Length; part = part.At(_projections[i++].OutFeatures))
+        {
+            var projection = _projections[i];
+            if (projection.A is null) continue;
+            var rank = (int)projection.A.Shape[0];
+            c.Device.MatMul(new MatMul
+            {
+                M = projection.OutFeatures,
+                N = rank,
+                K = c.TokenCount,
+                A = new(part.Tensor, true, part.RowStride),
+                B = new(ColumnSlice.Of(u[0], _firstRank[i]).Tensor, false, _rank),
+                C = projection.B!.Gradient,
+                Alpha = projection.Scale,
+                Beta = 1,
+            });
+            if (i > 0 && HasAdjacentA) continue;
+            c.Device.MatMul(new MatMul
+            {
+                M = HasAdjacentA ? _rank : rank,
+                N = InFeatures,
+                K = c.TokenCount,
+                A = new(all.At(_firstRank[i]).Tensor, true, all.RowStride),
+                B = new(x.Tensor, false, x.RowStride),
+                C = projection.A.Gradient,
+                Alpha = 1,
+                Beta = 1,
+            });
+        }
+        c.Free(v[0], u[0]);
+    }
+
+    private static int Aligned(int count, int to) => (count + to - 1) / to * to;
+
+    private ColumnSlice V(AdapterInputs v, ColumnSlice dy) => _hasOutputRoom ? dy.At(OutFeatures) : v[0];
+}
+
+/// <summary>u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter.</summary>
+[InlineArray(3)]
+internal struct AdapterInputs
+{
+    private Tensor _first;
+
+    /// <summary>Ends the lives of all.</summary>
+    public readonly void Free(StepContext c) => c.Free(this[0], this[1], this[2]);
+}

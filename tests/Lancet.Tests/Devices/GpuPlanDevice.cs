@@ -1,0 +1,15 @@
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
+
+namespace Lancet.Tests.Devices;
+
+/// <summary>The processor with everything laid out as on a GPU: adapters in the border of their weights, nothing read in place.</summary>
+internal sealed class GpuPlanDevice() : ForwardingDevice(new CpuDevice())
+{
+    public override PlanTarget PlanTarget => PlanTarget.Cuda;
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing) Inner.Dispose();
+    }
+}
