@@ -56,7 +56,8 @@ internal sealed class GpuStepBenchmark
                 "keep" => ActivationPolicy.Keep,
                 "recompute-mlp" => ActivationPolicy.RecomputeMlp,
                 "keep-input" => ActivationPolicy.KeepInput,
-                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp or keep-input."),
+                "offload-input" => ActivationPolicy.OffloadInput,
+                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp, keep-input or offload-input."),
             },
         };
     }

@@ -63,6 +63,33 @@ public abstract class Device : IDisposable
     /// <summary>Queues a copy between tensors of equal size in bytes.</summary>
     public abstract void Copy(Tensor source, Tensor destination);
 
+    /// <summary>Allocates host memory for <see cref="CopyOut"/> and <see cref="CopyIn"/>: page-locked where the device copies from and to it by itself.</summary>
+    /// <param name="bytes">Size.</param>
+    /// <param name="purpose">What for, for error messages.</param>
+    /// <exception cref="LancetException">The memory is not there.</exception>
+    public virtual DeviceBuffer AllocateHost(long bytes, string purpose) => Allocate(bytes, purpose);
+
+    /// <summary>
+    /// Starts a copy to host memory once everything queued so far is done, and goes on: what is queued next runs beside it. The source must
+    /// stay as it is until <see cref="AwaitCopy"/>.
+    /// </summary>
+    /// <param name="source">Device memory.</param>
+    /// <param name="host">A view of <see cref="AllocateHost"/>'s memory.</param>
+    /// <param name="channel">Number that tells this copy from others under way.</param>
+    public virtual void CopyOut(Tensor source, Tensor host, int channel) => Copy(source, host);
+
+    /// <summary>Starts a copy from host memory like <see cref="CopyOut"/>; the destination must not be used until <see cref="AwaitCopy"/>.</summary>
+    /// <param name="host">A view of <see cref="AllocateHost"/>'s memory.</param>
+    /// <param name="destination">Device memory.</param>
+    /// <param name="channel">Number that tells this copy from others under way.</param>
+    public virtual void CopyIn(Tensor host, Tensor destination, int channel) => Copy(host, destination);
+
+    /// <summary>What is queued next waits for the copy; the host does not.</summary>
+    /// <param name="channel">As given to <see cref="CopyOut"/> or <see cref="CopyIn"/>.</param>
+    public virtual void AwaitCopy(int channel)
+    {
+    }
+
     /// <summary>Queues setting all bytes to zero.</summary>
     public abstract void Clear(Tensor destination);
 

@@ -35,6 +35,14 @@ internal abstract class ForwardingDevice(Device inner) : Device
 
     public override void Copy(Tensor source, Tensor destination) => inner.Copy(source, destination);
 
+    public override DeviceBuffer AllocateHost(long bytes, string purpose) => inner.AllocateHost(bytes, purpose);
+
+    public override void CopyOut(Tensor source, Tensor host, int channel) => inner.CopyOut(source, host, channel);
+
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => inner.CopyIn(host, destination, channel);
+
+    public override void AwaitCopy(int channel) => inner.AwaitCopy(channel);
+
     public override void Clear(Tensor destination) => inner.Clear(destination);
 
     public override void Synchronize() => inner.Synchronize();

@@ -48,6 +48,9 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     }
 
     /// <inheritdoc/>
+    public override DeviceBuffer AllocateHost(long bytes, string purpose) => new ImaginaryBuffer(null, bytes);
+
+    /// <inheritdoc/>
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
         LaunchCount++;
@@ -85,7 +88,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     {
     }
 
-    private sealed class ImaginaryBuffer(PlanningDevice device, long bytes) : DeviceBuffer
+    private sealed class ImaginaryBuffer(PlanningDevice? device, long bytes) : DeviceBuffer
     {
         private bool _isFreed;
 
@@ -97,7 +100,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
         {
             if (_isFreed) return;
             _isFreed = true;
-            device._allocated -= bytes;
+            if (device is not null) device._allocated -= bytes;
         }
     }
 }

@@ -60,9 +60,11 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, rows * width));
         var column = (k.Range(rows) * width).AsColumn() + k.Range(width).AsRow();
 
-        Tile.Tile Read(Tile.Tile first, double other)
+        Tile.Tile Read(Tile.Tile first) => k.Load(start + (first + column), first + column < choice.Vocabulary);
+
+        Tile.Tile Capped(Tile.Tile read)
         {
-            var value = k.Load(start + (first + column), first + column < choice.Vocabulary, other).ToFloat32();
+            var value = read.ToFloat32();
             if (choice.Scale != 1) value *= choice.Scale;
             return choice.SoftCap == 0 ? value : choice.SoftCap * Tanh(value / choice.SoftCap);
         }
@@ -80,11 +82,13 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         {
             // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Missing columns count as a
             // number so low that its power vanishes when the lanes meet. A soft cap would turn that into −c, so they are masked after it.
-            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
+            // The next block is on its way while one is computed with.
+            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width), Read(zero)], (first, carried) =>
             {
-                var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
+                var next = Read(first + step);
+                var value = Select(first + column < choice.Vocabulary, Capped(carried[2]), Lowest);
                 var maximum = Max(carried[0], ReduceMax(value, 0));
-                return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0)];
+                return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0), next];
             });
             var largest = ReduceMax(running[0]);
             var logSum = largest + Log(Sum(running[1] * Power(running[0] - largest)));
@@ -95,13 +99,17 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             if (!choice.HasGradient) return;
             var factor = k.Load(gradientScale);
             if (choice.Scale != 1) factor *= choice.Scale;
-            k.For(zero, end, step, [], (first, _) =>
+            // From the end, because the blocks that were read last are the likeliest to be cached.
+            var last = (choice.Vocabulary - 1) / (rows * width) * (rows * width);
+            k.For(zero, end, step, [Read(k.Constant(DType.Int32, last))], (distance, carried) =>
             {
-                var value = Read(first, 0);
+                var first = last - distance;
+                var next = k.Load(start + (first - step + column), first - step + column >= 0);
+                var value = Capped(carried[0]);
                 var gradient = (Power(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
                 if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
                 k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
-                return [];
+                return [next];
             });
         });
     });

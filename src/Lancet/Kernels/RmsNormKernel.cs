@@ -21,7 +21,7 @@ namespace Lancet.Kernels;
 public sealed class RmsNormKernel(int columns, int heads, double epsilon, bool isWeightPlusOne)
 {
     /// <summary>Programs that sum dw side by side; fixed, so that the order of the sum is.</summary>
-    private const int WeightPrograms = 256;
+    private const int WeightPrograms = 512;
 
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
     private static readonly KernelSet<Choice> BackwardKernels = new(TraceBackward);

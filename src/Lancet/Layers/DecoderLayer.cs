@@ -12,8 +12,11 @@ public enum ActivationPolicy
     /// <summary>All but the MLP's intermediate results, which are made again from x₂.</summary>
     RecomputeMlp,
 
-    /// <summary>The layer's input only; the rest is made again: least memory.</summary>
+    /// <summary>The layer's input only; the rest is made again.</summary>
     KeepInput,
+
+    /// <summary>The layer's input only, in host memory: it leaves and comes back while neighbouring layers compute. Least memory.</summary>
+    OffloadInput,
 }
 
 /// <summary>A pre-norm decoder layer: attention and gated MLP, each added to the residual stream.</summary>
@@ -61,7 +64,7 @@ public sealed class DecoderLayer
     /// <summary>d ← gradient of the layer's input from that of its output; frees the state.</summary>
     internal void Backward(StepContext c, ref State state, ActivationPolicy policy, Tensor d, bool needsInput)
     {
-        if (policy == ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, out state.Attention);
+        if (policy >= ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, out state.Attention);
         if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, state.Middle, out state.Mlp);
         Mlp.Backward(c, state.Middle, state.Mlp, d);
         c.Free(state.Middle);
@@ -72,7 +75,7 @@ public sealed class DecoderLayer
     private void Drop(StepContext c, ref State state, ActivationPolicy policy)
     {
         Mlp.Drop(c, ref state.Mlp);
-        if (policy != ActivationPolicy.KeepInput) return;
+        if (policy < ActivationPolicy.KeepInput) return;
         Attention.Drop(c, ref state.Attention);
         c.Free(state.Middle);
         state.Middle = default;

@@ -58,6 +58,9 @@ public sealed class StepContext
     /// <summary>Sines of the rotary embedding.</summary>
     public Tensor RotarySin { get; set; }
 
+    /// <summary>Host memory for inputs of layers, by layer: [at least T, hidden] where <see cref="ActivationPolicy.OffloadInput"/> asks for it.</summary>
+    public IReadOnlyList<Tensor> HostInputs { get; set; } = [];
+
     /// <summary>Where generation keeps keys and values; null in training.</summary>
     public KeyValueCache? Cache { get; set; }
 

@@ -2,6 +2,7 @@ using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Models;
+using Lancet.Tensors;
 using Lancet.Tile;
 using Lancet.Tile.Cpu;
 using Lancet.Training;
@@ -53,14 +54,16 @@ public sealed class StepPlan
         var budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
         if (options.Policy is { } fixedPolicy)
         {
-            var plan = Try(_ => fixedPolicy);
-            return plan.Memory.PeakBytes <= budget ? plan : throw DoesNotFit(plan, budget, options);
+            // A processor's memory is the host's: there is nowhere to go.
+            var plan = Try(_ => fixedPolicy == ActivationPolicy.OffloadInput && !target.IsCuda ? ActivationPolicy.KeepInput : fixedPolicy);
+            return plan.Memory.PeakBytes <= budget ? plan : throw DoesNotFit(plan, budget, options, target);
         }
         var cheapest = Try(_ => ActivationPolicy.Keep);
         if (cheapest.Memory.PeakBytes <= budget) return cheapest;
         // More recomputation always costs more time and less memory, so the least that fits is found by bisection.
-        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput)])
+        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput), (ActivationPolicy.KeepInput, ActivationPolicy.OffloadInput)])
         {
+            if (more == ActivationPolicy.OffloadInput && !target.IsCuda) break;
             var all = Try(_ => more);
             if (all.Memory.PeakBytes > budget)
             {
@@ -77,12 +80,12 @@ public sealed class StepPlan
             }
             return all;
         }
-        throw DoesNotFit(cheapest, budget, options);
+        throw DoesNotFit(cheapest, budget, options, target);
     }
 
-    private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options) => new(
+    private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options, PlanTarget target) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {budget / 1048576.0:N0} MiB. " +
-        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy keep-input, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload-input" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
 
     private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target, ActivationPolicy[] policies)
     {
@@ -110,13 +113,13 @@ public sealed class StepPlan
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)), device) { MatMulOperations = operations };
+        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = policies.LongCount(policy => policy == ActivationPolicy.OffloadInput) * HostInputBytes(options, decoder.Config.HiddenSize, dtype) }, device) { MatMulOperations = operations };
 
         void Dry(StepMemory memory, bool isTraining)
         {
             memory.BeginPlanning();
             var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining };
+            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining, HostInputs = HostInputs(device, policies, options, decoder.Config.HiddenSize, dtype, []) };
             inputs.Bind(context, options.MaxTokens);
             if (isTraining) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens));
             else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
@@ -124,11 +127,23 @@ public sealed class StepPlan
         }
     }
 
+    /// <summary>Allocates the host memory of <see cref="ActivationPolicy.OffloadInput"/>, a tensor a layer; absent ones for other policies.</summary>
+    internal static IReadOnlyList<Tensor> HostInputs(Device device, ActivationPolicy[] policies, EngineOptions options, int hidden, DType dtype, List<DeviceBuffer> owned) => [.. policies.Select(policy =>
+    {
+        if (policy != ActivationPolicy.OffloadInput) return default;
+        var buffer = device.AllocateHost(HostInputBytes(options, hidden, dtype), "inputs of layers");
+        owned.Add(buffer);
+        return buffer.View(dtype, new Shape(options.MaxTokens, hidden));
+    })];
+
+    private static long HostInputBytes(EngineOptions options, int hidden, DType dtype) => (long)options.MaxTokens * hidden * dtype.SizeInBytes();
+
     private static string Describe(ActivationPolicy[] policies) => string.Join(", ", policies.GroupBy(policy => policy).OrderBy(group => group.Key).Select(group =>
         (group.Count() == policies.Length ? "all layers" : group.Count() == 1 ? "1 layer" : $"{group.Count()} layers") + " " + group.Key switch
         {
             ActivationPolicy.Keep => "keep everything",
             ActivationPolicy.RecomputeMlp => "recompute the MLP",
-            _ => "keep their input only",
+            ActivationPolicy.KeepInput => "keep their input only",
+            _ => "keep their input only, in host memory",
         }));
 }

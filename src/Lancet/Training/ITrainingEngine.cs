@@ -74,6 +74,9 @@ public readonly record struct StepResult(double Loss, double GradientNorm);
 /// <param name="ActivationPolicy">Policy chosen for each layer, in words.</param>
 public sealed record MemoryPlan(IReadOnlyList<MemoryPlanEntry> Entries, string ActivationPolicy)
 {
+    /// <summary>Page-locked host memory besides, in bytes.</summary>
+    public long HostBytes { get; init; }
+
     /// <summary>Peak in bytes.</summary>
     public long PeakBytes => Entries.Sum(entry => entry.Bytes);
 }

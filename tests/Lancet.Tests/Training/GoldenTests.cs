@@ -92,20 +92,23 @@ public class GoldenTests
     }
 
     [Theory]
-    [InlineData("llama", false)]
-    [InlineData("gemma2", false)]
-    [InlineData("qwen3", true)]
-    [InlineData("qwen2", true)]
-    public void Activation_policies_give_the_same_bits(string name, bool isFullyTrained)
+    [InlineData("llama", false, false)]
+    [InlineData("gemma2", false, false)]
+    [InlineData("qwen3", true, false)]
+    [InlineData("qwen2", true, false)]
+    [InlineData("llama", false, true)]
+    [InlineData("gemma2", true, true)]
+    public void Activation_policies_give_the_same_bits(string name, bool isFullyTrained, bool isLikeGpu)
     {
         var fixture = new Fixture(name);
         List<(double, double)>? first = null;
         long former = long.MaxValue;
         foreach (var policy in Enum.GetValues<ActivationPolicy>())
         {
-            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = isFullyTrained });
-            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: 0.1);
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = isFullyTrained, Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true });
+            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: isLikeGpu ? 0 : 0.1);
             using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy });
+            Assert.Equal(isLikeGpu && policy == ActivationPolicy.OffloadInput, engine.Plan.HostBytes > 0);
             var results = Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm)).ToList();
             first ??= results;
             Assert.Equal(first, results);

@@ -46,6 +46,45 @@ public sealed partial class CudaDevice
     }
 
     /// <inheritdoc/>
+    public override DeviceBuffer AllocateHost(long bytes, string purpose)
+    {
+        MakeCurrent();
+        try
+        {
+            return new PinnedBuffer(PinnedHandle.Allocate(Math.Max(1, bytes)), bytes);
+        }
+        catch (CudaException inner)
+        {
+            throw new LancetException($"{bytes / 1048576.0:N0} MiB of page-locked host memory for {purpose} are not to be had; choose another --activation-policy than offload-input, or raise --memory-budget.", inner);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void CopyOut(Tensor source, Tensor host, int channel) => CopyBeside(channel, () => Driver.cuMemcpyDtoHAsync(host.Address, source.Address, (nuint)source.Bytes, _copy.Value));
+
+    /// <inheritdoc/>
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => CopyBeside(channel, () => Driver.cuMemcpyHtoDAsync(destination.Address, host.Address, (nuint)destination.Bytes, _copy.Value));
+
+    /// <inheritdoc/>
+    public override void AwaitCopy(int channel)
+    {
+        MakeCurrent();
+        CudaCheck.Driver(Driver.cuStreamWaitEvent(_compute.Value, _copies[channel].End.Value, 0));
+    }
+
+    // While a graph is recorded the events make the copy stream a part of it, and the copies its parallel branches.
+    private void CopyBeside(int channel, Func<int> copy)
+    {
+        MakeCurrent();
+        while (_copies.Count <= channel) _copies.Add((EventHandle.Create(), EventHandle.Create()));
+        var (start, end) = _copies[channel];
+        CudaCheck.Driver(Driver.cuEventRecord(start.Value, _compute.Value));
+        CudaCheck.Driver(Driver.cuStreamWaitEvent(_copy.Value, start.Value, 0));
+        CudaCheck.Driver(copy(), "a copy between device and host");
+        CudaCheck.Driver(Driver.cuEventRecord(end.Value, _copy.Value));
+    }
+
+    /// <inheritdoc/>
     public override void Clear(Tensor destination)
     {
         if (destination.Bytes == 0) return;
@@ -66,7 +105,19 @@ public sealed partial class CudaDevice
     }
 
     private LancetException OutOfMemory(long bytes, string purpose) => new(string.Create(CultureInfo.InvariantCulture,
-        $"{bytes / 1048576.0:N0} MiB of memory on {Name} for {purpose} are not to be had; {AvailableBytes / 1048576.0:N0} MiB of {Info.MemoryBytes / 1048576.0:N0} MiB are free, Lancet holds {AllocatedBytes / 1048576.0:N0} MiB. Lower --max-seq-length or --batch-size, or choose --method qlora or --activation-policy keep-input."));
+        $"{bytes / 1048576.0:N0} MiB of memory on {Name} for {purpose} are not to be had; {AvailableBytes / 1048576.0:N0} MiB of {Info.MemoryBytes / 1048576.0:N0} MiB are free, Lancet holds {AllocatedBytes / 1048576.0:N0} MiB. Lower --max-seq-length or --batch-size, or choose --method qlora or --activation-policy offload-input."));
+
+    private sealed class PinnedBuffer(PinnedHandle memory, long bytes) : DeviceBuffer
+    {
+        public override nint Address => memory.Value;
+
+        public override long Bytes => bytes;
+
+        protected override void Dispose(bool disposing)
+        {
+            if (disposing) memory.Dispose();
+        }
+    }
 
     private sealed class CudaBuffer(CudaDevice device, nint address, long bytes) : DeviceBuffer
     {

@@ -31,6 +31,7 @@ public sealed partial class CudaDevice : Device
     private readonly ContextHandle _context;
     private readonly StreamHandle _compute;
     private readonly StreamHandle _copy;
+    private readonly List<(EventHandle Start, EventHandle End)> _copies = [];
     private readonly PinnedRing _ring;
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaFunction>> _functions = new();
     private readonly CubinCache _cubins;
@@ -228,6 +229,11 @@ public sealed partial class CudaDevice : Device
             if (function.IsValueCreated) function.Value.Dispose();
         _functions.Clear();
         _ring.Dispose();
+        foreach (var (start, end) in _copies)
+        {
+            start.Dispose();
+            end.Dispose();
+        }
         _compute.Dispose();
         _copy.Dispose();
         _isDisposed = true;
