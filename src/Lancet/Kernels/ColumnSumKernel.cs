@@ -11,10 +11,11 @@ namespace Lancet.Kernels;
 /// </summary>
 public static class ColumnSumKernel
 {
-    private const int Programs = 128;
+    private const int Programs = 64;
     private const int Width = 256;
-    private const int AddWidth = 64;
-    private const int AddRowBlock = 32;
+    private const int RowBlock = 16;
+    private const int AddWidth = 32;
+    private const int AddRowBlock = 64;
 
     private static readonly KernelSet<(DType DType, long Stride, int Columns)> PartialKernels = new(TracePartial);
     private static readonly KernelSet<(DType DType, int Columns)> AddKernels = new(TraceAdd);
@@ -48,9 +49,14 @@ public static class ColumnSumKernel
         var column = k.ProgramId(1) * Width + k.Range(Width);
         var inside = column < choice.Columns;
         var first = k.ProgramId(0) * rowsPerProgram;
-        var sum = k.For(first, Min(first + rowsPerProgram, rows), k.Constant(DType.Int32, 1), [k.Zeros(choice.DType.Accumulator(), Width)], (row, carried) =>
-            [carried[0] + k.Load(x + (row.ToInt64() * choice.Stride + column), inside).ToFloat32()])[0];
-        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), sum, inside);
+        var end = Min(first + rowsPerProgram, rows);
+        // Blocks of rows, here and below, so that many loads are under way at once.
+        var sums = k.For(first, end, k.Constant(DType.Int32, RowBlock), [k.Zeros(choice.DType.Accumulator(), RowBlock, Width)], (start, carried) =>
+        {
+            var row = start + k.Range(RowBlock);
+            return [carried[0] + k.Load(x + ((row.ToInt64() * choice.Stride).AsColumn() + column.ToInt64().AsRow()), (row < end).AsColumn() & inside.AsRow()).ToFloat32()];
+        })[0];
+        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), Sum(sums, 0), inside);
     });
 
     private static Kernel TraceAdd((DType DType, int Columns) choice) => Kernel.Trace("column_sum_add", k =>
@@ -60,7 +66,6 @@ public static class ColumnSumKernel
         var count = k.Scalar(DType.Int32, "partials");
         var column = k.ProgramId(0) * AddWidth + k.Range(AddWidth);
         var inside = column < choice.Columns;
-        // Blocks of rows, so that many loads are under way at once.
         var sums = k.For(k.Constant(DType.Int32, 0), count, k.Constant(DType.Int32, AddRowBlock), [k.Zeros(choice.DType, AddRowBlock, AddWidth)], (first, carried) =>
         {
             var row = first + k.Range(AddRowBlock);

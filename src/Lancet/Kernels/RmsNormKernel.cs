@@ -22,6 +22,8 @@ public sealed class RmsNormKernel(int columns, int heads, double epsilon, bool i
 {
     /// <summary>Programs that sum dw side by side; fixed, so that the order of the sum is.</summary>
     private const int WeightPrograms = 512;
+    private const int WeightElements = 4096;
+    private const int MaxWeightWidth = 512;
 
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
     private static readonly KernelSet<Choice> BackwardKernels = new(TraceBackward);
@@ -60,15 +62,15 @@ public sealed class RmsNormKernel(int columns, int heads, double epsilon, bool i
     /// <param name="gradient">[columns].</param>
     public void BackwardWeight(Device device, int rows, ColumnSlice dy, ColumnSlice x, Tensor rstd, Tensor partial, Tensor gradient)
     {
-        var programs = (int)PartialShape(rows)[0];
+        var shares = (int)PartialShape(rows)[0];
         device.Launch(
-            WeightKernels[new(columns, epsilon, isWeightPlusOne, x.Tensor.DType, x.RowStride, dy.RowStride, heads, false)], new Grid(programs),
-            [dy.Tensor, x.Tensor, rstd, partial, rows, Blocks.Of(rows, programs)]);
+            WeightKernels[new(columns, epsilon, isWeightPlusOne, x.Tensor.DType, x.RowStride, dy.RowStride, heads, false)], new Grid(shares, Blocks.Of(columns, WeightWidth(columns))),
+            [dy.Tensor, x.Tensor, rstd, partial, rows * heads, Blocks.Of(rows * heads, shares)]);
         ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
     /// <summary>Shape of the workspace that <see cref="BackwardWeight"/> needs, in the accumulator's type.</summary>
-    public Shape PartialShape(int rows) => new(Math.Max(1, Math.Min(rows, WeightPrograms)), columns);
+    public Shape PartialShape(int rows) => new(Math.Max(1, Math.Min(Blocks.Of(rows * heads, WeightElements / WeightWidth(columns)), WeightPrograms / Blocks.Of(columns, WeightWidth(columns)))), columns);
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("rms_norm_forward", k =>
     {
@@ -110,7 +112,8 @@ public sealed class RmsNormKernel(int columns, int heads, double epsilon, bool i
         k.Store(target, gradient.To(choice.DType), inside);
     });
 
-    // StrideZ holds the number of heads.
+    // StrideZ holds the number of heads. A program sums a share of the rows for a block of columns, several pieces at a time, so that many loads
+    // are under way at once and little is left to sum up.
     private static Kernel TraceWeight(Choice choice) => Kernel.Trace("rms_norm_backward_weight", k =>
     {
         var accumulator = choice.DType.Accumulator();
@@ -118,21 +121,26 @@ public sealed class RmsNormKernel(int columns, int heads, double epsilon, bool i
         var x = k.Pointer(choice.DType, "x");
         var rstd = k.Pointer(accumulator, "rstd");
         var partial = k.Pointer(accumulator, "partial");
-        var rows = k.Scalar(DType.Int32, "rows");
-        var rowsPerProgram = k.Scalar(DType.Int32, "rows_per_program");
+        var pieces = k.Scalar(DType.Int32, "pieces");
+        var piecesPerProgram = k.Scalar(DType.Int32, "pieces_per_program");
         var heads = (int)choice.StrideZ;
-        var width = Blocks.PowerOfTwo(choice.Columns);
-        var column = k.Range(width);
-        var inside = column < choice.Columns;
-        var first = k.ProgramId(0) * rowsPerProgram;
-        var sum = k.For(first, Min(first + rowsPerProgram, rows), k.Constant(DType.Int32, 1), [k.Zeros(accumulator, width)], (row, carried) =>
-            k.For(0, heads, 1, [carried[0]], (head, inner) =>
-            {
-                var normed = k.Load(x + (row.ToInt64() * choice.StrideX + head * choice.Columns + column), inside).ToFloat32() * k.Load(rstd + (row * heads + head));
-                return [inner[0] + k.Load(dy + (row.ToInt64() * choice.StrideY + head * choice.Columns + column), inside).ToFloat32() * normed];
-            }))[0];
-        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), sum, inside);
+        var width = WeightWidth(choice.Columns);
+        var height = WeightElements / width;
+        var column = k.ProgramId(1) * width + k.Range(width);
+        var first = k.ProgramId(0) * piecesPerProgram;
+        var end = Min(first + piecesPerProgram, pieces);
+        var sums = k.For(first, end, k.Constant(DType.Int32, height), [k.Zeros(accumulator, height, width)], (start, carried) =>
+        {
+            var piece = start + k.Range(height);
+            var (row, head) = (piece / heads, piece % heads);
+            var inside = (piece < end).AsColumn() & (column < choice.Columns).AsRow();
+            Tile.Tile Read(Pointer from, long stride) => k.Load(from + ((row.ToInt64() * stride + (head * choice.Columns).ToInt64()).AsColumn() + column.ToInt64().AsRow()), inside).ToFloat32();
+            return [carried[0] + Read(dy, choice.StrideY) * (Read(x, choice.StrideX) * k.Load(rstd + piece, piece < end).AsColumn())];
+        })[0];
+        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), Sum(sums, 0), column < choice.Columns);
     });
+
+    private static int WeightWidth(int columns) => Math.Min(MaxWeightWidth, Blocks.PowerOfTwo(columns));
 
     private readonly record struct Choice(int Columns, double Epsilon, bool IsWeightPlusOne, DType DType, long StrideX, long StrideY, long StrideZ, bool IsAdded);
 }
