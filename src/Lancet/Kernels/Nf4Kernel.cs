@@ -21,7 +21,7 @@ public static class Nf4Kernel
     private const int BlocksPerProgram = 32;
 
     private static readonly KernelSet<DType> QuantizeKernels = new(TraceQuantize);
-    private static readonly KernelSet<DType> DequantizeKernels = new(TraceDequantize);
+    private static readonly KernelSet<(DType DType, int Columns, long Stride)> DequantizeKernels = new(TraceDequantize);
     private static readonly Kernel MeanKernel = TraceMean();
     private static readonly Kernel ScaleKernel = TraceScales();
 
@@ -47,8 +47,21 @@ public static class Nf4Kernel
     /// <param name="weight">The quantised matrix.</param>
     /// <param name="target">[rows, columns] in fp32, bf16 or fp16.</param>
     public static void Dequantize(Device device, Nf4Weight weight, Tensor target) => device.Launch(
-        DequantizeKernels[target.DType], new Grid(Blocks.Of(Blocks.Of(target.Count, Nf4Weight.BlockSize), BlocksPerProgram)),
+        DequantizeKernels[(target.DType, 0, 0)], new Grid(Blocks.Of(Blocks.Of(target.Count, Nf4Weight.BlockSize), BlocksPerProgram)),
         [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target, target.Count]);
+
+    /// <summary>Writes out a quantised matrix into a block of a wider one.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="weight">The quantised matrix, whose columns are a multiple of 64.</param>
+    /// <param name="target">[rows, columns] in fp32, bf16 or fp16.</param>
+    public static void DequantizeRows(Device device, Nf4Weight weight, ColumnSlice target)
+    {
+        if (weight.Columns % Nf4Weight.BlockSize != 0) throw new ArgumentException($"Rows of {weight.Columns} elements are no whole blocks of {Nf4Weight.BlockSize}.");
+        var count = (long)weight.Rows * weight.Columns;
+        device.Launch(
+            DequantizeKernels[(target.Tensor.DType, weight.Columns, target.RowStride)], new Grid(Blocks.Of(Blocks.Of(count, Nf4Weight.BlockSize), BlocksPerProgram)),
+            [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target.Tensor, count]);
+    }
 
     /// <summary>Number of midpoints below x, by bisection of an ascending table of 256.</summary>
     internal static Tile.Tile Search(KernelBuilder k, float[] midpoints, Tile.Tile x)
@@ -112,8 +125,10 @@ public static class Nf4Kernel
         k.Store(codes + block, Search(k, DynamicCode.Midpoints(DynamicCode.Signed), value * inverse).To(DType.UInt8), inside);
     });
 
-    private static Kernel TraceDequantize(DType dtype) => Kernel.Trace("nf4_dequantize", k =>
+    // Columns are 0 for a dense target.
+    private static Kernel TraceDequantize((DType DType, int Columns, long Stride) choice) => Kernel.Trace("nf4_dequantize", k =>
     {
+        var dtype = choice.DType;
         var codes = k.Pointer(DType.UInt8, "codes");
         var scales = k.Pointer(DType.UInt8, "abs_max_codes");
         var nested = k.Pointer(DType.Float32, "nested_abs_max");
@@ -129,6 +144,12 @@ public static class Nf4Kernel
         var nf4 = Nf4Code.Table.ToArray();
         var value = Interleave(k.Lookup(nf4, packed >> 4), k.Lookup(nf4, packed & 15)) * scale.AsColumn();
         var element = block.ToInt64().AsColumn() * Nf4Weight.BlockSize + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
-        k.Store(target + element, value.To(dtype), element < count);
+        var place = element;
+        if (choice.Columns != 0)
+        {
+            var blocksPerRow = choice.Columns / Nf4Weight.BlockSize;
+            place = ((block / blocksPerRow).ToInt64() * choice.Stride + (block % blocksPerRow * Nf4Weight.BlockSize).ToInt64()).AsColumn() + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
+        }
+        k.Store(target + place, value.To(dtype), element < count);
     });
 }

@@ -18,8 +18,8 @@ namespace Lancet.Layers;
 /// backward  v = dy·sB     dx = [dy | v]·[W; A]       v is written behind dy where its rows have room, else two products
 ///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
 /// </code>
-/// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. Copies of A and sB in the
-/// border are made again from the masters after every step.
+/// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. Copies of A and sB are made
+/// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them.
 /// </summary>
 public sealed class ProjectionGroup
 {
@@ -31,7 +31,10 @@ public sealed class ProjectionGroup
     private readonly int[] _firstRank;
     private readonly bool _hasOutputRoom;
     private int _rank;
+    private bool _isQuantized;
     private Tensor _stored;
+    private Tensor _a;
+    private Tensor _scaledB;
     private Tensor _bias;
 
     /// <summary>Describes a group.</summary>
@@ -76,8 +79,10 @@ public sealed class ProjectionGroup
     internal long ChooseBorder(PlanTarget target, DType dtype, bool isQuantized)
     {
         var biases = _projections.Count(projection => projection.Bias is not null);
-        IsBordered = s_mayBorder && target.IsCuda && !isQuantized && Adapted.Any() && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
-            && BaseWeights.All(weight => !weight.IsTrained && weight.Quantized is null);
+        // A quantised weight of an odd number of elements stays dense, see WeightLoader.
+        _isQuantized = isQuantized;
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && Adapted.Any() && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
+            && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;
         for (var i = 0; i < _projections.Length; i++)
@@ -86,35 +91,39 @@ public sealed class ProjectionGroup
             if (_projections[i].A is { } a) _rank += Aligned((int)a.Shape[0], RankAlignment);
         }
         foreach (var weight in Adapters) weight.IsInBorder = true;
-        return (StoredElements - ((long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
+        return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
     }
 
-    /// <summary>Elements of the bordered form.</summary>
-    internal long StoredElements => (long)(OutFeatures + _rank) * Stride;
+    /// <summary>Elements that are kept: of the bordered weights, or of A and sB alone beside NF4 weights.</summary>
+    internal long StoredElements => _isQuantized ? (long)_rank * (InFeatures + OutFeatures) : (long)(OutFeatures + _rank) * Stride;
 
     /// <summary>Gives the bordered form a shape without memory behind it, for planning.</summary>
     internal void DescribeStorage(DType dtype)
     {
-        if (!IsBordered || _stored.Exists) return;
-        _stored = new Tensor(1, dtype, new Shape(OutFeatures + _rank, Stride));
+        if (!IsBordered || _a.Exists) return;
+        Place(new Tensor(1, dtype, new Shape(StoredElements)));
         if (_projections[0].Bias is not null) _bias = new Tensor(1, dtype.Accumulator(), new Shape(OutFeatures));
     }
 
     /// <summary>Moves the weights into the bordered form; the memory that they had can be freed.</summary>
     /// <param name="device">Device.</param>
-    /// <param name="stored"><see cref="StoredElements"/> zeros of the weights' dtype.</param>
+    /// <param name="stored"><see cref="StoredElements"/> zeros of the activations' dtype.</param>
     /// <param name="bias">Elements for all biases, or absent without any.</param>
     internal void Store(Device device, Tensor stored, Tensor bias)
     {
-        (_stored, _bias) = (stored.Reshape(new Shape(OutFeatures + _rank, Stride)), bias);
+        Place(stored);
+        _bias = bias;
         long first = 0;
         foreach (var projection in _projections)
         {
             var weight = projection.Weight;
-            var rows = _stored.Rows(first, projection.OutFeatures);
-            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, InFeatures, weight.Dense, rows);
-            weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - InputRoom));
-            weight.RowStride = Stride;
+            if (!_isQuantized)
+            {
+                var rows = _stored.Rows(first, projection.OutFeatures);
+                ElementwiseKernel.ConvertRows(device, projection.OutFeatures, InFeatures, weight.Dense, rows);
+                weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - InputRoom));
+                weight.RowStride = Stride;
+            }
             if (projection.Bias is not null)
             {
                 var part = _bias.Rows(first, projection.OutFeatures);
@@ -137,9 +146,9 @@ public sealed class ProjectionGroup
             if (i == 0 || !HasAdjacentA)
             {
                 var (a, rows) = (master(projection.A), HasAdjacentA ? _rank : rank);
-                ElementwiseKernel.ConvertRows(device, rows, InFeatures, new Tensor(a.Address, a.DType, new Shape(rows, InFeatures)), _stored.Rows(OutFeatures + _firstRank[i], _rank - _firstRank[i]));
+                ElementwiseKernel.ConvertRows(device, rows, InFeatures, new Tensor(a.Address, a.DType, new Shape(rows, InFeatures)), _a.Rows(_firstRank[i], _rank - _firstRank[i]));
             }
-            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, rank, master(projection.B!), ColumnSlice.Of(_stored.Rows(first, projection.OutFeatures), InFeatures + _firstRank[i]), projection.Scale);
+            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, rank, master(projection.B!), ColumnSlice.Of(_scaledB.Rows(first, projection.OutFeatures), _firstRank[i]), projection.Scale);
         }
     }
 
@@ -160,19 +169,21 @@ public sealed class ProjectionGroup
         RecomputeAdapterInputs(c, x, out u);
         ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u[0], x.At(InFeatures));
         if (!c.IsTraining) c.Free(u[0]);
+        var weights = Weights(c);
         c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
             N = OutFeatures,
             K = InFeatures + _rank,
             A = new(x.Tensor, false, x.RowStride),
-            B = new(_stored, true, Stride),
+            B = new(weights, true, Stride),
             C = y.Tensor,
             LeadingDimensionC = y.RowStride,
             Alpha = 1,
             Beta = beta,
             Bias = _bias,
         });
+        Release(c, weights);
     }
 
     /// <summary>u alone, as in the forward pass.</summary>
@@ -186,7 +197,7 @@ public sealed class ProjectionGroup
             return;
         }
         u[0] = c.Saved(_rank);
-        c.Device.MatMul(new MatMul { M = c.TokenCount, N = _rank, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(_stored.Rows(OutFeatures, _rank), true, Stride), C = u[0], Alpha = 1 });
+        c.Device.MatMul(new MatMul { M = c.TokenCount, N = _rank, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(_a, true, _a.Shape[1]), C = u[0], Alpha = 1 });
     }
 
     /// <summary>Gradient of the input, and v, which <see cref="BackwardWeights"/> needs and frees.</summary>
@@ -209,24 +220,26 @@ public sealed class ProjectionGroup
             N = _rank,
             K = OutFeatures,
             A = new(dy.Tensor, false, dy.RowStride),
-            B = new(ColumnSlice.Of(_stored, InFeatures).Tensor, false, Stride),
+            B = new(_scaledB, false, _scaledB.Shape[1]),
             C = target.Tensor,
             LeadingDimensionC = target.RowStride,
             Alpha = 1,
         });
         if (!dx.Exists) return v;
-        if (!_hasOutputRoom) c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = _rank, A = new(v[0]), B = new(_stored.Rows(OutFeatures, _rank), false, Stride), C = dx, Alpha = 1 });
+        if (!_hasOutputRoom) c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = _rank, A = new(v[0]), B = new(_a, false, _a.Shape[1]), C = dx, Alpha = 1 });
+        var weights = Weights(c);
         c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
             N = InFeatures,
             K = OutFeatures + (_hasOutputRoom ? _rank : 0),
             A = new(dy.Tensor, false, dy.RowStride),
-            B = new(_stored, false, Stride),
+            B = new(weights, false, Stride),
             C = dx,
             Alpha = 1,
             Beta = _hasOutputRoom ? 0 : 1,
         });
+        Release(c, weights);
         return v;
     }
 
@@ -274,6 +287,42 @@ public sealed class ProjectionGroup
             });
         }
         c.Free(v[0], u[0]);
+    }
+
+    /// <summary>Views of what is kept; A's and sB's rows are as long as the memory's, so that a view of theirs can be cut by rows.</summary>
+    private void Place(Tensor memory)
+    {
+        if (_isQuantized)
+        {
+            var flat = memory.Reshape(new Shape(_rank, InFeatures + OutFeatures));
+            _a = new Tensor(flat.Address, flat.DType, new Shape(_rank, InFeatures));
+            _scaledB = new Tensor(ColumnSlice.Of(flat, (long)_rank * InFeatures).Tensor.Address, flat.DType, new Shape(OutFeatures, _rank));
+            return;
+        }
+        _stored = memory.Reshape(new Shape(OutFeatures + _rank, Stride));
+        _a = _stored.Rows(OutFeatures, _rank);
+        _scaledB = new Tensor(ColumnSlice.Of(_stored, InFeatures).Tensor.Address, _stored.DType, new Shape(OutFeatures, Stride));
+    }
+
+    /// <summary>The bordered weights: as they are kept, or written out from NF4 into workspace.</summary>
+    private Tensor Weights(StepContext c)
+    {
+        if (!_isQuantized) return _stored;
+        var weights = c.Allocate(MemoryPurpose.Workspace, _a.DType, new Shape(OutFeatures + _rank, Stride));
+        long first = 0;
+        foreach (var projection in _projections)
+        {
+            Nf4Kernel.DequantizeRows(c.Device, projection.Weight.Quantized!, weights.Rows(first, projection.OutFeatures));
+            first += projection.OutFeatures;
+        }
+        ElementwiseKernel.ConvertRows(c.Device, OutFeatures, _rank, _scaledB, ColumnSlice.Of(weights, InFeatures));
+        ElementwiseKernel.ConvertRows(c.Device, _rank, InFeatures, _a, weights.Rows(OutFeatures, _rank));
+        return weights;
+    }
+
+    private void Release(StepContext c, Tensor weights)
+    {
+        if (_isQuantized) c.Free(weights);
     }
 
     private static int Aligned(int count, int to) => (count + to - 1) / to * to;

@@ -226,7 +226,7 @@ public sealed class LanguageModel : IDisposable
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
         Describe(Decoder, options, rankOf, scaleOf, contains);
         Adapter = options;
-        Decoder.ChooseBorders(Device.PlanTarget, DType, false);
+        Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
         foreach (var group in Decoder.Groups.Where(group => group.IsBordered)) StoreBordered(group);
         Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, [.. Decoder.Groups.Where(group => group.IsBordered)]);
     }
@@ -240,7 +240,7 @@ public sealed class LanguageModel : IDisposable
             _owned.Add(buffer);
             return buffer.View(dtype, new Shape(count));
         }
-        var former = _owned.Where(buffer => group.BaseWeights.Any(weight => weight.Dense.Address == buffer.Address)).ToList();
+        var former = _owned.Where(buffer => group.BaseWeights.Any(weight => weight.Quantized is null && weight.Dense.Address == buffer.Address)).ToList();
         var hasBias = group.BaseWeights.Any(weight => weight.Role == WeightRole.Bias);
         group.Store(Device, Allocate(DType, group.StoredElements), hasBias ? Allocate(DType.Accumulator(), group.OutFeatures) : default);
         Device.Synchronize();

@@ -12,16 +12,17 @@ public class SimulatedStepTests
 {
     [Theory]
     [InlineData("llama", DType.BFloat16, false, false)]
-    [InlineData("llama31-rope", DType.BFloat16, false, false, true)]
+    [InlineData("llama31-rope", DType.BFloat16, false, false, false, 0.0)]
+    [InlineData("qwen2", DType.BFloat16, false, false, true, 0.0)]
     [InlineData("gemma2", DType.BFloat16, true, false)]
     [InlineData("qwen2", DType.Float32, true, true)]
     [InlineData("qwen3", DType.Float16, false, true)]
-    public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isBordered = false)
+    public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized = true, double dropout = 0.1)
     {
         var fixture = new Fixture(name);
         using var device = new SimulatorDevice();
-        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype, IsFullyTrained = isFullyTrained, QuantizesToNf4 = !isFullyTrained && !isBordered });
-        if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: isBordered ? 0 : 0.1);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype, IsFullyTrained = isFullyTrained, QuantizesToNf4 = !isFullyTrained && isQuantized });
+        if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout);
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens, HasEightBitState = hasEightBitState });
         var batch = fixture.Batch([0, 1]);
         engine.BeginStep(1, batch.LabelTokenCount);

@@ -29,16 +29,19 @@ public class GoldenTests
     public void Adapters_in_the_border_of_their_weights_agree_with_hugging_face(string name) => AssertTraining(name, new GpuPlanDevice());
 
     [Theory]
-    [InlineData("q_proj", "down_proj")]
-    [InlineData("k_proj", "o_proj", "up_proj")]
-    public void Borders_of_some_projections_give_the_gradients_of_separate_products(params string[] targets)
+    [InlineData(false, "q_proj", "down_proj")]
+    [InlineData(false, "k_proj", "o_proj", "up_proj")]
+    [InlineData(true, "k_proj", "o_proj", "up_proj")]
+    [InlineData(true, "q_proj", "k_proj", "v_proj")]
+    public void Borders_of_some_projections_give_the_gradients_of_separate_products(bool isQuantized, params string[] targets)
     {
         var fixture = new Fixture("qwen2");
         Dictionary<string, float[]> Gradients(Device device)
         {
-            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, QuantizesToNf4 = isQuantized });
             // A rank that is no multiple of eight leaves gaps in the border.
             model.AddLora(new LoraOptions { Rank = 3, Alpha = 5, TargetModules = targets });
+            Assert.Equal(device.PlanTarget.IsCuda, model.Decoder.Groups.Any(group => group.IsBordered));
             using var engine = new TrainingEngine(model, Options(fixture) with { MaxGradientNorm = 0 });
             for (var step = 0; step < 3; step++) Step(engine, fixture, step);
             return model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray());
