@@ -27,7 +27,7 @@ public sealed class GatedMlp
         Gate = weights.Linear(prefix + "mlp.gate_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Up = weights.Linear(prefix + "mlp.up_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Down = weights.Linear(prefix + "mlp.down_proj", config.HiddenSize, config.IntermediateSize, config.HasMlpBias);
-        (GateUpProjections, DownProjection) = (new(true, Gate, Up), new(false, Down));
+        (GateUpProjections, DownProjection) = (new(Gate, Up), new(Down));
         if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_feedforward_layernorm", config.HiddenSize, config);
         _activation = new GatedActivationKernel(config.Activation, config.IntermediateSize);
     }
@@ -65,7 +65,7 @@ public sealed class GatedMlp
     {
         var result = c.Saved(_config.HiddenSize);
         Intermediate(c, x, out state);
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.InputRoom);
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         if (!c.IsTraining) c.Free(state.GateUp);
         c.Device.Copy(x, result);
@@ -103,7 +103,7 @@ public sealed class GatedMlp
         Intermediate(c, x, out state);
         if (PostNorm is null && Down.A is null) return;
         // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.InputRoom);
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         if (PostNorm is null)
         {
@@ -120,13 +120,13 @@ public sealed class GatedMlp
         c.Free(h);
     }
 
-    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state.</summary>
+    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state. Rows of d have the down projection's room behind them.</summary>
     internal void Backward(StepContext c, Tensor x, in State state, Tensor d)
     {
         var dDown = d;
         if (PostNorm is not null)
         {
-            dDown = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+            dDown = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + DownProjection.Room);
             PostNorm.Backward(c, d, state.BeforePostNorm, state.PostRstd, dDown, false);
             c.Free(state.BeforePostNorm, state.PostRstd);
         }
@@ -149,9 +149,9 @@ public sealed class GatedMlp
     private void Intermediate(StepContext c, Tensor x, out State state)
     {
         state = default;
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + GateUpProjections.InputRoom);
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + GateUpProjections.Room);
         state.Rstd = Norm.Forward(c, x, normed);
-        state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.OutputRoom);
+        state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.Room);
         GateUpProjections.Forward(c, normed, state.GateUp, 0, out state.GateUpU);
         c.Free(normed);
     }

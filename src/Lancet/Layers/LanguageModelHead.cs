@@ -39,9 +39,10 @@ public sealed class LanguageModelHead
     /// <param name="c">The step; its labels and loss scale are read.</param>
     /// <param name="x">Output of the last layer.</param>
     /// <param name="losses">[T] in the accumulator's type.</param>
-    internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses)
+    /// <param name="room">Columns behind each row of the gradient.</param>
+    internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses, int room)
     {
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
         var rstd = Norm.Forward(c, x, normed);
         var buffer = AllocateChunk(c, out var size);
         for (var start = 0; start < c.TokenCount; start += size)
@@ -51,8 +52,8 @@ public sealed class LanguageModelHead
             Logits(c, rows, logits);
             _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
             if (Weight.IsTrained)
-                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows), C = Weight.Gradient, Alpha = 1, Beta = 1, MayRoundOperands = true });
-            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, Alpha = 1, MayRoundOperands = true });
+                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows, false, normed.Shape[1]), C = Weight.Gradient, Alpha = 1, Beta = 1, MayRoundOperands = true });
+            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, LeadingDimensionC = normed.Shape[1], Alpha = 1, MayRoundOperands = true });
         }
         c.Free(buffer);
         Norm.Backward(c, normed, x, rstd, normed, false);
@@ -94,7 +95,7 @@ public sealed class LanguageModelHead
         M = (int)logits.Shape[0],
         N = _config.VocabularySize,
         K = _config.HiddenSize,
-        A = new(rows),
+        A = new(rows, false, rows.Shape[1]),
         B = Weight.Operand(true),
         C = logits,
         Alpha = 1,

@@ -15,7 +15,7 @@ namespace Lancet.Layers;
 /// stored    [ W  sB ]    W = [W₁; W₂; …] [out, in], A = [A₁; A₂; …] [r, in], sB [out, r] with block i at Wᵢ's rows and Aᵢ's columns, 0 elsewhere
 ///           [ A  –  ]
 /// forward   u = x·Aᵀ      y = [x | u]·[W | sB]ᵀ      u is written behind x, whose rows have room for it
-/// backward  v = dy·sB     dx = [dy | v]·[W; A]       v is written behind dy where its rows have room, else two products
+/// backward  v = dy·sB     dx = [dy | v]·[W; A]       v is written behind dy, likewise
 ///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
 /// </code>
 /// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. Copies of A and sB are made
@@ -29,7 +29,6 @@ public sealed class ProjectionGroup
     private static readonly bool s_mayBorder = Environment.GetEnvironmentVariable("LANCET_ADAPTER_BORDERS") != "0";
     private readonly LoraLinear[] _projections;
     private readonly int[] _firstRank;
-    private readonly bool _hasOutputRoom;
     private int _rank;
     private bool _isQuantized;
     private Tensor _stored;
@@ -38,11 +37,10 @@ public sealed class ProjectionGroup
     private Tensor _bias;
 
     /// <summary>Describes a group.</summary>
-    /// <param name="hasOutputRoom">Whether the rows of the outputs' gradients have room for v.</param>
     /// <param name="projections">One to three projections of the same input, in the order of their outputs.</param>
-    internal ProjectionGroup(bool hasOutputRoom, params LoraLinear[] projections)
+    internal ProjectionGroup(params LoraLinear[] projections)
     {
-        (_hasOutputRoom, _projections, _firstRank) = (hasOutputRoom, projections, new int[projections.Length]);
+        (_projections, _firstRank) = (projections, new int[projections.Length]);
         OutFeatures = projections.Sum(projection => projection.OutFeatures);
     }
 
@@ -55,11 +53,8 @@ public sealed class ProjectionGroup
     /// <summary>Whether the group is one product with its adapters in the border.</summary>
     public bool IsBordered { get; private set; }
 
-    /// <summary>Columns that rows of the input need behind its own.</summary>
-    public int InputRoom => IsBordered ? Aligned(_rank, BorderAlignment) : 0;
-
-    /// <summary>Columns that rows of the outputs' gradients need behind their own.</summary>
-    public int OutputRoom => _hasOutputRoom ? InputRoom : 0;
+    /// <summary>Columns that rows of the input, and of the outputs' gradient, need behind their own.</summary>
+    public int Room => IsBordered ? Aligned(_rank, BorderAlignment) : 0;
 
     /// <summary>The adapters' matrices: all A, then all B.</summary>
     public IEnumerable<Weight> Adapters => Adapted.Select(projection => projection.A!).Concat(Adapted.Select(projection => projection.B!));
@@ -69,7 +64,7 @@ public sealed class ProjectionGroup
 
     private IEnumerable<LoraLinear> Adapted => _projections.Where(projection => projection.A is not null);
 
-    private int Stride => InFeatures + InputRoom;
+    private int Stride => InFeatures + Room;
 
     // Then A's of a group are adjacent in the arena, and one product or pass serves them all.
     private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % Training.ParameterArena.SlotAlignment == 0);
@@ -121,7 +116,7 @@ public sealed class ProjectionGroup
             {
                 var rows = _stored.Rows(first, projection.OutFeatures);
                 ElementwiseKernel.ConvertRows(device, projection.OutFeatures, InFeatures, weight.Dense, rows);
-                weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - InputRoom));
+                weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - Room));
                 weight.RowStride = Stride;
             }
             if (projection.Bias is not null)
@@ -154,7 +149,7 @@ public sealed class ProjectionGroup
 
     /// <summary>y = beta·y + x·Wᵀ + b + LoRA for all projections.</summary>
     /// <param name="c">The step.</param>
-    /// <param name="x">[T, in], with <see cref="InputRoom"/> behind each row.</param>
+    /// <param name="x">[T, in], with <see cref="Room"/> behind each row.</param>
     /// <param name="y">[T, out].</param>
     /// <param name="beta">0 to overwrite y, 1 to add to it.</param>
     /// <param name="u">Inputs of the adapters' second halves, kept for the backward pass.</param>
@@ -200,9 +195,9 @@ public sealed class ProjectionGroup
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = _rank, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(_a, true, _a.Shape[1]), C = u[0], Alpha = 1 });
     }
 
-    /// <summary>Gradient of the input, and v, which <see cref="BackwardWeights"/> needs and frees.</summary>
+    /// <summary>Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy.</summary>
     /// <param name="c">The step.</param>
-    /// <param name="dy">[T, out], with <see cref="OutputRoom"/> behind each row.</param>
+    /// <param name="dy">[T, out], with <see cref="Room"/> behind each row.</param>
     /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
     internal AdapterInputs BackwardInput(StepContext c, ColumnSlice dy, Tensor dx)
     {
@@ -212,8 +207,6 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) v[i] = _projections[i].BackwardInput(c, dy, dx, i == 0 ? 0 : 1);
             return v;
         }
-        if (!_hasOutputRoom) v[0] = c.Activations(MemoryPurpose.Workspace, _rank);
-        var target = V(v, dy);
         c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
@@ -221,23 +214,21 @@ public sealed class ProjectionGroup
             K = OutFeatures,
             A = new(dy.Tensor, false, dy.RowStride),
             B = new(_scaledB, false, _scaledB.Shape[1]),
-            C = target.Tensor,
-            LeadingDimensionC = target.RowStride,
+            C = dy.At(OutFeatures).Tensor,
+            LeadingDimensionC = dy.RowStride,
             Alpha = 1,
         });
         if (!dx.Exists) return v;
-        if (!_hasOutputRoom) c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = _rank, A = new(v[0]), B = new(_a, false, _a.Shape[1]), C = dx, Alpha = 1 });
         var weights = Weights(c);
         c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
             N = InFeatures,
-            K = OutFeatures + (_hasOutputRoom ? _rank : 0),
+            K = OutFeatures + _rank,
             A = new(dy.Tensor, false, dy.RowStride),
             B = new(weights, false, Stride),
             C = dx,
             Alpha = 1,
-            Beta = _hasOutputRoom ? 0 : 1,
         });
         Release(c, weights);
         return v;
@@ -256,7 +247,7 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) _projections[i].BackwardWeights(c, x.Tensor, dy, u[i], v[i]);
             return;
         }
-        var (all, part) = (V(v, dy), dy);
+        var (all, part) = (dy.At(OutFeatures), dy);
         for (var i = 0; i < _projections.Length; part = part.At(_projections[i++].OutFeatures))
         {
             var projection = _projections[i];
@@ -286,7 +277,7 @@ public sealed class ProjectionGroup
                 Beta = 1,
             });
         }
-        c.Free(v[0], u[0]);
+        c.Free(u[0]);
     }
 
     /// <summary>Views of what is kept; A's and sB's rows are as long as the memory's, so that a view of theirs can be cut by rows.</summary>
@@ -326,11 +317,9 @@ public sealed class ProjectionGroup
     }
 
     private static int Aligned(int count, int to) => (count + to - 1) / to * to;
-
-    private ColumnSlice V(AdapterInputs v, ColumnSlice dy) => _hasOutputRoom ? dy.At(OutFeatures) : v[0];
 }
 
-/// <summary>u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter.</summary>
+/// <summary>u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter or the values are elsewhere.</summary>
 [InlineArray(3)]
 internal struct AdapterInputs
 {

@@ -41,7 +41,7 @@ public sealed class SelfAttention
         Key = weights.Linear(prefix + "self_attn.k_proj", keys, hidden, config.HasQueryKeyValueBias);
         Value = weights.Linear(prefix + "self_attn.v_proj", keys, hidden, config.HasQueryKeyValueBias);
         Output = weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias);
-        (Projections, OutputProjection) = (new(true, Query, Key, Value), new(false, Output));
+        (Projections, OutputProjection) = (new(Query, Key, Value), new(Output));
         if (config.HasQueryKeyNorm)
         {
             QueryNorm = weights.Norm(prefix + "self_attn.q_norm", config.HeadDimension, config, config.QueryHeads);
@@ -94,7 +94,7 @@ public sealed class SelfAttention
     internal Tensor Forward(StepContext c, Tensor x, out State state)
     {
         state = default;
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.InputRoom);
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.Room);
         state.Rstd = Norm.Forward(c, x, normed);
         state.Projected = c.Saved(_width);
         Projections.Forward(c, normed, state.Projected, 0, out state.ProjectionsU);
@@ -107,7 +107,7 @@ public sealed class SelfAttention
             state.KeyRstd = KeyNorm!.Forward(c, ColumnSlice.Of(state.Projected, _keyColumn), ColumnSlice.Of(state.Rotated, _keyColumn));
         }
         _rotary.Apply(c.Device, c.TokenCount, state.Rotated, c.Positions, c.RotaryCos, c.RotarySin, false);
-        state.Output = c.Saved(_keyColumn + OutputProjection.InputRoom);
+        state.Output = c.Saved(_keyColumn + OutputProjection.Room);
         Attend(c, ref state);
         if (!c.IsTraining)
         {
@@ -139,14 +139,14 @@ public sealed class SelfAttention
     /// <param name="c">The step.</param>
     /// <param name="x">The forward pass's input.</param>
     /// <param name="state">From the forward pass.</param>
-    /// <param name="d">Gradient of the stream [T, hidden].</param>
+    /// <param name="d">Gradient of the stream [T, hidden], with the output projection's room behind each row.</param>
     /// <param name="needsInput">Whether anything below is trained.</param>
     internal void Backward(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
     {
         var dOutput = d;
         if (PostNorm is not null)
         {
-            dOutput = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+            dOutput = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + OutputProjection.Room);
             PostNorm.Backward(c, d, state.BeforePostNorm, state.PostRstd, dOutput, false);
             c.Free(state.BeforePostNorm, state.PostRstd);
         }
@@ -155,7 +155,7 @@ public sealed class SelfAttention
         OutputProjection.BackwardWeights(c, state.Output, dOutput, state.OutputU, v);
         if (PostNorm is not null) c.Free(dOutput);
 
-        var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.OutputRoom);
+        var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.Room);
         var delta = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
         ColumnSlice dq = ColumnSlice.Of(gradient, 0), dk = ColumnSlice.Of(gradient, _keyColumn), dv = ColumnSlice.Of(gradient, _valueColumn);
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));

@@ -69,7 +69,7 @@ public sealed class DecoderModel
             c.Free(_states[layer].Input);
         }
         FetchInput(c, policies, Layers.Count - 1);
-        var d = Head.ForwardBackward(c, x, losses);
+        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.OutputProjection.Room, layer.Mlp.DownProjection.Room)));
         c.Free(x);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
