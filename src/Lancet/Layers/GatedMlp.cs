@@ -68,15 +68,15 @@ public sealed class GatedMlp
         var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         if (!c.IsTraining) c.Free(state.GateUp);
-        c.Device.Copy(x, result);
         if (PostNorm is null)
         {
-            DownProjection.Forward(c, h, result, 1, out state.DownU);
+            DownProjection.Forward(c, h, result, x, out state.DownU);
         }
         else
         {
+            c.Device.Copy(x, result);
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            DownProjection.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            DownProjection.Forward(c, h, state.BeforePostNorm, default, out state.DownU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             ElementwiseKernel.AddTo(c.Device, post, result);
@@ -112,7 +112,7 @@ public sealed class GatedMlp
         else
         {
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            DownProjection.Forward(c, h, state.BeforePostNorm, 0, out state.DownU);
+            DownProjection.Forward(c, h, state.BeforePostNorm, default, out state.DownU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             c.Free(post);
@@ -152,7 +152,7 @@ public sealed class GatedMlp
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + GateUpProjections.Room);
         state.Rstd = Norm.Forward(c, x, normed);
         state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.Room);
-        GateUpProjections.Forward(c, normed, state.GateUp, 0, out state.GateUpU);
+        GateUpProjections.Forward(c, normed, state.GateUp, default, out state.GateUpU);
         c.Free(normed);
     }
 }

@@ -147,18 +147,19 @@ public sealed class ProjectionGroup
         }
     }
 
-    /// <summary>y = beta·y + x·Wᵀ + b + LoRA for all projections.</summary>
+    /// <summary>y = addend + x·Wᵀ + b + LoRA for all projections.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">[T, in], with <see cref="Room"/> behind each row.</param>
     /// <param name="y">[T, out].</param>
-    /// <param name="beta">0 to overwrite y, 1 to add to it.</param>
+    /// <param name="addend">[T, out], dense like y then (a residual connection), or absent.</param>
     /// <param name="u">Inputs of the adapters' second halves, kept for the backward pass.</param>
-    internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, float beta, out AdapterInputs u)
+    internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, Tensor addend, out AdapterInputs u)
     {
         u = default;
         if (!IsBordered)
         {
-            for (var i = 0; i < _projections.Length; y = y.At(_projections[i++].OutFeatures)) _projections[i].Forward(c, x.Tensor, y, beta, out u[i]);
+            if (addend.Exists) c.Device.Copy(addend, y.Tensor);
+            for (var i = 0; i < _projections.Length; y = y.At(_projections[i++].OutFeatures)) _projections[i].Forward(c, x.Tensor, y, addend.Exists ? 1 : 0, out u[i]);
             return;
         }
         RecomputeAdapterInputs(c, x, out u);
@@ -175,7 +176,8 @@ public sealed class ProjectionGroup
             C = y.Tensor,
             LeadingDimensionC = y.RowStride,
             Alpha = 1,
-            Beta = beta,
+            Beta = addend.Exists ? 1 : 0,
+            Addend = addend,
             Bias = _bias,
         });
         Release(c, weights);

@@ -97,7 +97,7 @@ public sealed class SelfAttention
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.Room);
         state.Rstd = Norm.Forward(c, x, normed);
         state.Projected = c.Saved(_width);
-        Projections.Forward(c, normed, state.Projected, 0, out state.ProjectionsU);
+        Projections.Forward(c, normed, state.Projected, default, out state.ProjectionsU);
         c.Free(normed);
         state.Rotated = state.Projected;
         if (QueryNorm is not null)
@@ -116,15 +116,15 @@ public sealed class SelfAttention
         }
 
         var result = c.Saved(_config.HiddenSize);
-        c.Device.Copy(x, result);
         if (PostNorm is null)
         {
-            OutputProjection.Forward(c, state.Output, result, 1, out state.OutputU);
+            OutputProjection.Forward(c, state.Output, result, x, out state.OutputU);
         }
         else
         {
+            c.Device.Copy(x, result);
             state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            OutputProjection.Forward(c, state.Output, state.BeforePostNorm, 0, out state.OutputU);
+            OutputProjection.Forward(c, state.Output, state.BeforePostNorm, default, out state.OutputU);
             var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
             state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
             ElementwiseKernel.AddTo(c.Device, post, result);

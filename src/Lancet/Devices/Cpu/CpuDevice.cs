@@ -57,6 +57,7 @@ public sealed unsafe class CpuDevice : Device
     /// <inheritdoc/>
     public override void MatMul(in MatMul product)
     {
+        if (product.Addend.Exists) Copy(product.Addend, product.C);
         var bias = product.Bias.Exists ? (void*)product.Bias.Address : null;
         CpuGemm.Multiply(
             _pool, product.M, product.N, product.K, Operand(product.A, product.A.IsTransposed ? product.M : product.K),

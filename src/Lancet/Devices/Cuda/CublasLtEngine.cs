@@ -55,7 +55,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         if (!_plans.TryGetValue(key, out var plan)) _plans[key] = plan = Create(key, product, workspace);
         if (!plan.IsSupported) return false;
         if (key.HasBias) plan.SetBias(product.Bias.Address);
-        CudaCheck.CublasLt(Run(plan, ref plan.Algorithm, product, product.C.Address, product.Beta, workspace), key.HasBias ? "a product with bias" : "a product");
+        CudaCheck.CublasLt(Run(plan, ref plan.Algorithm, product, product.Addend.Exists ? product.Addend.Address : product.C.Address, product.C.Address, product.Beta, workspace), key.HasBias ? "a product with bias" : "a product");
         return true;
     }
 
@@ -65,13 +65,13 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         _ = CublasLt.cublasLtDestroy(_handle);
     }
 
-    private int Run(Plan plan, ref CublasLtAlgorithm algorithm, in MatMul product, nint target, float beta, (nint Address, long Bytes) workspace)
+    private int Run(Plan plan, ref CublasLtAlgorithm algorithm, in MatMul product, nint addend, nint target, float beta, (nint Address, long Bytes) workspace)
     {
         var alpha = product.Alpha;
         fixed (CublasLtAlgorithm* pointer = &algorithm)
         {
             return CublasLt.cublasLtMatmul(
-                _handle, plan.Description, &alpha, product.B.Tensor.Address, plan.First, product.A.Tensor.Address, plan.Second, &beta, target, plan.Result, target, plan.Result,
+                _handle, plan.Description, &alpha, product.B.Tensor.Address, plan.First, product.A.Tensor.Address, plan.Second, &beta, addend, plan.Result, target, plan.Result,
                 pointer, workspace.Address, (nuint)workspace.Bytes, _device.ComputeStream);
         }
     }
@@ -140,7 +140,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
             {
                 var index = i;
                 var isRefused = false;
-                void Once() => isRefused |= Run(plan, ref suggestions[index].Algorithm, product, target, 0, workspace) != 0;
+                void Once() => isRefused |= Run(plan, ref suggestions[index].Algorithm, product, target, target, 0, workspace) != 0;
                 Once();
                 if (isRefused) continue;
                 for (var run = 0; run < TimedRuns; run++) times[run] = _device.Time(Once);

@@ -53,16 +53,17 @@ internal sealed class CudaMatMul(Device device, IMatMulLibrary? library, int sha
         {
             case MatMulPath.Library:
                 var plain = product with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b), Bias = Bias(product, bias) };
-                if (!library!.TryMultiply(plain, Workspace)) Tile(plain with { Bias = product.Bias });
+                if (library!.TryMultiply(plain, Workspace)) break;
+                Tile(WithAddend(plain with { Bias = product.Bias }));
                 break;
             case MatMulPath.SplitBoth:
-                MultiplyBoth(product, a, b, bias);
+                MultiplyBoth(WithAddend(product), a, b, bias);
                 break;
             case MatMulPath.SplitOne:
-                MultiplyOne(product, route, a, b, pieces);
+                MultiplyOne(WithAddend(product), route, a, b, pieces);
                 break;
             default:
-                Tile(product with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b) });
+                Tile(WithAddend(product) with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b) });
                 break;
         }
     }
@@ -99,6 +100,14 @@ internal sealed class CudaMatMul(Device device, IMatMulLibrary? library, int sha
         inner = inner with { C = target, LeadingDimensionC = 0, Beta = 0, Bias = default };
         if (!library!.TryMultiply(inner, Workspace)) Tile(inner);
         SplitKernel.Sum(device, target, !isLeft, m, n, product.C, product.LeadingDimensionC == 0 ? n : product.LeadingDimensionC, product.Beta, product.Bias);
+    }
+
+    /// <summary>The product with the addend where it adds to.</summary>
+    private MatMul WithAddend(in MatMul product)
+    {
+        if (!product.Addend.Exists) return product;
+        device.Copy(product.Addend, product.C);
+        return product with { Addend = default };
     }
 
     private void Tile(in MatMul product) => GemmKernel.Multiply(device, product, GemmKernel.BlocksFor(product, sharedBytes));
