@@ -60,26 +60,11 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, rows * width));
         var column = (k.Range(rows) * width).AsColumn() + k.Range(width).AsRow();
 
-        // Whole blocks need no masks; what is left after the last one does.
-        var whole = choice.Vocabulary / (rows * width) * (rows * width);
-        var hasTail = whole < choice.Vocabulary;
-        var (wholeEnd, tail) = (k.Constant(DType.Int32, whole), k.Constant(DType.Int32, whole));
-        var insideTail = tail + column < choice.Vocabulary;
-
-        Tile.Tile Read(Tile.Tile first, Tile.Tile? inside = null) => inside is null ? k.Load(start + (first + column)) : k.Load(start + (first + column), inside);
-
-        Tile.Tile Capped(Tile.Tile read)
+        Tile.Tile Read(Tile.Tile first, double other)
         {
-            var value = read.ToFloat32();
+            var value = k.Load(start + (first + column), first + column < choice.Vocabulary, other).ToFloat32();
             if (choice.Scale != 1) value *= choice.Scale;
             return choice.SoftCap == 0 ? value : choice.SoftCap * Tanh(value / choice.SoftCap);
-        }
-
-        // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop.
-        (Tile.Tile Maximum, Tile.Tile Sum) Gather(Tile.Tile maximum, Tile.Tile sum, Tile.Tile value)
-        {
-            var higher = Max(maximum, ReduceMax(value, 0));
-            return (higher, sum * Power(maximum - higher) + Sum(Power(value - higher.AsRow()), 0));
         }
 
         k.If(label < 0, () =>
@@ -93,36 +78,32 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         });
         k.If(label >= 0, () =>
         {
-            var running = k.For(zero, wholeEnd, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
+            // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Missing columns count as a
+            // number so low that its power vanishes when the lanes meet. A soft cap would turn that into −c, so they are masked after it.
+            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
             {
-                var (maximum, sum) = Gather(carried[0], carried[1], Capped(Read(first)));
-                return [maximum, sum];
+                var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
+                var maximum = Max(carried[0], ReduceMax(value, 0));
+                return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0)];
             });
-            var (maxima, sums) = (running[0], running[1]);
-            // Missing columns count as a number so low that its power vanishes when the lanes meet. A soft cap would turn that into −c, so they
-            // are masked after it.
-            if (hasTail) (maxima, sums) = Gather(maxima, sums, Select(insideTail, Capped(Read(tail, insideTail)), Lowest));
-            var largest = ReduceMax(maxima);
-            var logSum = largest + Log(Sum(sums * Power(maxima - largest)));
-            var target = Capped(k.Load(start + label));
+            var largest = ReduceMax(running[0]);
+            var logSum = largest + Log(Sum(running[1] * Power(running[0] - largest)));
+            var target = k.Load(start + label).ToFloat32();
+            if (choice.Scale != 1) target *= choice.Scale;
+            if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);
             k.Store(losses + row, logSum - target);
             if (!choice.HasGradient) return;
             var factor = k.Load(gradientScale);
             if (choice.Scale != 1) factor *= choice.Scale;
-            void Differentiate(Tile.Tile first, Tile.Tile? inside)
+            // From the end, because the blocks that were read last are the likeliest to be cached.
+            var last = (choice.Vocabulary - 1) / (rows * width) * (rows * width);
+            k.For(zero, end, step, [], (distance, _) =>
             {
-                var value = Capped(Read(first, inside));
+                var first = last - distance;
+                var value = Read(first, 0);
                 var gradient = (Power(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
                 if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
-                if (inside is null) k.Store(start + (first + column), gradient.To(choice.DType));
-                else k.Store(start + (first + column), gradient.To(choice.DType), inside);
-            }
-
-            // From the end, because the blocks that were read last are the likeliest to be cached.
-            if (hasTail) Differentiate(tail, insideTail);
-            k.For(zero, wholeEnd, step, [], (distance, _) =>
-            {
-                Differentiate(whole - rows * width - distance, null);
+                k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
                 return [];
             });
         });

@@ -27,7 +27,7 @@ public sealed class GatedMlp
         Gate = weights.Linear(prefix + "mlp.gate_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Up = weights.Linear(prefix + "mlp.up_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
         Down = weights.Linear(prefix + "mlp.down_proj", config.HiddenSize, config.IntermediateSize, config.HasMlpBias);
-        (GateUpProjections, DownProjection) = (new(Gate, Up), new(Down));
+        (GateUpProjections, DownProjection) = (new(false, Gate, Up), new(false, Down));
         if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_feedforward_layernorm", config.HiddenSize, config);
         _activation = new GatedActivationKernel(config.Activation, config.IntermediateSize);
     }

@@ -5,6 +5,7 @@ using Lancet.Models;
 using Lancet.Planning;
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Training;
 
 namespace Lancet.Layers;
 
@@ -29,6 +30,7 @@ public sealed class ProjectionGroup
     private static readonly bool s_mayBorder = Environment.GetEnvironmentVariable("LANCET_ADAPTER_BORDERS") != "0";
     private readonly LoraLinear[] _projections;
     private readonly int[] _firstRank;
+    private readonly bool _keepsInput;
     private int _rank;
     private bool _isQuantized;
     private Tensor _stored;
@@ -37,10 +39,11 @@ public sealed class ProjectionGroup
     private Tensor _bias;
 
     /// <summary>Describes a group.</summary>
+    /// <param name="keepsInput">Whether the input, and with it u behind it, is there in the backward pass.</param>
     /// <param name="projections">One to three projections of the same input, in the order of their outputs.</param>
-    internal ProjectionGroup(params LoraLinear[] projections)
+    internal ProjectionGroup(bool keepsInput, params LoraLinear[] projections)
     {
-        (_projections, _firstRank) = (projections, new int[projections.Length]);
+        (_keepsInput, _projections, _firstRank) = (keepsInput, projections, new int[projections.Length]);
         OutFeatures = projections.Sum(projection => projection.OutFeatures);
     }
 
@@ -66,8 +69,8 @@ public sealed class ProjectionGroup
 
     private int Stride => InFeatures + Room;
 
-    // Then A's of a group are adjacent in the arena, and one product or pass serves them all.
-    private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % Training.ParameterArena.SlotAlignment == 0);
+    // Then A's of a group are adjacent in the arena, and one product serves them all.
+    private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % ParameterArena.SlotAlignment == 0);
 
     /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights and without dropout.</summary>
     /// <returns>Bytes that the border adds.</returns>
@@ -90,7 +93,7 @@ public sealed class ProjectionGroup
     }
 
     /// <summary>Elements that are kept: of the bordered weights, or of A and sB alone beside NF4 weights.</summary>
-    internal long StoredElements => _isQuantized ? (long)_rank * (InFeatures + OutFeatures) : (long)(OutFeatures + _rank) * Stride;
+    internal long StoredElements => AlignedMemory(_isQuantized ? (long)_rank * (InFeatures + OutFeatures) : (long)(OutFeatures + _rank) * Stride);
 
     /// <summary>Gives the bordered form a shape without memory behind it, for planning.</summary>
     internal void DescribeStorage(DType dtype)
@@ -129,21 +132,16 @@ public sealed class ProjectionGroup
         }
     }
 
-    /// <summary>Makes the border's copies of A and s·B again.</summary>
-    internal void RefreshBorder(Device device, Func<Weight, Tensor> master)
+    /// <summary>Where the copies of A and s·B lie, which <see cref="ParameterArena.RefreshCopy"/> makes again.</summary>
+    internal IEnumerable<ScatteredCopy> Copies()
     {
         var first = 0;
         for (var i = 0; i < _projections.Length; first += _projections[i++].OutFeatures)
         {
             var projection = _projections[i];
             if (projection.A is null) continue;
-            var rank = (int)projection.A.Shape[0];
-            if (i == 0 || !HasAdjacentA)
-            {
-                var (a, rows) = (master(projection.A), HasAdjacentA ? _rank : rank);
-                ElementwiseKernel.ConvertRows(device, rows, InFeatures, new Tensor(a.Address, a.DType, new Shape(rows, InFeatures)), _a.Rows(_firstRank[i], _rank - _firstRank[i]));
-            }
-            ElementwiseKernel.ConvertRows(device, projection.OutFeatures, rank, master(projection.B!), ColumnSlice.Of(_scaledB.Rows(first, projection.OutFeatures), _firstRank[i]), projection.Scale);
+            yield return new(projection.A, _a.Rows(_firstRank[i], projection.A.Shape[0]), 1);
+            yield return new(projection.B!, ColumnSlice.Of(_scaledB.Rows(first, projection.OutFeatures), _firstRank[i]), projection.Scale);
         }
     }
 
@@ -162,9 +160,15 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; y = y.At(_projections[i++].OutFeatures)) _projections[i].Forward(c, x.Tensor, y, addend.Exists ? 1 : 0, out u[i]);
             return;
         }
-        RecomputeAdapterInputs(c, x, out u);
-        ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u[0], x.At(InFeatures));
-        if (!c.IsTraining) c.Free(u[0]);
+        if (_keepsInput || !c.IsTraining)
+        {
+            WriteAdapterInputs(c, x, x.At(InFeatures));
+        }
+        else
+        {
+            RecomputeAdapterInputs(c, x, out u);
+            ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u[0], x.At(InFeatures));
+        }
         var weights = Weights(c);
         c.Device.MatMul(new MatMul
         {
@@ -194,7 +198,7 @@ public sealed class ProjectionGroup
             return;
         }
         u[0] = c.Saved(_rank);
-        c.Device.MatMul(new MatMul { M = c.TokenCount, N = _rank, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(_a, true, _a.Shape[1]), C = u[0], Alpha = 1 });
+        WriteAdapterInputs(c, x, u[0]);
     }
 
     /// <summary>Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy.</summary>
@@ -249,6 +253,7 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) _projections[i].BackwardWeights(c, x.Tensor, dy, u[i], v[i]);
             return;
         }
+        var inputs = _keepsInput ? x.At(InFeatures) : u[0];
         var (all, part) = (dy.At(OutFeatures), dy);
         for (var i = 0; i < _projections.Length; part = part.At(_projections[i++].OutFeatures))
         {
@@ -261,7 +266,7 @@ public sealed class ProjectionGroup
                 N = rank,
                 K = c.TokenCount,
                 A = new(part.Tensor, true, part.RowStride),
-                B = new(ColumnSlice.Of(u[0], _firstRank[i]).Tensor, false, _rank),
+                B = new(inputs.At(_firstRank[i]).Tensor, false, inputs.RowStride),
                 C = projection.B!.Gradient,
                 Alpha = projection.Scale,
                 Beta = 1,
@@ -282,17 +287,28 @@ public sealed class ProjectionGroup
         c.Free(u[0]);
     }
 
+    private void WriteAdapterInputs(StepContext c, ColumnSlice x, ColumnSlice u) => c.Device.MatMul(new MatMul
+    {
+        M = c.TokenCount,
+        N = _rank,
+        K = InFeatures,
+        A = new(x.Tensor, false, x.RowStride),
+        B = new(_a, true, _a.Shape[1]),
+        C = u.Tensor,
+        LeadingDimensionC = u.RowStride,
+        Alpha = 1,
+    });
+
     /// <summary>Views of what is kept; A's and sB's rows are as long as the memory's, so that a view of theirs can be cut by rows.</summary>
     private void Place(Tensor memory)
     {
         if (_isQuantized)
         {
-            var flat = memory.Reshape(new Shape(_rank, InFeatures + OutFeatures));
-            _a = new Tensor(flat.Address, flat.DType, new Shape(_rank, InFeatures));
-            _scaledB = new Tensor(ColumnSlice.Of(flat, (long)_rank * InFeatures).Tensor.Address, flat.DType, new Shape(OutFeatures, _rank));
+            _a = new Tensor(memory.Address, memory.DType, new Shape(_rank, InFeatures));
+            _scaledB = new Tensor(ColumnSlice.Of(memory, (long)_rank * InFeatures).Tensor.Address, memory.DType, new Shape(OutFeatures, _rank));
             return;
         }
-        _stored = memory.Reshape(new Shape(OutFeatures + _rank, Stride));
+        _stored = new Tensor(memory.Address, memory.DType, new Shape(OutFeatures + _rank, Stride));
         _a = _stored.Rows(OutFeatures, _rank);
         _scaledB = new Tensor(ColumnSlice.Of(_stored, InFeatures).Tensor.Address, _stored.DType, new Shape(OutFeatures, Stride));
     }
@@ -317,6 +333,9 @@ public sealed class ProjectionGroup
     {
         if (_isQuantized) c.Free(weights);
     }
+
+    // So that a group that lies behind another starts as aligned as a buffer.
+    private static long AlignedMemory(long elements) => (elements + 255) / 256 * 256;
 
     private static int Aligned(int count, int to) => (count + to - 1) / to * to;
 }

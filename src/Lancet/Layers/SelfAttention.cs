@@ -41,7 +41,7 @@ public sealed class SelfAttention
         Key = weights.Linear(prefix + "self_attn.k_proj", keys, hidden, config.HasQueryKeyValueBias);
         Value = weights.Linear(prefix + "self_attn.v_proj", keys, hidden, config.HasQueryKeyValueBias);
         Output = weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias);
-        (Projections, OutputProjection) = (new(Query, Key, Value), new(Output));
+        (Projections, OutputProjection) = (new(false, Query, Key, Value), new(true, Output));
         if (config.HasQueryKeyNorm)
         {
             QueryNorm = weights.Norm(prefix + "self_attn.q_norm", config.HeadDimension, config, config.QueryHeads);

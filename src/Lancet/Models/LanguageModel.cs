@@ -227,22 +227,29 @@ public sealed class LanguageModel : IDisposable
         Describe(Decoder, options, rankOf, scaleOf, contains);
         Adapter = options;
         Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
-        foreach (var group in Decoder.Groups.Where(group => group.IsBordered)) StoreBordered(group);
-        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, [.. Decoder.Groups.Where(group => group.IsBordered)]);
+        var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).Where(groups => groups.Count > 0).ToList();
+        foreach (var groups in layers) StoreBordered(groups);
+        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, layers.Select(groups => groups.SelectMany(group => group.Copies())));
     }
 
-    /// <summary>Moves a group's weights into memory with a border, group by group so that hardly more than one group is there twice.</summary>
-    private void StoreBordered(ProjectionGroup group)
+    /// <summary>Moves the weights of a layer's groups into one buffer with borders; one layer is there twice in between.</summary>
+    private void StoreBordered(List<ProjectionGroup> groups)
     {
-        Tensor Allocate(DType dtype, long count)
+        DeviceBuffer Allocate(DType dtype, long count)
         {
-            var buffer = Device.Allocate(count * dtype.SizeInBytes(), "base weights with adapters");
-            _owned.Add(buffer);
-            return buffer.View(dtype, new Shape(count));
+            _owned.Add(Device.Allocate(count * dtype.SizeInBytes(), "base weights with adapters"));
+            return _owned[^1];
         }
-        var former = _owned.Where(buffer => group.BaseWeights.Any(weight => weight.Quantized is null && weight.Dense.Address == buffer.Address)).ToList();
-        var hasBias = group.BaseWeights.Any(weight => weight.Role == WeightRole.Bias);
-        group.Store(Device, Allocate(DType, group.StoredElements), hasBias ? Allocate(DType.Accumulator(), group.OutFeatures) : default);
+        var former = _owned.Where(buffer => groups.SelectMany(group => group.BaseWeights).Any(weight => weight.Quantized is null && weight.Dense.Address == buffer.Address)).ToList();
+        var memory = Allocate(DType, groups.Sum(group => group.StoredElements));
+        long offset = 0;
+        foreach (var group in groups)
+        {
+            var hasBias = group.BaseWeights.Any(weight => weight.Role == WeightRole.Bias);
+            var bias = hasBias ? Allocate(DType.Accumulator(), group.OutFeatures).View(DType.Accumulator(), new Shape(group.OutFeatures)) : default;
+            group.Store(Device, memory.View(DType, new Shape(group.StoredElements), offset), bias);
+            offset += group.StoredElements * DType.SizeInBytes();
+        }
         Device.Synchronize();
         foreach (var buffer in former)
         {

@@ -102,7 +102,7 @@ public sealed class StepPlan
         var entries = new List<MemoryPlanEntry>
         {
             new("base weights", weightBytes),
-            new("trained parameters", (count * master) + (ParameterArena.NeedsCopy(trained, dtype) ? count * dtype.SizeInBytes() : 0)),
+            new("trained parameters", (count * master) + (ParameterArena.NeedsCopy(trained, dtype) ? count * dtype.SizeInBytes() : 0) + ScatteredCopies.TableBytes(trained.Where(weight => weight.IsInBorder).Select(weight => weight.Shape.Count))),
             new("gradients", count * master),
             new("optimiser state", state),
             new("index arrays and tables", new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength).Bytes),

@@ -1,6 +1,5 @@
 using Lancet.Devices;
 using Lancet.Kernels;
-using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -18,7 +17,7 @@ public sealed class ParameterArena : IDisposable
     public const int SlotAlignment = 256;
 
     private readonly Dictionary<Weight, long> _offsets = [];
-    private readonly IReadOnlyList<ProjectionGroup> _bordered;
+    private readonly ScatteredCopies[] _copies;
     private readonly DeviceBuffer _parameters;
     private DeviceBuffer? _gradients;
     private readonly DeviceBuffer? _computeCopy;
@@ -27,10 +26,9 @@ public sealed class ParameterArena : IDisposable
     /// <param name="device">Where the memory comes from.</param>
     /// <param name="weights">Weights to train, in a stable order.</param>
     /// <param name="compute">Dtype that the computation reads base weights in; for other than fp32 a copy is kept beside the masters, as PyTorch's autocast makes one at each use.</param>
-    /// <param name="bordered">Groups of projections that keep copies of their adapters in the border of their base weights.</param>
-    public ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute, IReadOnlyList<ProjectionGroup>? bordered = null)
+    /// <param name="copies">Copies of weights in other places, one list a buffer.</param>
+    internal ParameterArena(Device device, IReadOnlyList<Weight> weights, DType compute, IEnumerable<IEnumerable<ScatteredCopy>>? copies = null)
     {
-        _bordered = bordered ?? [];
         Weights = [.. weights.OrderByDescending(weight => weight.Decays)];
         long offset = 0;
         foreach (var weight in Weights)
@@ -49,6 +47,7 @@ public sealed class ParameterArena : IDisposable
             _computeCopy = device.Allocate(offset * compute.SizeInBytes(), "trained parameters in the compute dtype");
             ComputeCopy = _computeCopy.View(compute, new Shape(offset));
         }
+        _copies = [.. (copies ?? []).Select(each => new ScatteredCopies(device, each, weight => _offsets[weight]))];
         foreach (var weight in Weights)
         {
             weight.Dense = UsesCopy(weight) ? Slice(ComputeCopy, weight) : Slice(Parameters, weight);
@@ -97,7 +96,7 @@ public sealed class ParameterArena : IDisposable
     /// <summary>Brings the copies in the compute dtype up to date with the masters.</summary>
     public void RefreshCopy(Device device)
     {
-        foreach (var group in _bordered) group.RefreshBorder(device, Master);
+        foreach (var copies in _copies) copies.Refresh(device, Parameters);
         if (ComputeCopy.Exists) ElementwiseKernel.Convert(device, Parameters, ComputeCopy);
     }
 
@@ -107,6 +106,7 @@ public sealed class ParameterArena : IDisposable
         _parameters.Dispose();
         _gradients?.Dispose();
         _computeCopy?.Dispose();
+        foreach (var copies in _copies) copies.Dispose();
     }
 
     // Norms and biases are read in the masters' dtype whatever the activations are.
