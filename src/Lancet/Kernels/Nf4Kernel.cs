@@ -59,7 +59,7 @@ public static class Nf4Kernel
         if (weight.Columns % Nf4Weight.BlockSize != 0) throw new ArgumentException($"Rows of {weight.Columns} elements are no whole blocks of {Nf4Weight.BlockSize}.");
         var count = (long)weight.Rows * weight.Columns;
         device.Launch(
-            DequantizeKernels[(target.Tensor.DType, weight.Columns, target.RowStride)], new Grid(Blocks.Of(Blocks.Of(count, Nf4Weight.BlockSize), BlocksPerProgram)),
+            DequantizeKernels[(target.Tensor.DType, weight.Columns, target.RowStride)], new Grid(weight.Rows, Blocks.Of(weight.Columns / Nf4Weight.BlockSize, BlocksPerProgram)),
             [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target.Tensor, count]);
     }
 
@@ -125,31 +125,28 @@ public static class Nf4Kernel
         k.Store(codes + block, Search(k, DynamicCode.Midpoints(DynamicCode.Signed), value * inverse).To(DType.UInt8), inside);
     });
 
-    // Columns are 0 for a dense target.
+    // Programs along axis 0: all blocks of a dense target (Columns are 0 then), or rows, whose blocks lie along axis 1.
     private static Kernel TraceDequantize((DType DType, int Columns, long Stride) choice) => Kernel.Trace("nf4_dequantize", k =>
     {
-        var dtype = choice.DType;
         var codes = k.Pointer(DType.UInt8, "codes");
         var scales = k.Pointer(DType.UInt8, "abs_max_codes");
         var nested = k.Pointer(DType.Float32, "nested_abs_max");
         var table = k.Pointer(DType.Float32, "nested_code_table");
         var offset = k.Pointer(DType.Float32, "nested_offset");
-        var target = k.Pointer(dtype, "target");
+        var target = k.Pointer(choice.DType, "target");
         var count = k.Scalar(DType.Int64, "count");
-        var block = k.ProgramId(0) * BlocksPerProgram + k.Range(BlocksPerProgram);
-        var exists = block.ToInt64() * Nf4Weight.BlockSize < count;
+        var isDense = choice.Columns == 0;
+        var blocksPerRow = choice.Columns / Nf4Weight.BlockSize;
+        var inRow = k.ProgramId(isDense ? 0 : 1) * BlocksPerProgram + k.Range(BlocksPerProgram);
+        var block = isDense ? inRow : k.ProgramId(0) * blocksPerRow + inRow;
+        var exists = isDense ? block.ToInt64() * Nf4Weight.BlockSize < count : inRow < blocksPerRow;
+        Tile.Tile Inside(Tile.Tile element, int perBlock) => isDense ? element < count : inRow.AsColumn() * perBlock + k.Range(perBlock).AsRow() < blocksPerRow * perBlock;
         var scale = k.Load(table + k.Load(scales + block, exists).To(DType.Int32), exists) * k.Load(nested + block / Nf4Weight.NestedBlockSize, exists) + k.Load(offset);
         var pair = block.ToInt64().AsColumn() * Half + k.Range(Half).ToInt64().AsRow();
-        var packed = k.Load(codes + pair, pair * 2 < count).To(DType.Int32);
+        var packed = k.Load(codes + pair, Inside(pair * 2, Half)).To(DType.Int32);
         var nf4 = Nf4Code.Table.ToArray();
         var value = Interleave(k.Lookup(nf4, packed >> 4), k.Lookup(nf4, packed & 15)) * scale.AsColumn();
-        var element = block.ToInt64().AsColumn() * Nf4Weight.BlockSize + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
-        var place = element;
-        if (choice.Columns != 0)
-        {
-            var blocksPerRow = choice.Columns / Nf4Weight.BlockSize;
-            place = ((block / blocksPerRow).ToInt64() * choice.Stride + (block % blocksPerRow * Nf4Weight.BlockSize).ToInt64()).AsColumn() + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
-        }
-        k.Store(target + place, value.To(dtype), element < count);
+        var element = (isDense ? block : inRow).ToInt64().AsColumn() * Nf4Weight.BlockSize + k.Range(Nf4Weight.BlockSize).ToInt64().AsRow();
+        k.Store(target + (isDense ? element : k.ProgramId(0).ToInt64() * choice.Stride + element), value.To(choice.DType), Inside(element, Nf4Weight.BlockSize));
     });
 }

@@ -99,8 +99,8 @@ public sealed class ProjectionGroup
     internal void DescribeStorage(DType dtype)
     {
         if (!IsBordered || _a.Exists) return;
-        Place(new Tensor(1, dtype, new Shape(StoredElements)));
-        if (_projections[0].Bias is not null) _bias = new Tensor(1, dtype.Accumulator(), new Shape(OutFeatures));
+        Place(new Tensor(DecoderModel.DescribedAddress, dtype, new Shape(StoredElements)));
+        if (_projections[0].Bias is not null) _bias = new Tensor(DecoderModel.DescribedAddress, dtype.Accumulator(), new Shape(OutFeatures));
     }
 
     /// <summary>Moves the weights into the bordered form; the memory that they had can be freed.</summary>

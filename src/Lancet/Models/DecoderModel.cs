@@ -13,6 +13,9 @@ namespace Lancet.Models;
 /// </summary>
 public sealed class DecoderModel
 {
+    /// <summary>Address of weights that are described only: none, but as aligned as real ones are, so that the kernels are those of a real run.</summary>
+    internal const int DescribedAddress = 1 << 20;
+
     private readonly DecoderLayer.State[] _states;
 
     /// <summary>Describes the model of a configuration.</summary>
@@ -112,15 +115,15 @@ public sealed class DecoderModel
         foreach (var weight in Weights.Where(weight => isQuantized && weight is { Role: WeightRole.Projection, IsTrained: false, Quantized: null }))
         {
             var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
-            weight.Dense = new Tensor(1, DType.UInt8, new Shape(codes));
+            weight.Dense = new Tensor(DescribedAddress, DType.UInt8, new Shape(codes));
             weight.Quantized = new Nf4Weight(
-                (int)weight.Shape[0], (int)weight.Shape[1], weight.Dense, new Tensor(1, DType.UInt8, new Shape(scales)), new Tensor(1, DType.Float32, new Shape(nested)),
-                new Tensor(1, DType.Float32, new Shape(256)), new Tensor(1, DType.Float32, new Shape(1)));
+                (int)weight.Shape[0], (int)weight.Shape[1], weight.Dense, new Tensor(DescribedAddress, DType.UInt8, new Shape(scales)), new Tensor(DescribedAddress, DType.Float32, new Shape(nested)),
+                new Tensor(DescribedAddress, DType.Float32, new Shape(256)), new Tensor(DescribedAddress, DType.Float32, new Shape(1)));
         }
         foreach (var group in Groups) group.DescribeStorage(dtype);
         foreach (var weight in Weights.Concat(TrainedWeights))
         {
-            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(1, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
+            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(DescribedAddress, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
         }
     }
 
