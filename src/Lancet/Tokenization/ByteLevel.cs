@@ -6,13 +6,18 @@ namespace Lancet.Tokenization;
 internal static class ByteLevel
 {
     private static readonly char[] s_characters = CreateCharacters();
-    private static readonly Dictionary<char, byte> s_bytes = Enumerable.Range(0, 256).ToDictionary(value => s_characters[value], value => (byte)value);
+    private static readonly short[] s_bytes = CreateBytes();
 
     /// <summary>The character that stands for a byte.</summary>
     public static char Character(byte value) => s_characters[value];
 
     /// <summary>The byte that a character stands for.</summary>
-    public static bool TryGetByte(char character, out byte value) => s_bytes.TryGetValue(character, out value);
+    public static bool TryGetByte(char character, out byte value)
+    {
+        var found = character < s_bytes.Length ? s_bytes[character] : -1;
+        value = (byte)found;
+        return found >= 0;
+    }
 
     /// <summary>The UTF-8 bytes of a text as such characters, with the index of the text's character that each byte comes from.</summary>
     public static string Map(string text, int start, List<int> origins)
@@ -31,6 +36,14 @@ internal static class ByteLevel
             i += consumed;
         }
         return result.ToString();
+    }
+
+    private static short[] CreateBytes()
+    {
+        var result = new short[s_characters.Max() + 1];
+        Array.Fill(result, (short)-1);
+        for (var value = 0; value < 256; value++) result[s_characters[value]] = (short)value;
+        return result;
     }
 
     private static char[] CreateCharacters()

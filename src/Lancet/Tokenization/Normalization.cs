@@ -4,7 +4,7 @@ using System.Text;
 namespace Lancet.Tokenization;
 
 /// <summary>
-/// Unicode normalisation forms C and D (Unicode Standard Annex 15), with the place that every character comes from. .NET normalises
+/// Unicode normalisation forms C, D, KC and KD (Unicode Standard Annex 15), with the place that every character comes from. .NET normalises
 /// through ICU, which Lancet must do without.
 /// </summary>
 internal static class Normalization
@@ -13,19 +13,19 @@ internal static class Normalization
     private static readonly Lazy<Tables> s_tables = new(Tables.Read);
 
     /// <summary>Normalises a text.</summary>
-    /// <param name="text">Text.</param>
-    /// <param name="origins">A number for each of its UTF-16 units.</param>
+    /// <param name="source">Text; a composed character comes from where its first part does.</param>
     /// <param name="composes">Form C rather than form D.</param>
-    /// <returns>The text and the number of each of its units; a composed character has that of its first part.</returns>
-    public static (string Text, int[] Origins) Apply(string text, int[] origins, bool composes)
+    /// <param name="isCompatible">Form KC or KD: compatibility characters are taken apart, too.</param>
+    public static MappedText Apply(MappedText source, bool composes, bool isCompatible)
     {
-        // Nothing below U+00C0 decomposes or combines.
-        if (text.AsSpan().IndexOfAnyExceptInRange('\0', '\u00BF') < 0) return (text, origins);
+        var text = source.Text;
+        // Nothing below U+00C0 decomposes or combines, and nothing of ASCII is a compatibility character.
+        if (text.AsSpan().IndexOfAnyExceptInRange('\0', isCompatible ? '\u007F' : '\u00BF') < 0) return source;
         var marks = new List<Mark>(text.Length);
         for (var i = 0; i < text.Length;)
         {
             var isPair = char.IsHighSurrogate(text[i]) && i + 1 < text.Length && char.IsLowSurrogate(text[i + 1]);
-            Decompose(isPair ? char.ConvertToUtf32(text[i], text[i + 1]) : text[i], origins[i], marks);
+            Decompose(isPair ? char.ConvertToUtf32(text[i], text[i + 1]) : text[i], source.Origin(i), isCompatible, marks);
             i += isPair ? 2 : 1;
         }
         Order(marks);
@@ -39,10 +39,10 @@ internal static class Normalization
             else result.Append(char.ConvertFromUtf32(mark.Code));
             while (places.Count < result.Length) places.Add(mark.Origin);
         }
-        return (result.ToString(), [.. places]);
+        return new(result.ToString(), [.. places], source.Start);
     }
 
-    private static void Decompose(int code, int origin, List<Mark> marks)
+    private static void Decompose(int code, int origin, bool isCompatible, List<Mark> marks)
     {
         if (code is >= HangulBase and < HangulBase + HangulCount)
         {
@@ -51,10 +51,14 @@ internal static class Normalization
             marks.Add(new(VowelBase + (index % (VowelCount * TailCount) / TailCount), 0, origin));
             if (index % TailCount > 0) marks.Add(new(TailBase + (index % TailCount), 0, origin));
         }
+        else if (isCompatible && s_tables.Value.Compatible.TryGetValue(code, out var simple))
+        {
+            foreach (var part in simple) Decompose(part, origin, true, marks);
+        }
         else if (s_tables.Value.Decompositions.TryGetValue(code, out var parts))
         {
-            Decompose(parts.First, origin, marks);
-            if (parts.Second > 0) Decompose(parts.Second, origin, marks);
+            Decompose(parts.First, origin, isCompatible, marks);
+            if (parts.Second > 0) Decompose(parts.Second, origin, isCompatible, marks);
         }
         else
         {
@@ -106,6 +110,8 @@ internal static class Normalization
 
         public Dictionary<(int First, int Second), int> Compositions { get; } = [];
 
+        public Dictionary<int, int[]> Compatible { get; } = [];
+
         public Dictionary<int, int> Classes { get; } = [];
 
         public static Tables Read()
@@ -121,6 +127,10 @@ internal static class Normalization
                     var (code, first, second) = (Number(parts[1]), Number(parts[2]), parts.Length > 3 ? Number(parts[3]) : 0);
                     result.Decompositions[code] = (first, second);
                     if (parts.Length == 4) result.Compositions[(first, second)] = code;
+                }
+                else if (parts[0] == "K")
+                {
+                    result.Compatible[Number(parts[1])] = [.. parts[2..].Select(Number)];
                 }
                 else if (parts[0] == "C")
                 {

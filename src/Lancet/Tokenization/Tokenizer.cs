@@ -1,47 +1,57 @@
-using System.Text;
 using System.Text.Json;
-using System.Text.RegularExpressions;
 
 namespace Lancet.Tokenization;
 
 /// <summary>
-/// A tokenizer read from Hugging Face's <c>tokenizer.json</c>: byte-level BPE (Llama 3, Qwen, GPT-2) or SentencePiece-style BPE (Llama 2,
-/// Mistral, Gemma), with the special tokens and chat template of <c>tokenizer_config.json</c>.
+/// A tokenizer read from Hugging Face's <c>tokenizer.json</c> or SentencePiece's <c>tokenizer.model</c>: byte-level BPE (Llama 3, Qwen,
+/// GPT-2, gpt-oss), BPE with byte fallback (Llama 2, Mistral, Gemma) or unigram, with the special tokens and chat template of
+/// <c>tokenizer_config.json</c>. Ids and texts are those of Hugging Face's tokenizers; lone surrogates count as U+FFFD. Threads may share one.
 /// </summary>
 public sealed class Tokenizer
 {
     private readonly string _folder;
-    private readonly TextPipeline _pipeline;
-    private readonly BytePairEncoder _encoder;
+    private readonly Normalizer _normalizer;
+    private readonly PreTokenizer _preTokenizer;
+    private readonly TokenModel _model;
     private readonly Dictionary<string, int> _vocabulary;
-    private readonly Dictionary<int, string> _texts;
-    private readonly Dictionary<string, AddedToken> _added = [];
+    private readonly Dictionary<string, int> _added = [];
+    private readonly string?[] _texts;
     private readonly HashSet<int> _special = [];
-    private readonly Regex? _addedPattern;
+    private readonly AddedTokenFinder? _addedInText;
+    private readonly AddedTokenFinder? _addedInNormalized;
     private readonly List<int?> _postProcessor;
 
     private Tokenizer(string folder, JsonElement root, string path)
     {
         _folder = folder;
         var model = root.TryGetProperty("model", out var section) ? section : throw new LancetException($"{path}: model is missing.");
-        var type = model.TryGetProperty("type", out var name) ? name.GetString() : "BPE";
-        if (type != "BPE") throw new LancetException($"{path}: tokenizer model {type} is not supported; BPE is.");
-        _vocabulary = model.GetProperty("vocab").EnumerateObject().ToDictionary(item => item.Name, item => item.Value.GetInt32());
-        ReadAddedTokens(root);
-        _texts = _vocabulary.ToDictionary(item => item.Value, item => item.Key);
-        foreach (var token in _added.Values) _texts[token.Id] = token.Content;
-        _pipeline = TextPipeline.Read(root, path);
-        var unknown = model.TryGetProperty("unk_token", out var unk) && unk.ValueKind == JsonValueKind.String && _vocabulary.TryGetValue(unk.GetString()!, out var id) ? id : (int?)null;
-        _encoder = new BytePairEncoder(_vocabulary, Merges(model), Flag(model, "ignore_merges"), Flag(model, "byte_fallback"), unknown, Flag(model, "fuse_unk"));
-        if (_added.Count > 0) _addedPattern = new Regex(string.Join('|', _added.Keys.OrderByDescending(content => content.Length).Select(Regex.Escape)), RegexOptions.CultureInvariant);
+        _normalizer = Normalizer.Read(root, path);
+        _preTokenizer = PreTokenizer.Read(root, path);
+        Decoder = TokenDecoder.Read(root, path);
+        (_vocabulary, _model) = ReadModel(model, _preTokenizer.MapsBytes, path);
+        var added = AddedToken.Read(root);
+        foreach (var token in added)
+        {
+            if (token.Id < 0) throw new LancetException($"{path}: added token {token.Content} has the id {token.Id}.");
+            _added[token.Content] = token.Id;
+            if (token.IsSpecial) _special.Add(token.Id);
+        }
+        VocabularySize = Math.Max(_vocabulary.Count == 0 ? 0 : _vocabulary.Values.Max(), added.Count == 0 ? 0 : added.Max(token => token.Id)) + 1;
+        if (VocabularySize is <= 0 or > 50_000_000) throw new LancetException($"{path}: a token has the id {(uint)VocabularySize - 1}.");
+        _texts = new string?[VocabularySize];
+        foreach (var (text, id) in _vocabulary) _texts[id] = text;
+        foreach (var token in added) _texts[token.Id] = token.Content;
+        // Hugging Face looks for normalised tokens in normalised text; where nothing is normalised, that is the text itself.
+        var inNormalized = _normalizer.IsEmpty ? [] : added.Where(token => token.IsNormalized).ToList();
+        var inText = added.Except(inNormalized).ToList();
+        if (inText.Count > 0) _addedInText = new(inText.Select(token => (token.Content, token)));
+        if (inNormalized.Count > 0) _addedInNormalized = new(inNormalized.Select(token => (_normalizer.Apply(new(token.Content, null, 0)).Text, token)));
         _postProcessor = ReadPostProcessor(root);
-        StripsLeadingSpace = root.TryGetProperty("decoder", out var decoder) && decoder.ValueKind == JsonValueKind.Object
-            && (decoder.GetRawText().Contains("\"Strip\"", StringComparison.Ordinal) || (decoder.GetRawText().Contains("\"Metaspace\"", StringComparison.Ordinal) && !decoder.GetRawText().Contains("\"never\"", StringComparison.Ordinal)));
         ReadConfig();
     }
 
     /// <summary>Number of ids, added tokens included.</summary>
-    public int VocabularySize => _texts.Keys.Max() + 1;
+    public int VocabularySize { get; }
 
     /// <summary>Id of the beginning of text, or null.</summary>
     public int? BosTokenId { get; private set; }
@@ -55,8 +65,8 @@ public sealed class Tokenizer
     /// <summary>Text of the end-of-text token, or null.</summary>
     public string? EosToken => EosTokenId is { } id ? _texts[id] : null;
 
-    /// <summary>Whether decoding drops the space that the vocabulary writes before the first word (SentencePiece).</summary>
-    internal bool StripsLeadingSpace { get; }
+    /// <summary>What tokens become when they are text again.</summary>
+    internal TokenDecoder Decoder { get; }
 
     /// <summary>Jinja source of the checkpoint's chat template, or null.</summary>
     public string? ChatTemplate { get; private set; }
@@ -70,20 +80,22 @@ public sealed class Tokenizer
     public static Tokenizer Load(string folder)
     {
         var path = Path.Combine(folder, "tokenizer.json");
-        if (!File.Exists(path)) throw new LancetException($"{path}: not found. A tokenizer.json is needed; tokenizer.model alone is not read.");
+        if (!File.Exists(path)) path = Path.Combine(folder, "tokenizer.model");
+        if (!File.Exists(path)) throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
         try
         {
-            using var document = JsonDocument.Parse(File.ReadAllBytes(path));
+            var file = File.ReadAllBytes(path);
+            using var document = path.EndsWith(".json", StringComparison.Ordinal) ? JsonDocument.Parse(file) : SentencePieceModel.ToJson(file, path);
             return new Tokenizer(folder, document.RootElement, path);
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException or ArgumentException)
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException or ArgumentException or IndexOutOfRangeException)
         {
             throw new LancetException($"{path}: not a valid tokenizer: {error.Message}", error);
         }
     }
 
     /// <summary>Whether a model folder has a tokenizer.</summary>
-    public static bool Exists(string folder) => File.Exists(Path.Combine(folder, "tokenizer.json"));
+    public static bool Exists(string folder) => File.Exists(Path.Combine(folder, "tokenizer.json")) || File.Exists(Path.Combine(folder, "tokenizer.model"));
 
     /// <summary>Token ids of a text.</summary>
     /// <param name="text">Text; special tokens in it are recognised.</param>
@@ -93,34 +105,59 @@ public sealed class Tokenizer
     /// <summary>Token ids of a text, and the index of the character where each starts.</summary>
     public int[] Encode(string text, bool addsSpecialTokens, out int[] starts)
     {
-        var ids = new List<int>();
-        var places = new List<int>();
+        var ids = new List<int>(text.Length / 3);
+        var places = new List<int>(text.Length / 3);
+        var surrounds = addsSpecialTokens && _postProcessor.Count > 1;
+        var body = surrounds ? _postProcessor.IndexOf(null) : 0;
+        for (var i = 0; i < body; i++) Add(_postProcessor[i]!.Value, 0);
         var at = 0;
-        if (_addedPattern is not null)
+        while (_addedInText?.Next(text, at) is { } found)
         {
-            foreach (Match match in _addedPattern.Matches(text))
-            {
-                var token = _added[match.Value];
-                int from = match.Index, to = match.Index + match.Length;
-                if (from < at) continue;
-                if (token.IsSingleWord && ((from > 0 && char.IsLetterOrDigit(text[from - 1])) || (to < text.Length && char.IsLetterOrDigit(text[to])))) continue;
-                while (token.StripsLeft && from > at && char.IsWhiteSpace(text[from - 1])) from--;
-                while (token.StripsRight && to < text.Length && char.IsWhiteSpace(text[to])) to++;
-                EncodeStretch(text[at..from], at, ids, places);
-                ids.Add(token.Id);
-                places.Add(match.Index);
-                at = to;
-            }
+            EncodeStretch(new(text[at..found.From], null, at));
+            Add(found.Token.Id, found.Start);
+            at = found.To;
         }
-        EncodeStretch(text[at..], at, ids, places);
-        if (addsSpecialTokens && _postProcessor.Count > 1)
-        {
-            var body = _postProcessor.IndexOf(null);
-            ids = [.. _postProcessor.Take(body).Select(id => id!.Value), .. ids, .. _postProcessor.Skip(body + 1).Select(id => id!.Value)];
-            places = [.. Enumerable.Repeat(0, body), .. places, .. Enumerable.Repeat(text.Length, _postProcessor.Count - body - 1)];
-        }
+        EncodeStretch(new(at == 0 ? text : text[at..], null, at));
+        for (var i = body + 1; surrounds && i < _postProcessor.Count; i++) Add(_postProcessor[i]!.Value, text.Length);
         starts = [.. places];
         return [.. ids];
+
+        void Add(int id, int place)
+        {
+            ids.Add(id);
+            places.Add(place);
+        }
+
+        void EncodeStretch(MappedText stretch)
+        {
+            if (stretch.Text.Length == 0) return;
+            stretch = _normalizer.Apply(stretch);
+            var from = 0;
+            while (_addedInNormalized?.Next(stretch.Text, from) is { } found)
+            {
+                EncodeNormalized(stretch.Slice(from, found.From));
+                Add(found.Token.Id, stretch.Origin(found.Start));
+                from = found.To;
+            }
+            EncodeNormalized(stretch.Slice(from, stretch.Text.Length));
+        }
+
+        void EncodeNormalized(MappedText stretch)
+        {
+            foreach (var (start, end) in _preTokenizer.Split(ref stretch))
+                foreach (var token in _model.Encode(stretch.Text.AsSpan(start, end - start))) Add(token.Id, stretch.Origin(start + token.Start));
+        }
+    }
+
+    /// <summary>Token ids of many texts, spread over the processor's threads.</summary>
+    /// <param name="texts">Texts.</param>
+    /// <param name="addsSpecialTokens">Whether the post-processor's tokens are added to each.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    public int[][] EncodeBatch(IReadOnlyList<string> texts, bool addsSpecialTokens = true, CancellationToken cancellation = default)
+    {
+        var result = new int[texts.Count][];
+        Parallel.For(0, texts.Count, new ParallelOptions { CancellationToken = cancellation }, i => result[i] = Encode(texts[i], addsSpecialTokens));
+        return result;
     }
 
     /// <summary>Text of token ids.</summary>
@@ -128,39 +165,44 @@ public sealed class Tokenizer
     /// <param name="skipsSpecialTokens">Whether special tokens are left out.</param>
     public string Decode(ReadOnlySpan<int> ids, bool skipsSpecialTokens = true)
     {
-        var bytes = new List<byte>();
-        foreach (var id in ids) AppendBytes(id, skipsSpecialTokens, bytes);
-        if (StripsLeadingSpace && bytes.Count > 0 && bytes[0] == ' ') bytes.RemoveAt(0);
-        return Encoding.UTF8.GetString([.. bytes]);
+        var state = new TokenDecoder.State(Decoder, waitsForRuns: true);
+        foreach (var id in ids)
+            if (TextOf(id, skipsSpecialTokens) is { } token) state.Add(token);
+        return state.Finish();
     }
 
     /// <summary>Id of a token by its exact text, or null.</summary>
-    public int? IdOf(string token) => _added.TryGetValue(token, out var added) ? added.Id : _vocabulary.TryGetValue(token, out var id) ? id : null;
+    public int? IdOf(string token) => _added.TryGetValue(token, out var added) ? added : _vocabulary.TryGetValue(token, out var id) ? id : null;
 
-    /// <summary>The UTF-8 bytes that a token stands for; they may be a part of a character.</summary>
-    internal void AppendBytes(int id, bool skipsSpecialTokens, List<byte> bytes)
+    /// <summary>A token as the vocabulary writes it; null where there is none or it is left out.</summary>
+    internal string? TextOf(int id, bool skipsSpecialTokens) => id < 0 || id >= _texts.Length || (skipsSpecialTokens && _special.Contains(id)) ? null : _texts[id];
+
+    private static (Dictionary<string, int> Vocabulary, TokenModel Model) ReadModel(JsonElement model, bool mapsBytes, string path)
     {
-        if (!_texts.TryGetValue(id, out var text) || (skipsSpecialTokens && _special.Contains(id))) return;
-        if (_added.ContainsKey(text))
+        var vocabulary = new Dictionary<string, int>();
+        var fallsBack = Section.Flag(model, "byte_fallback");
+        switch (Section.Text(model, "type") ?? "BPE")
         {
-            bytes.AddRange(Encoding.UTF8.GetBytes(text));
-        }
-        else if (_pipeline.IsByteLevel)
-        {
-            foreach (var c in text)
-                if (ByteLevel.TryGetByte(c, out var value)) bytes.Add(value);
-        }
-        else if (text.Length == 6 && text.StartsWith("<0x", StringComparison.Ordinal) && byte.TryParse(text.AsSpan(3, 2), System.Globalization.NumberStyles.HexNumber, null, out var value))
-        {
-            bytes.Add(value);
-        }
-        else
-        {
-            bytes.AddRange(Encoding.UTF8.GetBytes(text.Replace('▁', ' ')));
+            case "BPE":
+                foreach (var key in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
+                    if (Section.Text(model, key) is { Length: > 0 }) throw new LancetException($"{path}: {key} is not supported.");
+                foreach (var item in model.GetProperty("vocab").EnumerateObject()) vocabulary[item.Name] = item.Value.GetInt32();
+                if (vocabulary.Values.Any(id => id < 0)) throw new LancetException($"{path}: a token has a negative id.");
+                var unknown = Section.Text(model, "unk_token") is { } token && vocabulary.TryGetValue(token, out var id) ? id : (int?)null;
+                return (vocabulary, new BytePairEncoder(vocabulary, Merges(model), new(mapsBytes, Section.Flag(model, "ignore_merges"), fallsBack, unknown, Section.Flag(model, "fuse_unk"))));
+            case "Unigram" when mapsBytes: throw new LancetException($"{path}: a unigram model over bytes is not supported.");
+            case "Unigram":
+                var scores = new List<double>();
+                foreach (var item in model.GetProperty("vocab").EnumerateArray())
+                {
+                    // A token that stands twice keeps its last id, as in Hugging Face's tokenizers.
+                    vocabulary[item[0].GetString()!] = scores.Count;
+                    scores.Add(item[1].GetDouble());
+                }
+                return (vocabulary, new UnigramEncoder(vocabulary, [.. scores], model.TryGetProperty("unk_id", out var place) && place.ValueKind == JsonValueKind.Number ? place.GetInt32() : null, fallsBack));
+            case var other: throw new LancetException($"{path}: tokenizer model {other} is not supported; BPE and Unigram are.");
         }
     }
-
-    private static bool Flag(JsonElement json, string key) => json.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.True;
 
     private static IEnumerable<(string, string)> Merges(JsonElement model) => model.GetProperty("merges").EnumerateArray().Select(merge =>
     {
@@ -169,31 +211,6 @@ public sealed class Tokenizer
         var space = text.IndexOf(' ', 1);
         return (text[..space], text[(space + 1)..]);
     }).ToList();
-
-    private void EncodeStretch(string text, int start, List<int> ids, List<int> places)
-    {
-        if (text.Length == 0) return;
-        foreach (var piece in _pipeline.Split(text, start))
-        {
-            foreach (var token in _encoder.Encode(piece.Text))
-            {
-                ids.Add(token.Id);
-                places.Add(piece.Origins[token.Start]);
-            }
-        }
-    }
-
-    private void ReadAddedTokens(JsonElement root)
-    {
-        if (!root.TryGetProperty("added_tokens", out var list) || list.ValueKind != JsonValueKind.Array) return;
-        foreach (var item in list.EnumerateArray())
-        {
-            var token = new AddedToken(item.GetProperty("content").GetString()!, item.GetProperty("id").GetInt32(), Flag(item, "lstrip"), Flag(item, "rstrip"), Flag(item, "single_word"));
-            if (token.Content.Length == 0) continue;
-            _added[token.Content] = token;
-            if (Flag(item, "special")) _special.Add(token.Id);
-        }
-    }
 
     /// <summary>Ids around the text, the text itself as null.</summary>
     private List<int?> ReadPostProcessor(JsonElement root)
@@ -209,6 +226,8 @@ public sealed class Tokenizer
                 else if (IdOf(item.GetProperty("SpecialToken").GetProperty("id").GetString()!) is { } id) result.Add(id);
             }
         }
+        foreach (var part in parts.Where(part => Section.Type(part) is "BertProcessing" or "RobertaProcessing"))
+            result = [part.GetProperty("cls")[1].GetInt32(), null, part.GetProperty("sep")[1].GetInt32()];
         return result.Contains(null) ? result : [null];
     }
 
@@ -258,6 +277,4 @@ public sealed class Tokenizer
             throw new LancetException($"{path}: not valid JSON: {error.Message}", error);
         }
     }
-
-    private sealed record AddedToken(string Content, int Id, bool StripsLeft, bool StripsRight, bool IsSingleWord);
 }
