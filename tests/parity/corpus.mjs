@@ -23,7 +23,7 @@ const scripts = [
 const spaces = [" ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", "\t\t", " \n", "\n ", "\u00a0", "\u2003", "\u3000", "\u200b", "\u2028", "\u2029", "\u0085", "\ufeff", "\v", "\f", "\u1680", "\u202f", "\u205f", "        ", "\n\n\n\n"];
 const words = ("the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you were all her she there would their we him been has when who " +
   "will no more if out so up said what its about than into them can only other time new some could these two may first then do any like my now over such our man me even most made after also did many " +
-  "internationalization Straße naïve café Zürich façade coöperate résumé Ångström don't I'll we've they're it's CAN'T I'LL WE'VE you'd he'S isn't O'Neil rock'n'roll Việt Nam Łódź İstanbul ırmak ǅungla " +
+  "internationalization Straße naïve café Zürich façade coöperate résumé Ångström don't I'll we've they're it's CAN'T I'LL WE'VE you'd he'S isn't O'Neil rock'n'roll it'ſ 'Ll'Re İ'M Việt Nam Łódź İstanbul ırmak ǅungla " +
   "привет мир Россия это как его она они дом Київ български Ελλάδα καλημέρα שלום עולם مرحبا بالعالم السلام عليكم नमस्ते दुनिया স্বাগতম வணக்கம் สวัสดีชาวโลก ប្រទេស မြန်မာ 안녕하세요 세계 日本語 東京 こんにちは カタカナ 中文 你好世界 繁體字 ქართული հայերեն አማርኛ").split(" ");
 const emoji = ["😀", "😂", "🙏🏽", "👍🏿", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🏴‍☠️", "👨🏻‍💻", "🇩🇪", "🇯🇵🇺🇸", "❤️", "❤", "☃️", "1️⃣", "#️⃣", "🧑🏾‍🤝‍🧑🏻", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\u200d", "\ufe0f", "🫠", "🪿"];
 const marks = ["\u0301", "\u0300", "\u0308", "\u030a", "\u0327", "\u0323", "\u0345", "\u0591", "\u05b0", "\u064b", "\u0651", "\u093c", "\u09be", "\u0e49", "\u3099", "\u309a", "\u1161", "\u11a8", "\u20d2", "\u0338", "\u1ab0", "\u1dc4", "\ufe20", "\u{1d165}"];

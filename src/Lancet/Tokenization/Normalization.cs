@@ -37,7 +37,9 @@ internal static class Normalization
             // A lone surrogate is not a code point that can be converted, and stays as it is.
             if (mark.Code < 0x10000) result.Append((char)mark.Code);
             else result.Append(char.ConvertFromUtf32(mark.Code));
-            while (places.Count < result.Length) places.Add(mark.Origin);
+            // Marks that changed places with others count as coming from where the last of them does, so that places never fall.
+            var place = places.Count == 0 ? mark.Origin : Math.Max(mark.Origin, places[^1]);
+            while (places.Count < result.Length) places.Add(place);
         }
         return new(result.ToString(), [.. places], source.Start);
     }

