@@ -113,7 +113,7 @@ internal sealed class ThreadBuilder(ThreadProgram program)
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress => [],
         ThreadOpcode.Move or ThreadOpcode.Not or ThreadOpcode.Negate or ThreadOpcode.Absolute or ThreadOpcode.Exp2Approximate or ThreadOpcode.SquareRoot or ThreadOpcode.Floor
-            or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.Bits or ThreadOpcode.ShuffleXor => [a],
+            or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor => [a],
         ThreadOpcode.MultiplyAdd or ThreadOpcode.Select => [a, b, c],
         _ => [a, b],
     };

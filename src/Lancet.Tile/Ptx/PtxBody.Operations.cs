@@ -9,7 +9,7 @@ internal sealed partial class PtxBody
     {
         switch (i.Opcode)
         {
-            case ThreadOpcode.Move or ThreadOpcode.Bits:
+            case ThreadOpcode.Move:
                 Guarded($"mov.{MoveType(i.Type)} {D(i)}, {(i.Type == ThreadType.Predicate && i.Sources[0].IsConstant ? (i.Sources[0].Bits & 1) * -1 : Operand(i, 0))};");
                 break;
             case ThreadOpcode.Add: Arithmetic(i, "add", "add"); break;

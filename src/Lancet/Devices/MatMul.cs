@@ -39,12 +39,6 @@ public readonly struct MatMul
     /// <summary>What <see cref="Beta"/> multiplies if it is not C: [M, N], dense like C, which may not be it. Saves copying it there.</summary>
     public Tensor Addend { get; init; }
 
-    /// <summary>
-    /// Whether an fp32 operand may be rounded to the 16-bit dtype of the other one, so that tensor cores multiply them. Without leave a device
-    /// keeps every bit of it. Devices that read mixed operands anyway do not look at this.
-    /// </summary>
-    public bool MayRoundOperands { get; init; }
-
     /// <summary>Added to every row: N elements of fp32 (fp64 if C is fp64), or absent.</summary>
     public Tensor Bias { get; init; }
 }

@@ -52,8 +52,8 @@ public sealed class LanguageModelHead
             Logits(c, rows, logits);
             _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
             if (Weight.IsTrained)
-                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows, false, normed.Shape[1]), C = Weight.Gradient, Alpha = 1, Beta = 1, MayRoundOperands = true });
-            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, LeadingDimensionC = normed.Shape[1], Alpha = 1, MayRoundOperands = true });
+                c.Device.MatMul(new MatMul { M = _config.VocabularySize, N = _config.HiddenSize, K = count, A = new(logits, true), B = new(rows, false, normed.Shape[1]), C = Weight.Gradient, Alpha = 1, Beta = 1 });
+            c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, LeadingDimensionC = normed.Shape[1], Alpha = 1 });
         }
         c.Free(buffer);
         Norm.Backward(c, normed, x, rstd, normed, false);

@@ -6,7 +6,7 @@ using Lancet.Tile;
 
 namespace Lancet.Tests.Kernels;
 
-/// <summary>The tile-language product, and the splitting of fp32 operands, on the CPU executor against plain sums in fp64.</summary>
+/// <summary>The tile-language product on the CPU executor against plain sums in fp64.</summary>
 public class GemmKernelTests
 {
     private static readonly GemmBlocks s_tiny = new(16, 32, 16, 3, 4);
@@ -45,66 +45,6 @@ public class GemmKernelTests
             {
                 var rounding = c switch { DType.BFloat16 => 4e-3, DType.Float16 => 5e-4, _ => 6e-8 };
                 Assert.True(Math.Abs(expected[i] - actual[i]) <= (rounding * Math.Abs(expected[i])) + 2e-5, $"element {i}: expected {expected[i]}, got {actual[i]}");
-            }
-        }
-    }
-
-    [Theory]
-    [InlineData(SplitPattern.Exact, true)]
-    [InlineData(SplitPattern.Exact, false)]
-    [InlineData(SplitPattern.Left, true)]
-    [InlineData(SplitPattern.Right, false)]
-    public void Pieces_add_up_and_lie_where_they_should(SplitPattern pattern, bool isSideBySide)
-    {
-        const int rows = 5, columns = 12, stride = 17;
-        using var lab = new KernelLab();
-        var source = lab.Random(DType.Float32, new Shape(rows, stride), 1e3);
-        KernelLab.Set(source, 0, double.PositiveInfinity);
-        KernelLab.Set(source, 1, 1e-30);
-        var target = lab.New(DType.BFloat16, new Shape(3 * rows * columns));
-        SplitKernel.Split(lab.Device, pattern, source, rows, columns, stride, target, isSideBySide);
-        double Piece(int piece, int row, int column) => KernelLab.Get(target, isSideBySide ? (((row * 3) + piece) * columns) + column : (((piece * rows) + row) * columns) + column);
-        for (var row = 0; row < rows; row++)
-        {
-            for (var column = 0; column < columns; column++)
-            {
-                var x = KernelLab.Get(source, (row * stride) + column);
-                double high = (float)(BFloat16)(float)x;
-                var middle = double.IsInfinity(x) ? 0 : (double)(float)(BFloat16)(float)(x - high);
-                double[] expected = pattern switch
-                {
-                    SplitPattern.Left => [high, high, middle],
-                    SplitPattern.Right => [high, middle, high],
-                    _ => [high, middle, double.IsInfinity(x) ? 0 : x - high - middle],
-                };
-                for (var piece = 0; piece < 3; piece++) Assert.Equal(expected[piece], Piece(piece, row, column));
-            }
-        }
-    }
-
-    [Theory]
-    [InlineData(true, true)]
-    [InlineData(false, false)]
-    public void Three_results_are_added_up_with_beta_and_bias(bool isSideBySide, bool hasBias)
-    {
-        const int rows = 6, columns = 10, stride = 13;
-        using var lab = new KernelLab();
-        var pieces = lab.Random(DType.Float32, new Shape(3 * rows * columns));
-        var c = lab.Random(DType.Float32, new Shape(rows, stride));
-        var bias = lab.Random(DType.Float32, new Shape(columns));
-        double[] former = KernelLab.Values(c), values = KernelLab.Values(pieces);
-        SplitKernel.Sum(lab.Device, pieces, isSideBySide, rows, columns, c, stride, 0.5f, hasBias ? bias : default);
-        for (var row = 0; row < rows; row++)
-        {
-            for (var column = 0; column < stride; column++)
-            {
-                var expected = former[(row * stride) + column];
-                if (column < columns)
-                {
-                    expected = (expected / 2) + (hasBias ? KernelLab.Get(bias, column) : 0);
-                    for (var piece = 0; piece < 3; piece++) expected += values[isSideBySide ? (((row * 3) + piece) * columns) + column : (((piece * rows) + row) * columns) + column];
-                }
-                Assert.Equal(expected, KernelLab.Get(c, (row * stride) + column), 1e-6);
             }
         }
     }

@@ -115,7 +115,6 @@ public class SimulatorArithmeticTests
         Signed(ThreadOpcode.Negate, (a, _, _) => -(Int128)a);
         Signed(ThreadOpcode.Absolute, (a, _, _) => Int128.Abs(a));
         Unsigned(ThreadOpcode.Select, (a, b, _) => b != 0 ? a : b);
-        Unsigned(ThreadOpcode.Bits, (a, _, _) => a);
     }
 
     [Fact]

@@ -25,7 +25,7 @@ internal static partial class ScalarOperations
     {
         switch (i.Opcode)
         {
-            case ThreadOpcode.Move or ThreadOpcode.Bits: return static (a, _, _) => a;
+            case ThreadOpcode.Move: return static (a, _, _) => a;
             case ThreadOpcode.And: return static (a, b, _) => a & b;
             case ThreadOpcode.Or: return static (a, b, _) => a | b;
             case ThreadOpcode.Xor: return static (a, b, _) => a ^ b;

@@ -62,7 +62,7 @@ internal static class OperandTypes
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress => (1, 0),
         ThreadOpcode.Move or ThreadOpcode.Not or ThreadOpcode.Negate or ThreadOpcode.Absolute or ThreadOpcode.Exp2Approximate or
-            ThreadOpcode.SquareRoot or ThreadOpcode.Floor or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.Bits or ThreadOpcode.ShuffleXor => (1, 1),
+            ThreadOpcode.SquareRoot or ThreadOpcode.Floor or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor => (1, 1),
         ThreadOpcode.MultiplyAdd or ThreadOpcode.Select => (1, 3),
         ThreadOpcode.LoadGlobal or ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => (-1, 1),
         ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared => (0, -1),

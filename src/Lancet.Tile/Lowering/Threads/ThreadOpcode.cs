@@ -113,9 +113,6 @@ internal enum ThreadOpcode
     /// <summary>d (B32) = four bytes picked from {b, a} (a holds bytes 0 to 3, b bytes 4 to 7) by the nibbles of <see cref="ThreadInstruction.Immediate"/> (prmt.b32).</summary>
     Permute,
 
-    /// <summary>d (B64) = reinterpretation or d (B32); same width.</summary>
-    Bits,
-
     /// <summary>d = a special register, <see cref="ThreadInstruction.Immediate"/> = <see cref="SpecialRegister"/>.</summary>
     ReadSpecial,
 

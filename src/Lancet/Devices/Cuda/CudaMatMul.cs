@@ -48,24 +48,10 @@ internal sealed class CudaMatMul(Device device, IMatMulLibrary? library, int sha
         var a = Take(ref offset, route.BytesA);
         var b = Take(ref offset, route.BytesB);
         var bias = Take(ref offset, route.BytesBias);
-        var pieces = Take(ref offset, route.BytesPieces);
-        switch (route.Path)
-        {
-            case MatMulPath.Library:
-                var plain = product with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b), Bias = Bias(product, bias) };
-                if (library!.TryMultiply(plain, Workspace)) break;
-                Tile(WithAddend(plain with { Bias = product.Bias }));
-                break;
-            case MatMulPath.SplitBoth:
-                MultiplyBoth(WithAddend(product), a, b, bias);
-                break;
-            case MatMulPath.SplitOne:
-                MultiplyOne(WithAddend(product), route, a, b, pieces);
-                break;
-            default:
-                Tile(WithAddend(product) with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b) });
-                break;
-        }
+        var prepared = product with { A = Prepared(product.A, product.M, product.K, route.TypeA, a), B = Prepared(product.B, product.K, product.N, route.TypeB, b) };
+        if (route.Path == MatMulPath.Library && library!.TryMultiply(prepared with { Bias = Bias(product, bias) }, Workspace)) return;
+        if (product.Addend.Exists) device.Copy(product.Addend, product.C);
+        GemmKernel.Multiply(device, prepared, GemmKernel.BlocksFor(prepared, sharedBytes));
     }
 
     /// <inheritdoc/>
@@ -78,59 +64,13 @@ internal sealed class CudaMatMul(Device device, IMatMulLibrary? library, int sha
 
     private (nint Address, long Bytes) Workspace => (_workspace!.Address, MatMulRoute.LibraryBytes);
 
-    // Depth 3K: pieces follow each other along K, which runs along stored columns of A and stored rows of B unless they are transposed.
-    private void MultiplyBoth(in MatMul product, nint a, nint b, nint bias)
-    {
-        var (m, n, depth) = (product.M, product.N, product.K);
-        var left = Split(SplitPattern.Left, product.A, m, depth, a, !product.A.IsTransposed);
-        var right = Split(SplitPattern.Right, product.B, depth, n, b, product.B.IsTransposed);
-        var split = product with { K = 3 * depth, A = left, B = right, Bias = Bias(product, bias) };
-        if (!library!.TryMultiply(split, Workspace)) Tile(split with { Bias = product.Bias });
-    }
-
-    // Three times as many rows or columns: pieces follow each other along M or N.
-    private void MultiplyOne(in MatMul product, in MatMulRoute route, nint a, nint b, nint pieces)
-    {
-        var (m, n, depth) = (product.M, product.N, product.K);
-        var isLeft = product.A.Quantized is null && product.A.Tensor.DType == DType.Float32;
-        var target = new Tensor(pieces, DType.Float32, new Shape(3L * m * n));
-        var inner = isLeft
-            ? product with { M = 3 * m, A = Split(SplitPattern.Exact, product.A, m, depth, a, product.A.IsTransposed), B = Prepared(product.B, depth, n, route.TypeB, b) }
-            : product with { N = 3 * n, A = Prepared(product.A, m, depth, route.TypeA, a), B = Split(SplitPattern.Exact, product.B, depth, n, b, !product.B.IsTransposed) };
-        inner = inner with { C = target, LeadingDimensionC = 0, Beta = 0, Bias = default };
-        if (!library!.TryMultiply(inner, Workspace)) Tile(inner);
-        SplitKernel.Sum(device, target, !isLeft, m, n, product.C, product.LeadingDimensionC == 0 ? n : product.LeadingDimensionC, product.Beta, product.Bias);
-    }
-
-    /// <summary>The product with the addend where it adds to.</summary>
-    private MatMul WithAddend(in MatMul product)
-    {
-        if (!product.Addend.Exists) return product;
-        device.Copy(product.Addend, product.C);
-        return product with { Addend = default };
-    }
-
-    private void Tile(in MatMul product) => GemmKernel.Multiply(device, product, GemmKernel.BlocksFor(product, sharedBytes));
-
-    /// <summary>An operand as it is, written out from NF4, or rounded.</summary>
+    /// <summary>An operand as it is, or written out from NF4.</summary>
     private MatMulOperand Prepared(in MatMulOperand operand, int rows, int columns, DType type, nint target)
     {
-        var (storedRows, storedColumns) = operand.IsTransposed ? (columns, rows) : (rows, columns);
-        if (operand.Quantized is { } nf4)
-        {
-            var dense = new Tensor(target, type, new Shape(storedRows, storedColumns));
-            Nf4Kernel.Dequantize(device, nf4, dense);
-            return new(dense, operand.IsTransposed);
-        }
-        return operand.Tensor.DType == type ? operand : Split(SplitPattern.Rounded, operand, rows, columns, target, false, type);
-    }
-
-    private MatMulOperand Split(SplitPattern pattern, in MatMulOperand operand, int rows, int columns, nint target, bool isSideBySide, DType type = DType.BFloat16)
-    {
-        var (storedRows, storedColumns) = operand.IsTransposed ? (columns, rows) : (rows, columns);
-        var pieces = new Tensor(target, type, new Shape((long)SplitKernel.PieceCount(pattern) * storedRows * storedColumns));
-        SplitKernel.Split(device, pattern, operand.Tensor, storedRows, storedColumns, operand.LeadingDimension == 0 ? storedColumns : operand.LeadingDimension, pieces, isSideBySide);
-        return new(pieces, operand.IsTransposed, isSideBySide ? (long)SplitKernel.PieceCount(pattern) * storedColumns : storedColumns);
+        if (operand.Quantized is not { } nf4) return operand;
+        var dense = new Tensor(target, type, operand.IsTransposed ? new Shape(columns, rows) : new Shape(rows, columns));
+        Nf4Kernel.Dequantize(device, nf4, dense);
+        return new(dense, operand.IsTransposed);
     }
 
     /// <summary>The bias in C's dtype, as cuBLASLt wants it. Biases come from checkpoints in 16 bits, so nothing is lost unless they are trained.</summary>

@@ -1,4 +1,3 @@
-using Lancet.Kernels;
 using Lancet.Tile;
 
 namespace Lancet.Devices.Cuda;
@@ -9,14 +8,8 @@ internal enum MatMulPath
     /// <summary>Nothing to do.</summary>
     Nothing,
 
-    /// <summary>cuBLASLt multiplies the operands as they are, or after an operand was rounded or an NF4 weight written out.</summary>
+    /// <summary>cuBLASLt multiplies the operands as they are, or after an NF4 weight was written out.</summary>
     Library,
-
-    /// <summary>The fp32 operand beside a bf16 one is split into three bf16 matrices; <see cref="SplitKernel"/> adds up the three results.</summary>
-    SplitOne,
-
-    /// <summary>Two fp32 operands with a bf16 result are split, and multiplied at three times the depth.</summary>
-    SplitBoth,
 
     /// <summary>The tile-language kernel.</summary>
     Tile,
@@ -31,14 +24,13 @@ internal enum MatMulPath
 /// <param name="BytesA">Workspace for A's other form.</param>
 /// <param name="BytesB">Workspace for B's other form.</param>
 /// <param name="BytesBias">Workspace for the bias in C's dtype.</param>
-/// <param name="BytesPieces">Workspace for three partial results.</param>
-internal readonly record struct MatMulRoute(MatMulPath Path, DType TypeA, DType TypeB, long BytesA, long BytesB, long BytesBias, long BytesPieces)
+internal readonly record struct MatMulRoute(MatMulPath Path, DType TypeA, DType TypeB, long BytesA, long BytesB, long BytesBias)
 {
     /// <summary>What cuBLASLt may use itself; NVIDIA's advice for Hopper.</summary>
     public const long LibraryBytes = 32 << 20;
 
     /// <summary>Everything together.</summary>
-    public long WorkspaceBytes => LibraryBytes + BytesA + BytesB + BytesBias + BytesPieces;
+    public long WorkspaceBytes => LibraryBytes + BytesA + BytesB + BytesBias;
 
     /// <summary>Decides.</summary>
     /// <param name="product">The product.</param>
@@ -46,7 +38,7 @@ internal readonly record struct MatMulRoute(MatMulPath Path, DType TypeA, DType 
     /// <exception cref="LancetException">No way: fp64.</exception>
     public static MatMulRoute Of(in MatMul product, bool hasLibrary = true)
     {
-        if (product.M == 0 || product.N == 0) return new(MatMulPath.Nothing, default, default, 0, 0, 0, 0);
+        if (product.M == 0 || product.N == 0) return new(MatMulPath.Nothing, default, default, 0, 0, 0);
         // While a step is planned, gradients of weights have no memory yet; beside 16-bit activations they are fp32.
         var (a, b, c) = (product.A.Tensor.DType, product.B.Tensor.DType, product.C.Exists ? product.C.DType : DType.Float32);
         // An NF4 weight is written out in the dtype of what it is multiplied with.
@@ -57,27 +49,8 @@ internal readonly record struct MatMulRoute(MatMulPath Path, DType TypeA, DType 
         var bytesA = product.A.Quantized is null ? 0 : Align(countA * a.SizeInBytes());
         var bytesB = product.B.Quantized is null ? 0 : Align(countB * b.SizeInBytes());
         var bytesBias = product.Bias.Exists && c != DType.Float32 ? Align((long)product.N * c.SizeInBytes()) : 0;
-        var plain = new MatMulRoute(MatMulPath.Tile, a, b, bytesA, bytesB, 0, 0);
-        if (product.K == 0 || !hasLibrary) return plain;
-        if (a == b)
-        {
-            if (c == DType.Float32 || c == a) return plain with { Path = MatMulPath.Library, BytesBias = bytesBias };
-            if (a != DType.Float32 || c != DType.BFloat16 || product.A.Quantized is not null || product.B.Quantized is not null) return plain;
-            return new(MatMulPath.SplitBoth, DType.BFloat16, DType.BFloat16, Align(countA * 6), Align(countB * 6), bytesBias, 0);
-        }
-        var narrow = a == DType.Float32 ? b : a;
-        if (a != DType.Float32 && b != DType.Float32) return plain;
-        if (product.MayRoundOperands && (c == DType.Float32 || c == narrow))
-        {
-            return a == DType.Float32
-                ? new(MatMulPath.Library, narrow, narrow, Align(countA * 2), bytesB, bytesBias, 0)
-                : new(MatMulPath.Library, narrow, narrow, bytesA, Align(countB * 2), bytesBias, 0);
-        }
-        if (narrow != DType.BFloat16) return plain;
-        var pieces = Align((long)product.M * product.N * 3 * sizeof(float));
-        return a == DType.Float32
-            ? new(MatMulPath.SplitOne, narrow, narrow, Align(countA * 6), bytesB, 0, pieces)
-            : new(MatMulPath.SplitOne, narrow, narrow, bytesA, Align(countB * 6), 0, pieces);
+        var plain = new MatMulRoute(MatMulPath.Tile, a, b, bytesA, bytesB, 0);
+        return product.K > 0 && hasLibrary && a == b && (c == DType.Float32 || c == a) ? plain with { Path = MatMulPath.Library, BytesBias = bytesBias } : plain;
     }
 
     private static long Align(long bytes) => (bytes + 255) / 256 * 256;

@@ -231,16 +231,5 @@ internal static partial class KernelCases
                 });
             }
         }
-        yield return new("split", "33 x 20", s_single, (lab, _) =>
-        {
-            foreach (var isSideBySide in (bool[])[false, true])
-            {
-                Tensor x = lab.Random(DType.Float32, new Shape(33, 24)), pieces = lab.Output(DType.BFloat16, new Shape(3 * 33 * 20)), c = lab.Random(DType.Float32, new Shape(33, 24));
-                SplitKernel.Split(lab.Device, SplitPattern.Exact, x, 33, 20, 24, pieces, isSideBySide);
-                lab.Result("pieces", pieces);
-                SplitKernel.Sum(lab.Device, lab.Random(DType.Float32, new Shape(3 * 33 * 20)), isSideBySide, 33, 20, c, 24, 1, default);
-                lab.Result("sum", c);
-            }
-        }, HasDouble: false);
     }
 }

@@ -218,7 +218,7 @@ internal sealed class RuntimeChecks(CudaDevice device, Action<string, Func<strin
             _device.MatMul(new MatMul { M = Size, N = Size, K = Size, A = new(_x), B = new(_w, true), C = _y, Alpha = 1 });
             ElementwiseKernel.AddTo(_device, _x, _y);
             ElementwiseKernel.AddTo(_device, _y, _wide);
-            _device.MatMul(new MatMul { M = Size, N = Size, K = Size, A = new(_y), B = new(_wide), C = _sum, Alpha = 1, Beta = 1, MayRoundOperands = true });
+            _device.MatMul(new MatMul { M = Size, N = Size, K = Size, A = new(_y), B = new(_wide), C = _sum, Alpha = 1, Beta = 1 });
             _device.Copy(_y, _x);
         }
 
