@@ -110,12 +110,12 @@ internal sealed class Settings
         var other => throw Bad(name, other, "float32, bfloat16 or float16"),
     };
 
-    public ActivationPolicy? Policy(string name) => OneOf(name, "auto", "keep", "recompute-mlp", "keep-input", "offload-input") switch
+    public ActivationPolicy? Policy(string name) => OneOf(name, "auto", "keep", "recompute-mlp", "keep-input", "offload") switch
     {
         "keep" => ActivationPolicy.Keep,
         "recompute-mlp" => ActivationPolicy.RecomputeMlp,
         "keep-input" => ActivationPolicy.KeepInput,
-        "offload-input" => ActivationPolicy.OffloadInput,
+        "offload" => ActivationPolicy.Offload,
         _ => null,
     };
 

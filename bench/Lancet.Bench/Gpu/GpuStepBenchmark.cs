@@ -56,8 +56,8 @@ internal sealed class GpuStepBenchmark
                 "keep" => ActivationPolicy.Keep,
                 "recompute-mlp" => ActivationPolicy.RecomputeMlp,
                 "keep-input" => ActivationPolicy.KeepInput,
-                "offload-input" => ActivationPolicy.OffloadInput,
-                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp, keep-input or offload-input."),
+                "offload" => ActivationPolicy.Offload,
+                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp, keep-input or offload."),
             },
         };
     }

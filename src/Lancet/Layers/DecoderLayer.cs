@@ -1,5 +1,7 @@
 using Lancet.Models;
+using Lancet.Planning;
 using Lancet.Tensors;
+using Lancet.Tile;
 
 namespace Lancet.Layers;
 
@@ -15,16 +17,20 @@ public enum ActivationPolicy
     /// <summary>The layer's input only; the rest is made again.</summary>
     KeepInput,
 
-    /// <summary>The layer's input only, in host memory: it leaves and comes back while neighbouring layers compute. Least memory.</summary>
-    OffloadInput,
+    /// <summary>The layer's input and attention's output, in host memory: they leave and come back while layers compute. Least memory.</summary>
+    Offload,
 }
 
 /// <summary>A pre-norm decoder layer: attention and gated MLP, each added to the residual stream.</summary>
 public sealed class DecoderLayer
 {
+    private readonly ModelConfig _config;
+    private readonly int _layer;
+
     /// <summary>Describes a layer.</summary>
     internal DecoderLayer(ModelConfig config, int layer, WeightList weights)
     {
+        (_config, _layer) = (config, layer);
         Attention = new SelfAttention(config, layer, weights);
         Mlp = new GatedMlp(config, layer, weights);
     }
@@ -54,17 +60,42 @@ public sealed class DecoderLayer
     {
         state = default;
         state.Input = x;
-        state.Middle = Attention.Forward(c, x, out state.Attention);
+        var host = c.IsTraining && policy == ActivationPolicy.Offload ? Host(c) : default;
+        if (host.Exists) c.Device.CopyOut(x, host.Input, _layer);
+        state.Middle = Attention.Forward(c, x, ref state.Attention);
+        if (host.Exists)
+        {
+            c.Device.CopyOut(state.Attention.Output, host.Output, _layer);
+            c.Device.CopyOut(state.Attention.LogSumExp, host.LogSumExp, _layer);
+        }
         var output = Mlp.Forward(c, state.Middle, out state.Mlp);
         if (!c.IsTraining) c.Free(state.Input, state.Middle);
         else if (policy != ActivationPolicy.Keep) Drop(c, ref state, policy);
         return output;
     }
 
+    /// <summary>Starts to bring back what <see cref="ActivationPolicy.Offload"/> sent to host memory; to be called one layer ahead.</summary>
+    internal void Fetch(StepContext c, ref State state)
+    {
+        var host = Host(c);
+        Tensor Fetched(Tensor source)
+        {
+            var target = c.Allocate(MemoryPurpose.SavedActivations, source.DType, source.Shape);
+            c.Device.CopyIn(source, target, _layer);
+            return target;
+        }
+        state.Input = Fetched(host.Input);
+        (state.Attention.Output, state.Attention.LogSumExp) = (Fetched(host.Output), Fetched(host.LogSumExp));
+    }
+
+    /// <summary>Bytes of host memory that <see cref="ActivationPolicy.Offload"/> needs.</summary>
+    internal long HostBytes(int tokens, DType dtype) => ((long)tokens * (_config.HiddenSize + Attention.OutputWidth) * dtype.SizeInBytes()) + ((long)tokens * _config.QueryHeads * dtype.Accumulator().SizeInBytes());
+
     /// <summary>d ← gradient of the layer's input from that of its output; frees the state.</summary>
     internal void Backward(StepContext c, ref State state, ActivationPolicy policy, Tensor d, bool needsInput)
     {
-        if (policy >= ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, out state.Attention);
+        if (policy == ActivationPolicy.Offload) c.Device.AwaitCopy(_layer);
+        if (policy >= ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, ref state.Attention);
         if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, state.Middle, out state.Mlp);
         Mlp.Backward(c, state.Middle, state.Mlp, d);
         c.Free(state.Middle);
@@ -76,8 +107,27 @@ public sealed class DecoderLayer
     {
         Mlp.Drop(c, ref state.Mlp);
         if (policy < ActivationPolicy.KeepInput) return;
+        var isOffloaded = policy == ActivationPolicy.Offload;
+        if (isOffloaded) c.Device.AwaitCopy(_layer);
         Attention.Drop(c, ref state.Attention);
         c.Free(state.Middle);
         state.Middle = default;
+        if (isOffloaded) c.Free(state.Input);
+    }
+
+    private HostState Host(StepContext c)
+    {
+        var memory = c.HostMemory[_layer];
+        long inputs = (long)c.TokenCount * _config.HiddenSize, outputs = (long)c.TokenCount * Attention.OutputWidth;
+        Tensor View(long offset, DType dtype, Shape shape) => new((nint)(memory.Address + offset), dtype, shape);
+        return new(
+            View(0, c.DType, new Shape(c.TokenCount, _config.HiddenSize)), View(inputs * c.DType.SizeInBytes(), c.DType, new Shape(c.TokenCount, Attention.OutputWidth)),
+            View((inputs + outputs) * c.DType.SizeInBytes(), c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount)));
+    }
+
+    /// <summary>Where an offloaded layer's state lies in host memory.</summary>
+    private readonly record struct HostState(Tensor Input, Tensor Output, Tensor LogSumExp)
+    {
+        public bool Exists => Input.Exists;
     }
 }

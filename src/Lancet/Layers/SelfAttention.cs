@@ -90,10 +90,15 @@ public sealed class SelfAttention
         public AdapterInputs ProjectionsU, OutputU;
     }
 
+    /// <summary>Columns of attention's output as it is kept.</summary>
+    internal int OutputWidth => _keyColumn + OutputProjection.Room;
+
     /// <summary>x₂ [T, hidden] as a new saved buffer.</summary>
-    internal Tensor Forward(StepContext c, Tensor x, out State state)
+    /// <param name="c">The step.</param>
+    /// <param name="x">The layer's input.</param>
+    /// <param name="state">What the backward pass reads; with attention's output there already, attention itself is not computed again.</param>
+    internal Tensor Forward(StepContext c, Tensor x, ref State state)
     {
-        state = default;
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.Room);
         state.Rstd = Norm.Forward(c, x, normed);
         state.Projected = c.Saved(_width);
@@ -107,8 +112,11 @@ public sealed class SelfAttention
             state.KeyRstd = KeyNorm!.Forward(c, ColumnSlice.Of(state.Projected, _keyColumn), ColumnSlice.Of(state.Rotated, _keyColumn));
         }
         _rotary.Apply(c.Device, c.TokenCount, state.Rotated, c.Positions, c.RotaryCos, c.RotarySin, false);
-        state.Output = c.Saved(_keyColumn + OutputProjection.Room);
-        Attend(c, ref state);
+        if (!state.Output.Exists)
+        {
+            state.Output = c.Saved(OutputWidth);
+            Attend(c, ref state);
+        }
         if (!c.IsTraining)
         {
             c.Free(state.Projected, state.Rstd, state.QueryRstd, state.KeyRstd);

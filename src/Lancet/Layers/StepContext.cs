@@ -58,8 +58,8 @@ public sealed class StepContext
     /// <summary>Sines of the rotary embedding.</summary>
     public Tensor RotarySin { get; set; }
 
-    /// <summary>Host memory for inputs of layers, by layer: [at least T, hidden] where <see cref="ActivationPolicy.OffloadInput"/> asks for it.</summary>
-    public IReadOnlyList<Tensor> HostInputs { get; set; } = [];
+    /// <summary>Host memory of layers, by layer: bytes where <see cref="ActivationPolicy.Offload"/> asks for them, absent elsewhere.</summary>
+    public IReadOnlyList<Tensor> HostMemory { get; set; } = [];
 
     /// <summary>Where generation keeps keys and values; null in training.</summary>
     public KeyValueCache? Cache { get; set; }

@@ -63,22 +63,14 @@ public sealed class DecoderModel
     public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses)
     {
         var x = Embed(c);
-        for (var layer = 0; layer < Layers.Count; layer++)
-        {
-            if (policies[layer] == ActivationPolicy.OffloadInput) c.Device.CopyOut(x, c.HostInputs[layer].Rows(0, c.TokenCount), layer);
-            x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
-            if (policies[layer] != ActivationPolicy.OffloadInput) continue;
-            c.Device.AwaitCopy(layer);
-            c.Free(_states[layer].Input);
-        }
-        FetchInput(c, policies, Layers.Count - 1);
+        for (var layer = 0; layer < Layers.Count; layer++) x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
+        Fetch(c, policies, Layers.Count - 1);
         var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.OutputProjection.Room, layer.Mlp.DownProjection.Room)));
         c.Free(x);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
-            // The next layer's input comes while this one computes.
-            if (layer > 0) FetchInput(c, policies, layer - 1);
-            if (policies[layer] == ActivationPolicy.OffloadInput) c.Device.AwaitCopy(layer);
+            // What the next layer kept in host memory comes while this one computes.
+            if (layer > 0) Fetch(c, policies, layer - 1);
             Layers[layer].Backward(c, ref _states[layer], policies[layer], d, layer > 0 || Embedding.IsTrained || Layers[0].Attention.Norm.Weight.IsTrained);
         }
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
@@ -131,11 +123,9 @@ public sealed class DecoderModel
     /// <returns>Bytes that the borders add to the weights.</returns>
     public long ChooseBorders(PlanTarget target, DType dtype, bool isQuantized) => Groups.Sum(group => group.ChooseBorder(target, dtype, isQuantized));
 
-    private void FetchInput(StepContext c, ReadOnlySpan<ActivationPolicy> policies, int layer)
+    private void Fetch(StepContext c, ReadOnlySpan<ActivationPolicy> policies, int layer)
     {
-        if (policies[layer] != ActivationPolicy.OffloadInput) return;
-        _states[layer].Input = c.Saved(Config.HiddenSize);
-        c.Device.CopyIn(c.HostInputs[layer].Rows(0, c.TokenCount), _states[layer].Input, layer);
+        if (policies[layer] == ActivationPolicy.Offload) Layers[layer].Fetch(c, ref _states[layer]);
     }
 
     private Tensor Hidden(StepContext c)

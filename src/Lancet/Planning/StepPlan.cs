@@ -55,15 +55,15 @@ public sealed class StepPlan
         if (options.Policy is { } fixedPolicy)
         {
             // A processor's memory is the host's: there is nowhere to go.
-            var plan = Try(_ => fixedPolicy == ActivationPolicy.OffloadInput && !target.IsCuda ? ActivationPolicy.KeepInput : fixedPolicy);
+            var plan = Try(_ => fixedPolicy == ActivationPolicy.Offload && !target.IsCuda ? ActivationPolicy.KeepInput : fixedPolicy);
             return plan.Memory.PeakBytes <= budget ? plan : throw DoesNotFit(plan, budget, options, target);
         }
         var cheapest = Try(_ => ActivationPolicy.Keep);
         if (cheapest.Memory.PeakBytes <= budget) return cheapest;
         // More recomputation always costs more time and less memory, so the least that fits is found by bisection.
-        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput), (ActivationPolicy.KeepInput, ActivationPolicy.OffloadInput)])
+        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput), (ActivationPolicy.KeepInput, ActivationPolicy.Offload)])
         {
-            if (more == ActivationPolicy.OffloadInput && !target.IsCuda) break;
+            if (more == ActivationPolicy.Offload && !target.IsCuda) break;
             var all = Try(_ => more);
             if (all.Memory.PeakBytes > budget)
             {
@@ -85,7 +85,7 @@ public sealed class StepPlan
 
     private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options, PlanTarget target) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {budget / 1048576.0:N0} MiB. " +
-        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload-input" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
 
     private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target, ActivationPolicy[] policies)
     {
@@ -113,13 +113,13 @@ public sealed class StepPlan
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = policies.LongCount(policy => policy == ActivationPolicy.OffloadInput) * HostInputBytes(options, decoder.Config.HiddenSize, dtype) }, device) { MatMulOperations = operations };
+        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = HostBytes(decoder, policies, options, dtype).Sum() }, device) { MatMulOperations = operations };
 
         void Dry(StepMemory memory, bool isTraining)
         {
             memory.BeginPlanning();
             var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining, HostInputs = HostInputs(device, policies, options, decoder.Config.HiddenSize, dtype, []) };
+            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining, HostMemory = HostMemory(device, decoder, policies, options, dtype, []) };
             inputs.Bind(context, options.MaxTokens);
             if (isTraining) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens));
             else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
@@ -127,16 +127,20 @@ public sealed class StepPlan
         }
     }
 
-    /// <summary>Allocates the host memory of <see cref="ActivationPolicy.OffloadInput"/>, a tensor a layer; absent ones for other policies.</summary>
-    internal static IReadOnlyList<Tensor> HostInputs(Device device, ActivationPolicy[] policies, EngineOptions options, int hidden, DType dtype, List<DeviceBuffer> owned) => [.. policies.Select(policy =>
-    {
-        if (policy != ActivationPolicy.OffloadInput) return default;
-        var buffer = device.AllocateHost(HostInputBytes(options, hidden, dtype), "inputs of layers");
-        owned.Add(buffer);
-        return buffer.View(dtype, new Shape(options.MaxTokens, hidden));
-    })];
+    /// <summary>Allocates the host memory of <see cref="ActivationPolicy.Offload"/>, bytes a layer; absent ones for other policies.</summary>
+    internal static IReadOnlyList<Tensor> HostMemory(Device device, DecoderModel decoder, ActivationPolicy[] policies, EngineOptions options, DType dtype, List<DeviceBuffer> owned) =>
+    [
+        .. HostBytes(decoder, policies, options, dtype).Select(bytes =>
+        {
+            if (bytes == 0) return default;
+            var buffer = device.AllocateHost(bytes, "activations of layers");
+            owned.Add(buffer);
+            return buffer.View(DType.UInt8, new Shape(bytes));
+        }),
+    ];
 
-    private static long HostInputBytes(EngineOptions options, int hidden, DType dtype) => (long)options.MaxTokens * hidden * dtype.SizeInBytes();
+    private static IEnumerable<long> HostBytes(DecoderModel decoder, ActivationPolicy[] policies, EngineOptions options, DType dtype) =>
+        decoder.Layers.Zip(policies, (layer, policy) => policy == ActivationPolicy.Offload ? layer.HostBytes(options.MaxTokens, dtype) : 0);
 
     private static string Describe(ActivationPolicy[] policies) => string.Join(", ", policies.GroupBy(policy => policy).OrderBy(group => group.Key).Select(group =>
         (group.Count() == policies.Length ? "all layers" : group.Count() == 1 ? "1 layer" : $"{group.Count()} layers") + " " + group.Key switch
@@ -144,6 +148,6 @@ public sealed class StepPlan
             ActivationPolicy.Keep => "keep everything",
             ActivationPolicy.RecomputeMlp => "recompute the MLP",
             ActivationPolicy.KeepInput => "keep their input only",
-            _ => "keep their input only, in host memory",
+            _ => "keep their input and attention's output in host memory",
         }));
 }

@@ -66,7 +66,7 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, HostInputs = StepPlan.HostInputs(_device, _plan.Policies, options, model.Config.HiddenSize, model.DType, _buffers) };
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, HostMemory = StepPlan.HostMemory(_device, model.Decoder, _plan.Policies, options, model.DType, _buffers) };
         _evaluation = new StepContext(_device, _plan.Evaluation, model.DType);
         _adamW = new AdamWKernel(options.AdamW);
         _graphs = new GraphCache(_device, MaxGraphs);

@@ -55,7 +55,7 @@ public sealed partial class CudaDevice
         }
         catch (CudaException inner)
         {
-            throw new LancetException($"{bytes / 1048576.0:N0} MiB of page-locked host memory for {purpose} are not to be had; choose another --activation-policy than offload-input, or raise --memory-budget.", inner);
+            throw new LancetException($"{bytes / 1048576.0:N0} MiB of page-locked host memory for {purpose} are not to be had; choose another --activation-policy than offload, or raise --memory-budget.", inner);
         }
     }
 
@@ -105,7 +105,7 @@ public sealed partial class CudaDevice
     }
 
     private LancetException OutOfMemory(long bytes, string purpose) => new(string.Create(CultureInfo.InvariantCulture,
-        $"{bytes / 1048576.0:N0} MiB of memory on {Name} for {purpose} are not to be had; {AvailableBytes / 1048576.0:N0} MiB of {Info.MemoryBytes / 1048576.0:N0} MiB are free, Lancet holds {AllocatedBytes / 1048576.0:N0} MiB. Lower --max-seq-length or --batch-size, or choose --method qlora or --activation-policy offload-input."));
+        $"{bytes / 1048576.0:N0} MiB of memory on {Name} for {purpose} are not to be had; {AvailableBytes / 1048576.0:N0} MiB of {Info.MemoryBytes / 1048576.0:N0} MiB are free, Lancet holds {AllocatedBytes / 1048576.0:N0} MiB. Lower --max-seq-length or --batch-size, or choose --method qlora or --activation-policy offload."));
 
     private sealed class PinnedBuffer(PinnedHandle memory, long bytes) : DeviceBuffer
     {
