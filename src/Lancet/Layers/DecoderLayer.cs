@@ -74,7 +74,7 @@ public sealed class DecoderLayer
         return output;
     }
 
-    /// <summary>Starts to bring back what <see cref="ActivationPolicy.Offload"/> sent to host memory; to be called one layer ahead.</summary>
+    /// <summary>Starts to bring back what <see cref="ActivationPolicy.Offload"/> sent to host memory; to be called half a layer ahead.</summary>
     internal void Fetch(StepContext c, ref State state)
     {
         var host = Host(c);
@@ -91,14 +91,19 @@ public sealed class DecoderLayer
     /// <summary>Bytes of host memory that <see cref="ActivationPolicy.Offload"/> needs.</summary>
     internal long HostBytes(int tokens, DType dtype) => ((long)tokens * (_config.HiddenSize + Attention.OutputWidth) * dtype.SizeInBytes()) + ((long)tokens * _config.QueryHeads * dtype.Accumulator().SizeInBytes());
 
-    /// <summary>d ← gradient of the layer's input from that of its output; frees the state.</summary>
-    internal void Backward(StepContext c, ref State state, ActivationPolicy policy, Tensor d, bool needsInput)
+    /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again.</summary>
+    internal void BackwardMlp(StepContext c, ref State state, ActivationPolicy policy, Tensor d)
     {
         if (policy == ActivationPolicy.Offload) c.Device.AwaitCopy(_layer);
         if (policy >= ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, ref state.Attention);
         if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, state.Middle, out state.Mlp);
         Mlp.Backward(c, state.Middle, state.Mlp, d);
         c.Free(state.Middle);
+    }
+
+    /// <summary>d ← gradient of the layer's input from that of the MLP's; frees the state.</summary>
+    internal void BackwardAttention(StepContext c, ref State state, Tensor d, bool needsInput)
+    {
         Attention.Backward(c, state.Input, state.Attention, d, needsInput);
         c.Free(state.Input);
     }

@@ -69,9 +69,10 @@ public sealed class DecoderModel
         c.Free(x);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
-            // What the next layer kept in host memory comes while this one computes.
+            Layers[layer].BackwardMlp(c, ref _states[layer], policies[layer], d);
+            // What the next layer kept in host memory comes while attention computes; the MLP needs the memory.
             if (layer > 0) Fetch(c, policies, layer - 1);
-            Layers[layer].Backward(c, ref _states[layer], policies[layer], d, layer > 0 || Embedding.IsTrained || Layers[0].Attention.Norm.Weight.IsTrained);
+            Layers[layer].BackwardAttention(c, ref _states[layer], d, layer > 0 || Embedding.IsTrained || Layers[0].Attention.Norm.Weight.IsTrained);
         }
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
         c.Free(d);

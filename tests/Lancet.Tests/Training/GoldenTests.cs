@@ -115,7 +115,7 @@ public class GoldenTests
             var results = Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm)).ToList();
             first ??= results;
             Assert.Equal(first, results);
-            // What comes back from host memory comes a layer ahead, which a model of three layers does not win back.
+            // What comes back from host memory comes ahead of need, which a model of three layers does not win back.
             Assert.True(engine.Plan.PeakBytes <= former || policy == ActivationPolicy.Offload);
             former = engine.Plan.PeakBytes;
         }
