@@ -15,6 +15,9 @@ namespace Lancet.Planning;
 /// </summary>
 public sealed class StepPlan
 {
+    // Page-locked memory is taken from everybody else on the machine.
+    private const double ShareOfHostMemory = 0.5;
+
     private StepPlan(ActivationPolicy[] policies, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
         (Policies, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) = (policies, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
 
@@ -60,10 +63,9 @@ public sealed class StepPlan
         }
         var cheapest = Try(_ => ActivationPolicy.Keep);
         if (cheapest.Memory.PeakBytes <= budget) return cheapest;
-        // More recomputation always costs more time and less memory, so the least that fits is found by bisection.
-        foreach (var (less, more) in ((ActivationPolicy, ActivationPolicy)[])[(ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp), (ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput), (ActivationPolicy.KeepInput, ActivationPolicy.Offload)])
+        // Each step down costs more time and less memory, so the fewest layers that have to take it are found by bisection.
+        foreach (var (less, more) in Ladder(Try(_ => ActivationPolicy.Offload).Memory.HostBytes, target))
         {
-            if (more == ActivationPolicy.Offload && !target.IsCuda) break;
             var all = Try(_ => more);
             if (all.Memory.PeakBytes > budget)
             {
@@ -81,6 +83,18 @@ public sealed class StepPlan
             return all;
         }
         throw DoesNotFit(cheapest, budget, options, target);
+    }
+
+    /// <summary>
+    /// From fastest to leanest. On a GPU offloading takes less memory than keeping the input alone, and less time, because attention is not computed
+    /// again; but it needs host memory. A processor's memory is the host's.
+    /// </summary>
+    private static (ActivationPolicy Less, ActivationPolicy More)[] Ladder(long hostBytes, PlanTarget target)
+    {
+        ActivationPolicy[] steps = !target.IsCuda ? [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput]
+            : hostBytes <= GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory ? [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.Offload]
+            : [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput, ActivationPolicy.Offload];
+        return [.. steps.Zip(steps.Skip(1))];
     }
 
     private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options, PlanTarget target) => new(

@@ -121,6 +121,27 @@ public class GoldenTests
         }
     }
 
+    [Fact]
+    public void A_budget_mixes_policies_and_gives_the_same_bits()
+    {
+        var fixture = new Fixture("llama");
+        (List<(double, double)> Results, MemoryPlan Plan) Run(ActivationPolicy? policy, long budget)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
+            model.LoadAdapter(fixture.Adapter);
+            using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy, MemoryBudget = budget });
+            return ([.. Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))], engine.Plan);
+        }
+        var (expected, most) = Run(ActivationPolicy.Keep, 0);
+        var recomputed = Run(ActivationPolicy.RecomputeMlp, 0).Plan;
+        Assert.True(recomputed.PeakBytes < most.PeakBytes);
+        var (results, plan) = Run(null, recomputed.PeakBytes - 1);
+        Assert.Equal(expected, results);
+        Assert.True(plan.PeakBytes < recomputed.PeakBytes && plan.HostBytes > 0, plan.ActivationPolicy);
+        Assert.Contains("in host memory", plan.ActivationPolicy);
+        Assert.Contains("--activation-policy offload", Assert.Throws<LancetException>(() => Run(null, 1 << 16)).Message);
+    }
+
     [Theory]
     [InlineData("gemma2")]
     [InlineData("qwen2")]
