@@ -16,4 +16,4 @@ command -v node > /dev/null && command -v npm > /dev/null || unavailable "node a
 cd tests/parity
 timeout 100 npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefer-offline > "$output/npm.log" 2>&1 || unavailable "npm could not install tests/parity/package.json: $(grep -m 1 -i error "$output/npm.log" || echo 'it took more than 100 s')"
 # From here on a failure is one of ours.
-node tokenizers.mjs "$output" 20000
+node tokenizers.mjs "$output" 20000 && node templates.mjs "$output"

@@ -81,6 +81,9 @@ public class ChatTemplateTests
         "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
         "{{ 'x' * 100000000 }}",
         "{{ range(1000000000) }}",
+        "{{ ('x' * 900000).replace('x', 'y' * 900000) }}",
+        "{% macro f() %}{% call f() %}{% endcall %}{% endmacro %}{{ f() }}",
+        "{{ [1, none] | sort }}", "{{ 'a' | replace('b') }}",
         "{% for %}", "{{ 1 +", "{% if true %}", "{{ 'open }}", "{% frob %}", "{{ 1 | frob }}", "{{ 1 is frob }}", "{{ nothing() }}", "{{ 1 // 0 }}", "{{ [1, 2].x.y }}{{ none.z.w }}{% for a in none %}{% endfor %}",
     };
 

@@ -16,9 +16,14 @@ internal static class Filters
         "title" => (value, _, _) => Title(Values.Text(value)),
         "capitalize" => (value, _, _) => Capitalize(Values.Text(value)),
         "string" => (value, _, _) => Values.Text(value),
-        "int" => (value, _, _) => value is string s ? long.TryParse(s, CultureInfo.InvariantCulture, out var i) ? i : 0L : Values.Integer(value),
-        "float" => (value, _, _) => value is string s ? double.TryParse(s, CultureInfo.InvariantCulture, out var d) ? d : 0.0 : Values.Number(value),
-        "abs" => (value, _, _) => value is long i ? Math.Abs(i) : Math.Abs(Values.Number(value)),
+        "int" => (value, arguments, named) => value switch
+        {
+            string s => long.TryParse(s.Trim(), CultureInfo.InvariantCulture, out var i) ? i : double.TryParse(s, CultureInfo.InvariantCulture, out var d) && double.IsFinite(d) ? (long)d : Argument(arguments, named, 0, "default", 0L),
+            null or Undefined or List<object?> or Dictionary<string, object?> => Argument(arguments, named, 0, "default", 0L),
+            _ => Values.Integer(value),
+        },
+        "float" => (value, arguments, named) => value is string s ? double.TryParse(s, CultureInfo.InvariantCulture, out var d) ? d : Argument(arguments, named, 0, "default", 0.0) : Values.Number(value),
+        "abs" => (value, _, _) => value is long i ? (object)Math.Abs(i) : Math.Abs(Values.Number(value)),
         "round" => (value, arguments, _) => Math.Round(Values.Number(value), arguments.Count > 0 ? (int)Values.Integer(arguments[0]) : 0),
         "safe" or "e" or "escape" => (value, _, _) => value,
         "list" => (value, _, _) => Values.Iterate(value).ToList(),
@@ -26,17 +31,23 @@ internal static class Filters
         "last" => (value, _, _) => Values.Iterate(value).LastOrDefault(Undefined.Value),
         "reverse" => (value, _, _) => value is string s ? new string([.. s.Reverse()]) : Values.Iterate(value).Reverse().ToList(),
         "unique" => (value, _, _) => Values.Iterate(value).Aggregate(new List<object?>(), (list, item) => list.Exists(other => Values.Equals(other, item)) ? list : [.. list, item]),
-        "sort" => (value, _, _) => Values.Iterate(value).Order(Comparer<object?>.Create(Values.Compare)).ToList(),
+        "sort" => (value, arguments, named) => Sort(Values.Iterate(value), Values.IsTrue(Argument(arguments, named, 0, "reverse", false)), Values.IsTrue(Argument(arguments, named, 1, "case_sensitive", false)), Argument(arguments, named, 2, "attribute", null) is { } path ? item => Members.Path(item, path) : item => item),
         "items" => (value, _, _) => value is Dictionary<string, object?> map ? map.Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList() : throw Wrong(name, value),
-        "dictsort" => (value, _, _) => value is Dictionary<string, object?> map ? map.OrderBy(item => item.Key, StringComparer.OrdinalIgnoreCase).Select(item => (object?)new List<object?> { item.Key, item.Value }).ToList() : throw Wrong(name, value),
+        "dictsort" => (value, arguments, named) => value is Dictionary<string, object?> map
+            ? Sort(
+                map.Select(item => (object?)new List<object?> { item.Key, item.Value }),
+                Values.IsTrue(Argument(arguments, named, 2, "reverse", false)),
+                Values.IsTrue(Argument(arguments, named, 0, "case_sensitive", false)),
+                pair => ((List<object?>)pair!)[Values.Text(Argument(arguments, named, 1, "by", "key")) == "value" ? 1 : 0])
+            : throw Wrong(name, value),
         "join" => (value, arguments, named) => string.Join(
             Values.Text(arguments.Count > 0 ? arguments[0] : ""),
             Values.Iterate(value).Select(item => Values.Text(named.TryGetValue("attribute", out var attribute) ? Members.Path(item, attribute) : item))),
-        "replace" => (value, arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } from ? Values.Text(value).Replace(from, Values.Text(arguments[1]), StringComparison.Ordinal) : value,
+        "replace" => (value, arguments, named) => Members.Replace(Values.Text(value), Values.Text(arguments[0]), Values.Text(arguments[1]), Argument(arguments, named, 2, "count", null)),
         "default" or "d" => (value, arguments, named) =>
             value is Undefined || (!Values.IsTrue(value) && Values.IsTrue(arguments.Count > 1 ? arguments[1] : named.GetValueOrDefault("boolean"))) ? arguments.Count > 0 ? arguments[0] : "" : value,
-        "tojson" => (value, arguments, named) => Values.Json(value, (arguments.Count > 0 ? arguments[0] : named.GetValueOrDefault("indent")) is long indent ? (int)Math.Clamp(indent, 0, 16) : null),
-        "indent" => (value, arguments, _) => Values.Text(value).Replace("\n", "\n" + new string(' ', (int)Math.Clamp(arguments.Count > 0 ? Values.Integer(arguments[0]) : 4, 0, 64)), StringComparison.Ordinal),
+        "tojson" => (value, arguments, named) => Values.Json(value, Style(arguments, named)),
+        "indent" => (value, arguments, named) => Indent(Values.Text(value), Argument(arguments, named, 0, "width", 4L), Values.IsTrue(Argument(arguments, named, 1, "first", false)), Values.IsTrue(Argument(arguments, named, 2, "blank", false))),
         "map" => (value, arguments, named) => named.TryGetValue("attribute", out var attribute)
             ? Values.Iterate(value).Select(item => Members.Path(item, attribute)).ToList()
             : Values.Iterate(value).Select(item => (Find(Values.Text(arguments[0])) ?? throw Wrong(name, arguments[0]))(item, [.. arguments.Skip(1)], [])).ToList(),
@@ -61,6 +72,8 @@ internal static class Filters
         "sequence" => (value, _) => value is List<object?> or string or Dictionary<string, object?>,
         "iterable" => (value, _) => value is List<object?> or string or Dictionary<string, object?>,
         "callable" => (value, _) => value is Callable,
+        "lower" => (value, _) => value is string s && s == s.ToLowerInvariant() && s != s.ToUpperInvariant(),
+        "upper" => (value, _) => value is string s && s == s.ToUpperInvariant() && s != s.ToLowerInvariant(),
         "odd" => (value, _) => Values.Integer(value) % 2 != 0,
         "even" => (value, _) => Values.Integer(value) % 2 == 0,
         "divisibleby" => (value, argument) => Values.Integer(value) % Values.Integer(argument) == 0,
@@ -77,6 +90,41 @@ internal static class Filters
     public static string Capitalize(string text) => text.Length == 0 ? text : char.ToUpperInvariant(text[0]) + text[1..].ToLowerInvariant();
 
     public static string Title(string text) => CultureInfo.InvariantCulture.TextInfo.ToTitleCase(text.ToLowerInvariant());
+
+    /// <summary>An argument by place or name.</summary>
+    private static object? Argument(List<object?> arguments, Dictionary<string, object?> named, int place, string name, object? fallback) =>
+        arguments.Count > place ? arguments[place] : named.TryGetValue(name, out var value) ? value : fallback;
+
+    private static List<object?> Sort(IEnumerable<object?> items, bool isReversed, bool isCaseSensitive, Func<object?, object?> key)
+    {
+        var order = Comparer<object?>.Create((a, b) => Values.Compare(Key(a), Key(b)));
+        // Values that cannot be ordered are refused here: what a comparer throws comes out of the sort wrapped.
+        var all = items.ToList();
+        for (var i = 1; i < all.Count; i++) order.Compare(all[0], all[i]);
+        return isReversed ? [.. all.OrderByDescending(item => item, order)] : [.. all.OrderBy(item => item, order)];
+
+        object? Key(object? item) => key(item) is var value && value is string text && !isCaseSensitive ? text.ToLowerInvariant() : value;
+    }
+
+    private static JsonStyle Style(List<object?> arguments, Dictionary<string, object?> named)
+    {
+        var style = new JsonStyle
+        {
+            Indent = Argument(arguments, named, 0, "indent", null) is long indent ? (int)Math.Clamp(indent, 0, 16) : null,
+            IsAscii = Values.IsTrue(named.GetValueOrDefault("ensure_ascii")),
+            SortsKeys = Values.IsTrue(named.GetValueOrDefault("sort_keys")),
+        };
+        return named.GetValueOrDefault("separators") is List<object?> { Count: 2 } pair ? style with { ItemSeparator = Values.Text(pair[0]), KeySeparator = Values.Text(pair[1]) } : style;
+    }
+
+    private static string Indent(string text, object? width, bool first, bool blank)
+    {
+        var space = width is string own ? own : new string(' ', (int)Math.Clamp(Values.Integer(width), 0, 64));
+        var lines = text.Split('\n');
+        for (var i = 0; i < lines.Length; i++)
+            if (i == 0 ? first : blank || lines[i].Length > 0) lines[i] = space + lines[i];
+        return string.Join('\n', lines);
+    }
 
     private static bool Passes(object? value, List<object?> arguments, int from) => arguments.Count <= from
         ? Values.IsTrue(value)

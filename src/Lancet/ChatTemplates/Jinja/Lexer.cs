@@ -29,6 +29,8 @@ internal static class Lexer
     {
         var tokens = new List<Token>();
         source = source.Replace("\r\n", "\n", StringComparison.Ordinal);
+        // As in Jinja's default, the newline that ends the file is not text.
+        if (source.EndsWith('\n')) source = source[..^1];
         int at = 0, line = 1;
         var trimsNext = false;
         var trimsNewline = false;
@@ -38,8 +40,9 @@ internal static class Lexer
             var text = source[at..open];
             var textLine = line;
             line += text.AsSpan().Count('\n');
+            var isLineStart = at == 0;
             if (trimsNext) text = text.TrimStart();
-            else if (trimsNewline && text.StartsWith('\n')) text = text[1..];
+            else if (trimsNewline && text.StartsWith('\n')) (text, isLineStart) = (text[1..], true);
             (trimsNext, trimsNewline) = (false, false);
             if (open >= source.Length)
             {
@@ -48,7 +51,7 @@ internal static class Lexer
             }
             var kind = source[open + 1];
             if (open + 2 < source.Length && source[open + 2] == '-') text = text.TrimEnd();
-            else if (kind != '{' && !(open + 2 < source.Length && source[open + 2] == '+')) text = StripLine(text, at == 0 || tokens.Count == 0);
+            else if (kind != '{' && !(open + 2 < source.Length && source[open + 2] == '+')) text = StripLine(text, isLineStart);
             if (text.Length > 0) tokens.Add(new(TokenKind.Text, text, textLine));
             if (kind == '#')
             {
@@ -112,7 +115,8 @@ internal static class Lexer
             {
                 var start = at;
                 while (at < source.Length && char.IsAsciiDigit(source[at])) at++;
-                var isFloat = at + 1 < source.Length && source[at] == '.' && char.IsAsciiDigit(source[at + 1]);
+                // After a dot it is an index: a.0.1 is the second item of the first.
+                var isFloat = tokens[^1] is not { Kind: TokenKind.Operator, Text: "." } && at + 1 < source.Length && source[at] == '.' && char.IsAsciiDigit(source[at + 1]);
                 if (isFloat) for (at++; at < source.Length && char.IsAsciiDigit(source[at]);) at++;
                 tokens.Add(new(isFloat ? TokenKind.Float : TokenKind.Integer, source[start..at], line));
             }

@@ -65,7 +65,7 @@ internal static class Members
         "split" => (arguments, _) => Split(text, arguments),
         "startswith" => (arguments, _) => Any(arguments[0], part => text.StartsWith(part, StringComparison.Ordinal)),
         "endswith" => (arguments, _) => Any(arguments[0], part => text.EndsWith(part, StringComparison.Ordinal)),
-        "replace" => (arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } from ? text.Replace(from, Values.Text(arguments[1]), StringComparison.Ordinal) : text,
+        "replace" => (arguments, named) => Replace(text, Values.Text(arguments[0]), Values.Text(arguments[1]), arguments.Count > 2 ? arguments[2] : named.GetValueOrDefault("count")),
         "upper" => (_, _) => text.ToUpperInvariant(),
         "lower" => (_, _) => text.ToLowerInvariant(),
         "title" => (_, _) => Filters.Title(text),
@@ -77,11 +77,47 @@ internal static class Members
 
     private static bool Any(object? argument, Func<string, bool> test) => argument is List<object?> options ? options.Any(option => test(Values.Text(option))) : test(Values.Text(argument));
 
+    /// <summary>Python's str.replace: an empty text stands between all characters.</summary>
+    public static string Replace(string text, string from, string to, object? count)
+    {
+        var left = count is null || Values.Integer(count) < 0 ? long.MaxValue : Values.Integer(count);
+        if (from.Length > 0 && left == long.MaxValue && (to.Length <= from.Length || text.Length < 100_000)) return Bounded(text, from, to);
+        var result = new System.Text.StringBuilder();
+        var at = 0;
+        for (; left > 0 && result.Length < MaxText; left--)
+        {
+            var found = text.IndexOf(from, at, StringComparison.Ordinal);
+            if (found < 0) break;
+            result.Append(text, at, found - at).Append(to);
+            at = found + from.Length;
+            if (from.Length > 0) continue;
+            if (at >= text.Length) break;
+            result.Append(text[at++]);
+        }
+        return result.Length < MaxText ? result.Append(text, at, text.Length - at).ToString() : throw new LancetException("chat template: a replacement grows past fifty million characters.");
+    }
+
+    private const int MaxText = 50_000_000;
+
+    private static string Bounded(string text, string from, string to) => (long)text.Length / from.Length * to.Length <= MaxText
+        ? text.Replace(from, to, StringComparison.Ordinal)
+        : throw new LancetException("chat template: a replacement grows past fifty million characters.");
+
+    /// <summary>Python's str.split: without a separator at runs of white space, none of it at the ends except what the limit leaves.</summary>
     private static List<object?> Split(string text, List<object?> arguments)
     {
-        var limit = arguments.Count > 1 ? (int)Values.Integer(arguments[1]) + 1 : int.MaxValue;
-        return arguments.Count == 0 || arguments[0] is null
-            ? [.. text.Split((char[]?)null, limit, StringSplitOptions.RemoveEmptyEntries)]
-            : [.. text.Split(Values.Text(arguments[0]), limit, StringSplitOptions.None)];
+        var limit = arguments.Count > 1 && Values.Integer(arguments[1]) >= 0 ? (int)Math.Min(Values.Integer(arguments[1]), int.MaxValue - 1) + 1 : int.MaxValue;
+        if (arguments.Count > 0 && arguments[0] is not null) return [.. text.Split(Values.Text(arguments[0]), limit, StringSplitOptions.None)];
+        var parts = new List<object?>();
+        for (var at = 0; at < text.Length;)
+        {
+            while (at < text.Length && char.IsWhiteSpace(text[at])) at++;
+            if (at == text.Length) break;
+            var end = at;
+            while (end < text.Length && (parts.Count + 1 == limit || !char.IsWhiteSpace(text[end]))) end++;
+            parts.Add(text[at..end]);
+            at = end;
+        }
+        return parts;
     }
 }

@@ -86,6 +86,7 @@ internal sealed partial class Parser
             case "if": return ParseIf();
             case "set": return ParseSet();
             case "macro": return ParseMacro();
+            case "call": return ParseCall();
             case "generation":
                 Close(TokenKind.BlockEnd);
                 var body = ParseBlock("endgeneration");
@@ -115,8 +116,10 @@ internal sealed partial class Parser
 
     private Statement ParseFor()
     {
+        var isGrouped = AcceptOperator("(");
         var names = new List<string> { ExpectName() };
         while (AcceptOperator(",")) names.Add(ExpectName());
+        if (isGrouped) ExpectOperator(")");
         if (!AcceptName("in")) throw Error("'in' is expected.");
         var source = ParseOr();
         var condition = AcceptName("if") ? ParseExpression() : null;
@@ -203,10 +206,12 @@ internal sealed partial class Parser
 
     private Statement ParseSet()
     {
+        var isGrouped = AcceptOperator("(");
         var names = new List<string> { ExpectName() };
         string? attribute = null;
         if (AcceptOperator(".")) attribute = ExpectName();
         while (AcceptOperator(",")) names.Add(ExpectName());
+        if (isGrouped) ExpectOperator(")");
         if (AcceptOperator("="))
         {
             var value = ParseExpression();
@@ -248,6 +253,39 @@ internal sealed partial class Parser
     {
         var name = ExpectName();
         ExpectOperator("(");
+        var parameters = ParseParameters();
+        Close(TokenKind.BlockEnd);
+        var body = ParseBlock("endmacro");
+        CloseTag("endmacro");
+        return (scope, _) =>
+        {
+            scope.Set(name, Macro(scope, parameters, body));
+            return Flow.Normal;
+        };
+    }
+
+    /// <summary>Calls a macro that can call the block's body back as caller().</summary>
+    private Statement ParseCall()
+    {
+        var parameters = AcceptOperator("(") ? ParseParameters() : [];
+        var target = ParsePostfix(ParsePrimary());
+        Close(TokenKind.BlockEnd);
+        var body = ParseBlock("endcall");
+        CloseTag("endcall");
+        return (scope, output) =>
+        {
+            var inner = new Scope(scope);
+            // A macro runs in the scope of its definition, so the body reaches it through the scope that all share.
+            var outer = scope.Root.Get("caller");
+            scope.Root.Set("caller", Macro(inner, parameters, body));
+            output.Append(scope.Made(Values.Text(target(inner))));
+            scope.Root.Set("caller", outer);
+            return Flow.Normal;
+        };
+    }
+
+    private List<(string Name, Expression? Default)> ParseParameters()
+    {
         var parameters = new List<(string Name, Expression? Default)>();
         while (!AcceptOperator(")"))
         {
@@ -255,21 +293,16 @@ internal sealed partial class Parser
             parameters.Add((parameter, AcceptOperator("=") ? ParseExpression() : null));
             if (!IsOperator(")")) ExpectOperator(",");
         }
-        Close(TokenKind.BlockEnd);
-        var body = ParseBlock("endmacro");
-        CloseTag("endmacro");
-        return (scope, _) =>
-        {
-            scope.Set(name, (Callable)((arguments, named) =>
-            {
-                var inner = new Scope(scope);
-                for (var i = 0; i < parameters.Count; i++)
-                    inner.Set(parameters[i].Name, i < arguments.Count ? arguments[i] : named.TryGetValue(parameters[i].Name, out var value) ? value : parameters[i].Default?.Invoke(scope) ?? Undefined.Value);
-                var text = new StringBuilder();
-                body(inner, text);
-                return text.ToString();
-            }));
-            return Flow.Normal;
-        };
+        return parameters;
     }
+
+    private static Callable Macro(Scope scope, List<(string Name, Expression? Default)> parameters, Statement body) => (arguments, named) =>
+    {
+        var inner = new Scope(scope);
+        for (var i = 0; i < parameters.Count; i++)
+            inner.Set(parameters[i].Name, i < arguments.Count ? arguments[i] : named.TryGetValue(parameters[i].Name, out var value) ? value : parameters[i].Default is { } other ? other(inner) : Undefined.Value);
+        var text = new StringBuilder();
+        body(inner, text);
+        return text.ToString();
+    };
 }

@@ -163,25 +163,40 @@ internal sealed partial class Parser(List<Token> tokens)
         return value is string text ? scope.Made(text) : value;
     }
 
-    private Expression ParseUnary()
+    private Expression ParseUnary() => ParseUnary(true);
+
+    /// <summary>A sign binds less than attributes and calls, and more than filters and tests.</summary>
+    private Expression ParseUnary(bool takesFilters)
     {
         if (AcceptOperator("-"))
         {
-            var operand = Nested(ParseUnary);
-            return scope => Values.Arithmetic("-", 0L, operand(scope));
+            var operand = Nested(() => ParseUnary(false));
+            return ParsePostfix(Negated, takesFilters);
+            object? Negated(Scope scope) => operand(scope) switch { long i => (object)unchecked(-i), bool b => b ? -1L : 0L, var value => -Values.Number(value) };
         }
-        AcceptOperator("+");
-        return ParsePostfix(ParsePrimary());
+        if (AcceptOperator("+"))
+        {
+            var operand = Nested(() => ParseUnary(false));
+            return ParsePostfix(Same, takesFilters);
+            object? Same(Scope scope) => operand(scope) switch { long i => (object)i, bool b => b ? 1L : 0L, var value => Values.Number(value) };
+        }
+        return ParsePostfix(ParsePrimary(), takesFilters);
     }
 
-    private Expression ParsePostfix(Expression value)
+    private Expression ParsePostfix(Expression value, bool takesFilters = true)
     {
         while (true)
         {
             var target = value;
             if (AcceptOperator("."))
             {
-                var name = Current.Kind == TokenKind.Integer ? tokens[_at++].Text : ExpectName();
+                if (Current.Kind == TokenKind.Integer)
+                {
+                    var index = long.TryParse(tokens[_at++].Text, CultureInfo.InvariantCulture, out var number) ? number : throw Error("an index is too large.");
+                    value = scope => Members.Item(target(scope), index);
+                    continue;
+                }
+                var name = ExpectName();
                 value = scope => Members.Attribute(target(scope), name);
             }
             else if (AcceptOperator("["))
@@ -196,14 +211,14 @@ internal sealed partial class Parser(List<Token> tokens)
                 {
                     scope.Step();
                     if (target(scope) is not Callable function) throw new LancetException($"chat template, line {line}: something that is not a function is called.");
-                    using (scope.Enter()) return function([.. positional.Select(argument => argument(scope))], named.ToDictionary(item => item.Key, item => item.Value(scope)));
+                    using (scope.Enter()) return function(Evaluate(positional, scope), named.ToDictionary(item => item.Key, item => item.Value(scope)));
                 };
             }
-            else if (AcceptOperator("|"))
+            else if (takesFilters && AcceptOperator("|"))
             {
                 value = ParseFilter(target);
             }
-            else if (AcceptName("is"))
+            else if (takesFilters && AcceptName("is"))
             {
                 var isNegated = AcceptName("not");
                 var name = ExpectName();
@@ -235,7 +250,7 @@ internal sealed partial class Parser(List<Token> tokens)
         return scope =>
         {
             scope.Step();
-            var result = filter(target(scope), [.. positional.Select(argument => argument(scope))], named.ToDictionary(item => item.Key, item => item.Value(scope)));
+            var result = filter(target(scope), Evaluate(positional, scope), named.ToDictionary(item => item.Key, item => item.Value(scope)));
             return result is string text ? scope.Made(text) : result;
         };
     }
@@ -269,6 +284,11 @@ internal sealed partial class Parser(List<Token> tokens)
                 _at++;
                 named[name] = ParseExpression();
             }
+            else if (AcceptOperator("*"))
+            {
+                var list = ParseExpression();
+                positional.Add(scope => new Spread(Values.Iterate(list(scope))));
+            }
             else
             {
                 positional.Add(ParseExpression());
@@ -277,6 +297,20 @@ internal sealed partial class Parser(List<Token> tokens)
         }
         return (positional, named);
     }
+
+    /// <summary>Values of positional arguments, those after a star one by one.</summary>
+    private static List<object?> Evaluate(List<Expression> positional, Scope scope)
+    {
+        var result = new List<object?>(positional.Count);
+        foreach (var argument in positional)
+        {
+            if (argument(scope) is var value && value is Spread spread) result.AddRange(spread.Items);
+            else result.Add(value);
+        }
+        return result;
+    }
+
+    private sealed record Spread(IEnumerable<object?> Items);
 
     private Expression ParsePrimary()
     {

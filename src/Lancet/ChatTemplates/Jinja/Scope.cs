@@ -32,6 +32,9 @@ internal sealed class Scope(Scope? parent)
 
     private Scope? Parent { get; } = parent;
 
+    /// <summary>The scope around all.</summary>
+    public Scope Root => Parent?.Root ?? this;
+
     /// <summary>Counts a step of work.</summary>
     public void Step()
     {

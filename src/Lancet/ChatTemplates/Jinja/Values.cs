@@ -1,16 +1,15 @@
 using System.Globalization;
 using System.Text;
-using System.Text.Encodings.Web;
 using System.Text.Json;
-using System.Text.Unicode;
 
 namespace Lancet.ChatTemplates.Jinja;
+
+/// <summary>How tojson writes: json.dumps' indent, separators, ensure_ascii and sort_keys.</summary>
+internal sealed record JsonStyle(int? Indent = null, string? ItemSeparator = null, string KeySeparator = ": ", bool IsAscii = false, bool SortsKeys = false);
 
 /// <summary>Python's view of values: truth, text, comparison and arithmetic.</summary>
 internal static class Values
 {
-    private static readonly JavaScriptEncoder s_encoder = JavaScriptEncoder.Create(UnicodeRanges.All);
-
     public static bool IsTrue(object? value) => value switch
     {
         null or Undefined => false,
@@ -153,7 +152,7 @@ internal static class Values
     };
 
     /// <summary>JSON as Hugging Face's tojson writes it: Python's separators, nothing but control characters and quotes escaped.</summary>
-    public static string Json(object? value, int? indent)
+    public static string Json(object? value, JsonStyle style)
     {
         var text = new StringBuilder();
         Write(value, 0);
@@ -164,16 +163,16 @@ internal static class Values
             CheckSize(text, depth);
             switch (item)
             {
-                case string s: text.Append('"').Append(s_encoder.Encode(s).Replace("\\u0022", "\\\"", StringComparison.Ordinal).Replace("\\u0027", "'", StringComparison.Ordinal).Replace("\\u003C", "<", StringComparison.Ordinal).Replace("\\u003E", ">", StringComparison.Ordinal).Replace("\\u0026", "&", StringComparison.Ordinal).Replace("\\u002B", "+", StringComparison.Ordinal).Replace("\\u0060", "`", StringComparison.Ordinal)).Append('"'); break;
+                case string s: Quote(s); break;
                 case bool b: text.Append(b ? "true" : "false"); break;
                 case null or Undefined: text.Append("null"); break;
                 case List<object?> list: Group('[', ']', list.Count, depth, i => Write(list[i], depth + 1)); break;
                 case Dictionary<string, object?> map:
-                    var pairs = map.ToList();
+                    var pairs = style.SortsKeys ? [.. map.OrderBy(pair => pair.Key, StringComparer.Ordinal)] : map.ToList();
                     Group('{', '}', pairs.Count, depth, i =>
                     {
-                        Write(pairs[i].Key, depth);
-                        text.Append(": ");
+                        Quote(pairs[i].Key);
+                        text.Append(style.KeySeparator);
                         Write(pairs[i].Value, depth + 1);
                     });
                     break;
@@ -181,16 +180,38 @@ internal static class Values
             }
         }
 
+        void Quote(string item)
+        {
+            text.Append('"');
+            foreach (var c in item)
+            {
+                _ = c switch
+                {
+                    '"' => text.Append("\\\""),
+                    '\\' => text.Append("\\\\"),
+                    '\n' => text.Append("\\n"),
+                    '\r' => text.Append("\\r"),
+                    '\t' => text.Append("\\t"),
+                    '\b' => text.Append("\\b"),
+                    '\f' => text.Append("\\f"),
+                    < ' ' => text.Append(CultureInfo.InvariantCulture, $"\\u{(int)c:x4}"),
+                    > '~' when style.IsAscii => text.Append(CultureInfo.InvariantCulture, $"\\u{(int)c:x4}"),
+                    _ => text.Append(c),
+                };
+            }
+            text.Append('"');
+        }
+
         void Group(char open, char close, int count, int depth, Action<int> element)
         {
             text.Append(open);
             for (var i = 0; i < count; i++)
             {
-                if (i > 0) text.Append(indent is null ? ", " : ",");
-                if (indent is { } width) text.Append('\n').Append(' ', width * (depth + 1));
+                if (i > 0) text.Append(style.ItemSeparator ?? (style.Indent is null ? ", " : ","));
+                if (style.Indent is { } width) text.Append('\n').Append(' ', width * (depth + 1));
                 element(i);
             }
-            if (indent is { } outer && count > 0) text.Append('\n').Append(' ', outer * depth);
+            if (style.Indent is { } outer && count > 0) text.Append('\n').Append(' ', outer * depth);
             text.Append(close);
         }
     }
@@ -199,7 +220,7 @@ internal static class Values
     public static object? FromJson(JsonElement element) => element.ValueKind switch
     {
         JsonValueKind.String => element.GetString(),
-        JsonValueKind.Number => element.TryGetInt64(out var integer) ? integer : element.GetDouble(),
+        JsonValueKind.Number => element.TryGetInt64(out var integer) ? (object)integer : element.GetDouble(),
         JsonValueKind.True => true,
         JsonValueKind.False => false,
         JsonValueKind.Array => element.EnumerateArray().Select(FromJson).ToList(),
