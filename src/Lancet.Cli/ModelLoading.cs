@@ -48,7 +48,11 @@ internal static class ModelLoading
     /// <summary>The template of the command line, else of the checkpoint, else ChatML.</summary>
     public static ChatTemplate TemplateOf(Settings settings, Tokenizer? tokenizer)
     {
-        if (settings.Text("chat-template") is { } path) return File.Exists(path) ? ChatTemplate.Parse(File.ReadAllText(path)) : throw new LancetException($"{path}: chat template not found.");
+        if (settings.Text("chat-template") is { } choice)
+        {
+            if (ChatTemplate.Names.Contains(choice, StringComparer.OrdinalIgnoreCase)) return ChatTemplate.Named(choice);
+            return File.Exists(choice) ? ChatTemplate.Parse(File.ReadAllText(choice)) : throw new LancetException($"{choice}: chat template not found. A file is expected, or a name: {string.Join(", ", ChatTemplate.Names)}.");
+        }
         return tokenizer?.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
     }
 

@@ -5,16 +5,15 @@ namespace Lancet.ChatTemplates;
 /// <summary>A chat template: Jinja source as Hugging Face checkpoints carry it, run by an interpreter that can neither loop for ever nor touch files.</summary>
 public sealed class ChatTemplate
 {
-    private const string ChatMlSource =
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}" +
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
     private readonly Template _template;
 
     private ChatTemplate(string source) => (Source, _template) = (source, Template.Parse(source));
 
     /// <summary>The default: turns between <c>&lt;|im_start|&gt;</c> and <c>&lt;|im_end|&gt;</c>.</summary>
-    public static ChatTemplate ChatMl { get; } = new(ChatMlSource);
+    public static ChatTemplate ChatMl { get; } = new(NamedTemplates.Find("chatml")!);
+
+    /// <summary>Names that <see cref="Named"/> knows.</summary>
+    public static IReadOnlyList<string> Names => NamedTemplates.Names;
 
     /// <summary>Jinja source.</summary>
     public string Source { get; }
@@ -22,6 +21,12 @@ public sealed class ChatTemplate
     /// <summary>Parses a template.</summary>
     /// <exception cref="LancetException">The template is malformed; the message names the line.</exception>
     public static ChatTemplate Parse(string source) => new(source);
+
+    /// <summary>A template of a well-known format: chatml, llama-3, gemma, mistral, phi, qwen, alpaca, vicuna, zephyr.</summary>
+    /// <exception cref="LancetException">There is none of that name; the message lists those there are.</exception>
+    public static ChatTemplate Named(string name) => NamedTemplates.Find(name) is { } source
+        ? new(source)
+        : throw new LancetException($"There is no chat template '{name}'. Known: {string.Join(", ", Names)}.");
 
     /// <summary>The text of a conversation.</summary>
     /// <exception cref="LancetException">The template refuses the conversation or fails.</exception>
@@ -40,7 +45,7 @@ public sealed class ChatTemplate
         {
             if (messages[i].Role != "assistant") continue;
             var before = i == 0 ? "" : Render([.. messages.Take(i)], options with { AddsGenerationPrompt = true });
-            var after = i + 1 == messages.Count ? text : Render([.. messages.Take(i + 1)], options);
+            var after = i + 1 == messages.Count && !options.AddsGenerationPrompt ? text : Render([.. messages.Take(i + 1)], options with { AddsGenerationPrompt = false });
             var end = CommonPrefix(text, after);
             var start = CommonPrefix(text, before);
             if (start < before.Length && !messages[i].Content.StartsWith(before[start..], StringComparison.Ordinal) && text.IndexOf(messages[i].Content, start, StringComparison.Ordinal) < 0)

@@ -39,6 +39,38 @@ public class ChatTemplateTests
     [MemberData(nameof(Cases))]
     public void A_template_gives_what_jinja_gives(string template, string expected) => Assert.Equal(expected, ChatTemplate.Parse(template).Render(s_messages, new ChatTemplateOptions()));
 
+    public static TheoryData<string, string> NamedTemplates => new()
+    {
+        { "chatml", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Yes<|im_end|>\n]<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n" },
+        { "qwen", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Yes<|im_end|>\n]<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n" },
+        { "llama-3", "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n[Yes<|eot_id|>]<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n" },
+        { "gemma", "<s><start_of_turn>user\nS\n\nHi<end_of_turn>\n<start_of_turn>model\n[Yes<end_of_turn>\n]<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n" },
+        { "mistral", "<s>[INST] S\n\nHi [/INST][ Yes</s>][INST] Bye [/INST]" },
+        { "phi", "<|system|>\nS<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n[Yes<|end|>\n]<|user|>\nBye<|end|>\n<|assistant|>\n" },
+        { "zephyr", "<|system|>\nS</s>\n<|user|>\nHi</s>\n<|assistant|>\n[Yes</s>\n]<|user|>\nBye</s>\n<|assistant|>\n" },
+        { "alpaca", "<s>S\n\n### Instruction:\nHi\n\n### Response:\n[Yes</s>\n\n]### Instruction:\nBye\n\n### Response:\n" },
+        { "vicuna", "<s>S USER: Hi ASSISTANT:[ Yes</s>]USER: Bye ASSISTANT:" },
+    };
+
+    // Brackets stand around what is trained; those of [INST] belong to the text.
+    [Theory]
+    [MemberData(nameof(NamedTemplates))]
+    public void A_named_template_writes_its_format_and_marks_the_answer(string name, string expected)
+    {
+        ChatMessage[] messages = [new("system", "S"), new("user", "Hi"), new("assistant", "Yes"), new("user", "Bye")];
+        var options = new ChatTemplateOptions { BosToken = "<s>", EosToken = "</s>", AddsGenerationPrompt = true };
+        var rendered = ChatTemplate.Named(name).RenderWithSpans(messages, options);
+        var (start, end) = Assert.Single(rendered.Spans);
+        Assert.Equal(expected, $"{rendered.Text[..start]}[{rendered.Text[start..end]}]{rendered.Text[end..]}");
+    }
+
+    [Fact]
+    public void An_unknown_name_lists_the_known_ones()
+    {
+        Assert.Equal(ChatTemplate.Names, NamedTemplates.Select(row => row.Data.Item1).Order(StringComparer.Ordinal));
+        Assert.Contains("chatml", Assert.Throws<LancetException>(() => ChatTemplate.Named("nope")).Message);
+    }
+
     [Fact]
     public void The_default_is_chatml() => Assert.Equal(
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nBye ü<|im_end|>\n<|im_start|>assistant\n",
