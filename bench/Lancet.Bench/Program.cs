@@ -3,11 +3,14 @@ using Lancet.Bench.Gpu;
 
 const string Usage = """
     usage:
-    Lancet.Bench gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
+    Lancet.Bench encode | gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
     """;
 
 switch (args.FirstOrDefault())
 {
+    case "encode":
+        TokenizerBenchmark.Run();
+        return 0;
     case "gemm":
         GemmBenchmark.Run(args.ElementAtOrDefault(1));
         return 0;
