@@ -1,0 +1,76 @@
+using System.IO.Compression;
+using System.Text;
+using Lancet.Data;
+
+namespace Lancet.Tests.Data;
+
+/// <summary>Data files of every kind, whole and damaged.</summary>
+public sealed class RowReaderTests : IDisposable
+{
+    private readonly string _folder = Directory.CreateTempSubdirectory("lancet-rows").FullName;
+
+    public void Dispose() => Directory.Delete(_folder, true);
+
+    [Theory]
+    [InlineData("a.csv", "prompt,completion\n\"one, two\",\"line\nbreak \"\"quoted\"\"\"\nä,\n", ",")]
+    [InlineData("a.tsv", "prompt\tcompletion\n\"one, two\"\t\"line\nbreak \"\"quoted\"\"\"\nä\t\n", "\t")]
+    [InlineData("b.csv", "prompt;completion\r\n\"one, two\";\"line\nbreak \"\"quoted\"\"\"\r\nä;\r\n", ";")]
+    public void Separated_values_have_a_header_quotes_and_line_breaks(string name, string text, string separator)
+    {
+        Assert.Contains("prompt" + separator, text);
+        var rows = RowReader.Read(Write(name, text)).ToList();
+        Assert.Equal(["one, two", "ä"], rows.Select(item => item.Row.GetProperty("prompt").GetString()!));
+        Assert.Equal(["line\nbreak \"quoted\"", ""], rows.Select(item => item.Row.GetProperty("completion").GetString()!));
+        Assert.Equal([Path.Combine(_folder, name) + ":2", Path.Combine(_folder, name) + ":4"], rows.Select(item => item.Place));
+    }
+
+    [Fact]
+    public void Folders_and_patterns_stand_for_their_files_in_order_and_gzip_is_read()
+    {
+        Write("2.jsonl", "{\"text\":\"b\"}\n");
+        Compress("1.jsonl.gz", "{\"text\":\"a\"}\n\n{\"text\":\"a2\"}\n");
+        Compress("3.csv.gz", "text\nc\n");
+        Write("notes.md", "# not data");
+        Assert.Equal(["a", "a2", "b", "c"], Texts(_folder));
+        Assert.Equal(["a", "a2", "b"], Texts(Path.Combine(_folder, "*.jsonl*")));
+        Assert.Equal(["b"], Texts(Path.Combine(_folder, "?.jsonl")));
+    }
+
+    [Fact]
+    public void Damaged_files_are_named_with_the_row()
+    {
+        Assert.Contains("ragged.csv", Message(Write("ragged.csv", "a,b\n1,2\n3\n")));
+        Assert.Contains("bytes.jsonl:2: not valid UTF-8", Message(Write("bytes.jsonl", [.. "{\"text\":\"a\"}\n"u8, .. new byte[] { (byte)'"', 0xff, 0xfe, (byte)'"' }])));
+        var whole = Compress("whole.jsonl.gz", string.Concat(Enumerable.Range(0, 5000).Select(i => $"{{\"text\":\"{i * 7919 % 10007}\"}}\n")));
+        Assert.Equal(5000, RowReader.Read(whole).Count());
+        Assert.Contains("cut.jsonl.gz:", Message(Write("cut.jsonl.gz", File.ReadAllBytes(whole)[..5000])));
+        Assert.Contains("plain.jsonl.gz:1", Message(Write("plain.jsonl.gz", "{\"text\":\"a\"}\n")));
+        Assert.Contains(".csv", Message(Write("a.xlsx", "")));
+        Assert.Contains("no data file matches", Message(Path.Combine(_folder, "*.parquet")));
+        Assert.Contains("there is no folder", Message(Path.Combine(_folder, "none", "*.csv")));
+        Assert.Contains("not found", Message(Path.Combine(_folder, "none.jsonl")));
+        Assert.Contains("the folder holds no data file", Message(Directory.CreateDirectory(Path.Combine(_folder, "empty")).FullName));
+        Assert.Contains("empty.csv", Message(Write("empty.csv", "")));
+    }
+
+    private static string Message(string path) => Assert.Throws<LancetException>(() => RowReader.Read(path).ToList()).Message;
+
+    private static List<string> Texts(string path) => [.. RowReader.Read(path).Select(item => item.Row.GetProperty("text").GetString()!)];
+
+    private string Write(string name, string text) => Write(name, Encoding.UTF8.GetBytes(text));
+
+    private string Write(string name, byte[] bytes)
+    {
+        var path = Path.Combine(_folder, name);
+        File.WriteAllBytes(path, bytes);
+        return path;
+    }
+
+    private string Compress(string name, string text)
+    {
+        var path = Path.Combine(_folder, name);
+        using var stream = new GZipStream(File.Create(path), CompressionLevel.Fastest);
+        stream.Write(Encoding.UTF8.GetBytes(text));
+        return path;
+    }
+}
