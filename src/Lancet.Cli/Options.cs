@@ -12,7 +12,7 @@ internal static class Options
     private static readonly Setting s_method = new("method", "lora", "lora, qlora (NF4 base weights) or full (every weight)");
     private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
     private static readonly Setting s_length = new("max-seq-length", "2048", "Rows are cut to this many tokens");
-    private static readonly Setting s_template = new("chat-template", null, "Name (chatml, llama-3, gemma, mistral, phi, qwen, alpaca, vicuna, zephyr) or Jinja file of a chat template to use instead of the model's");
+    private static readonly Setting s_template = new("chat-template", null, $"Name ({string.Join(", ", ChatTemplates.ChatTemplate.Names)}) or Jinja file of a chat template to use instead of the model's");
     private static readonly Setting s_responses = new("train-on-responses-only", "true", "Train assistant turns and completions only", true);
     private static readonly Setting s_json = new("json", "false", "Machine-readable result on stdout", true);
     private static readonly Setting s_seed = new("seed", "3407", "Seed of everything random");

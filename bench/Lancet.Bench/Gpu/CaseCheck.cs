@@ -58,8 +58,7 @@ internal static class CaseCheck
     {
         var decoder = new DecoderModel(ModelShapes.Config(model, 2));
         LanguageModel.Describe(decoder, new LoraOptions());
-        decoder.ChooseBorders(PlanTarget.Cuda, DType.BFloat16, method == "qlora");
-        decoder.DescribeStorage(DType.BFloat16, method == "qlora");
+        decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, method == "qlora");
         return StepPlan.Create(decoder, DType.BFloat16, 0, new EngineOptions { MaxTokens = 8192, MaxSequenceLength = 2048 }, PlanTarget.Cuda).Kernels;
     }
 
@@ -67,8 +66,7 @@ internal static class CaseCheck
     {
         var decoder = new DecoderModel(ModelShapes.Config(model));
         LanguageModel.Describe(decoder, new LoraOptions());
-        decoder.ChooseBorders(PlanTarget.Cuda, DType.BFloat16, false);
-        decoder.DescribeStorage(DType.BFloat16);
+        decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16);
         var batch = new PackedBatch(8192, 4);
         for (var i = 0; i < 4; i++) batch.Add(new int[2048], []);
         return GpuStepBenchmark.ModelOperations(decoder.Config, decoder, new EngineOptions { MaxTokens = 8192, MaxSequenceLength = 2048 }, batch) / batch.TokenCount;

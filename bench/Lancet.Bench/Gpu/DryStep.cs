@@ -21,8 +21,7 @@ internal static class DryStep
     {
         var decoder = new DecoderModel(ModelShapes.Config(model, layers));
         LanguageModel.Describe(decoder, new LoraOptions());
-        decoder.ChooseBorders(PlanTarget.Cuda, DType.BFloat16, isQuantized);
-        decoder.DescribeStorage(DType.BFloat16, isQuantized);
+        decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, isQuantized);
         var spy = new SpyDevice(new PlanningDevice(PlanTarget.Cuda));
         var memory = new StepMemory();
         memory.BeginPlanning();

@@ -24,8 +24,7 @@ internal static class PlanCommand
         var decoder = new DecoderModel(ModelConfig.Load(folder));
         if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
         else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
-        var borderBytes = decoder.ChooseBorders(target, dtype, method == "qlora");
-        decoder.DescribeStorage(dtype, method == "qlora");
+        var borderBytes = decoder.DescribeStorage(target, dtype, method == "qlora");
         var length = settings.Count("max-seq-length", 2);
         var plan = StepPlan.Create(decoder, dtype, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target) + borderBytes, new EngineOptions
         {

@@ -61,12 +61,11 @@ public static class RowReader
     private static IEnumerable<(JsonElement, string)> Lines(string path)
     {
         using var reader = Open(path);
-        var number = 0;
-        while (Guarded(path, $"{path}:{number + 1}", reader.ReadLine) is { } line)
+        for (var number = 1; ; number++)
         {
-            number++;
-            if (string.IsNullOrWhiteSpace(line)) continue;
-            yield return (Object(Parse(line, $"{path}:{number}"), $"{path}:{number}"), $"{path}:{number}");
+            var place = $"{path}:{number}";
+            if (Guarded(path, place, reader.ReadLine) is not { } line) yield break;
+            if (!string.IsNullOrWhiteSpace(line)) yield return (Object(Parse(line, place), place), place);
         }
     }
 

@@ -16,8 +16,8 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     /// <summary>Longest row.</summary>
     public int MaxLength => Rows.Count == 0 ? 0 : Rows.Max(row => row.InputIds.Length);
 
-    /// <summary>Reads and tokenises a JSONL or JSON file.</summary>
-    /// <param name="path">File.</param>
+    /// <summary>Reads and tokenises data files, see <see cref="RowReader"/>.</summary>
+    /// <param name="path">A file, a folder or a pattern.</param>
     /// <param name="renderer">Turns rows into tokens.</param>
     /// <exception cref="LancetException">A row cannot be read or has no trained token; the message names file and row.</exception>
     public static SftDataset Load(string path, RowRenderer renderer)

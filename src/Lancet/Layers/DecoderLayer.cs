@@ -89,7 +89,11 @@ public sealed class DecoderLayer
     }
 
     /// <summary>Bytes of host memory that <see cref="ActivationPolicy.Offload"/> needs.</summary>
-    internal long HostBytes(int tokens, DType dtype) => ((long)tokens * (_config.HiddenSize + Attention.OutputWidth) * dtype.SizeInBytes()) + ((long)tokens * _config.QueryHeads * dtype.Accumulator().SizeInBytes());
+    internal long HostBytes(int tokens, DType dtype)
+    {
+        var host = Host(0, tokens, dtype);
+        return host.Input.Bytes + host.Output.Bytes + host.LogSumExp.Bytes;
+    }
 
     /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again.</summary>
     internal void BackwardMlp(StepContext c, ref State state, ActivationPolicy policy, Tensor d)
@@ -120,14 +124,14 @@ public sealed class DecoderLayer
         if (isOffloaded) c.Free(state.Input);
     }
 
-    private HostState Host(StepContext c)
+    private HostState Host(StepContext c) => Host(c.HostMemory[_layer].Address, c.TokenCount, c.DType);
+
+    /// <summary>What is offloaded, one behind the other.</summary>
+    private HostState Host(nint address, int tokens, DType dtype)
     {
-        var memory = c.HostMemory[_layer];
-        long inputs = (long)c.TokenCount * _config.HiddenSize, outputs = (long)c.TokenCount * Attention.OutputWidth;
-        Tensor View(long offset, DType dtype, Shape shape) => new((nint)(memory.Address + offset), dtype, shape);
-        return new(
-            View(0, c.DType, new Shape(c.TokenCount, _config.HiddenSize)), View(inputs * c.DType.SizeInBytes(), c.DType, new Shape(c.TokenCount, Attention.OutputWidth)),
-            View((inputs + outputs) * c.DType.SizeInBytes(), c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount)));
+        var input = new Tensor(address, dtype, new Shape(tokens, _config.HiddenSize));
+        var output = new Tensor((nint)(address + input.Bytes), dtype, new Shape(tokens, Attention.OutputWidth));
+        return new(input, output, new Tensor((nint)(output.Address + output.Bytes), dtype.Accumulator(), new Shape(_config.QueryHeads, tokens)));
     }
 
     /// <summary>Where an offloaded layer's state lies in host memory.</summary>

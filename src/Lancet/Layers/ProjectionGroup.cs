@@ -27,8 +27,12 @@ public sealed class ProjectionGroup
     // What a row of u or v is rounded up to: 16 bytes, which fast loads ask for.
     private const int RankAlignment = 8;
     private const int BorderAlignment = 16;
+
+    // So that a group that lies behind another starts as aligned as a buffer.
+    private const int MemoryAlignment = 256;
     private static readonly bool s_mayBorder = Environment.GetEnvironmentVariable("LANCET_ADAPTER_BORDERS") != "0";
     private readonly LoraLinear[] _projections;
+    private readonly int[] _firstOutput;
     private readonly int[] _firstRank;
     private readonly bool _keepsInput;
     private int _rank;
@@ -43,8 +47,8 @@ public sealed class ProjectionGroup
     /// <param name="projections">One to three projections of the same input, in the order of their outputs.</param>
     internal ProjectionGroup(bool keepsInput, params LoraLinear[] projections)
     {
-        (_keepsInput, _projections, _firstRank) = (keepsInput, projections, new int[projections.Length]);
-        OutFeatures = projections.Sum(projection => projection.OutFeatures);
+        (_keepsInput, _projections, _firstOutput, _firstRank) = (keepsInput, projections, new int[projections.Length], new int[projections.Length]);
+        for (var i = 0; i < projections.Length; OutFeatures += projections[i++].OutFeatures) _firstOutput[i] = OutFeatures;
     }
 
     /// <summary>Columns of the input.</summary>
@@ -57,7 +61,7 @@ public sealed class ProjectionGroup
     public bool IsBordered { get; private set; }
 
     /// <summary>Columns that rows of the input, and of the outputs' gradient, need behind their own.</summary>
-    public int Room => IsBordered ? Aligned(_rank, BorderAlignment) : 0;
+    public int Room => IsBordered ? (int)Aligned(_rank, BorderAlignment) : 0;
 
     /// <summary>The adapters' matrices: all A, then all B.</summary>
     public IEnumerable<Weight> Adapters => Adapted.Select(projection => projection.A!).Concat(Adapted.Select(projection => projection.B!));
@@ -86,14 +90,14 @@ public sealed class ProjectionGroup
         for (var i = 0; i < _projections.Length; i++)
         {
             _firstRank[i] = _rank;
-            if (_projections[i].A is { } a) _rank += Aligned((int)a.Shape[0], RankAlignment);
+            if (_projections[i].A is { } a) _rank += (int)Aligned(a.Shape[0], RankAlignment);
         }
         foreach (var weight in Adapters) weight.IsInBorder = true;
         return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
     }
 
     /// <summary>Elements that are kept: of the bordered weights, or of A and sB alone beside NF4 weights.</summary>
-    internal long StoredElements => AlignedMemory(_isQuantized ? (long)_rank * (InFeatures + OutFeatures) : (long)(OutFeatures + _rank) * Stride);
+    internal long StoredElements => Aligned(_isQuantized ? (long)_rank * (InFeatures + OutFeatures) : (long)(OutFeatures + _rank) * Stride, MemoryAlignment);
 
     /// <summary>Gives the bordered form a shape without memory behind it, for planning.</summary>
     internal void DescribeStorage(DType dtype)
@@ -111,37 +115,34 @@ public sealed class ProjectionGroup
     {
         Place(stored);
         _bias = bias;
-        long first = 0;
-        foreach (var projection in _projections)
+        for (var i = 0; i < _projections.Length; i++)
         {
-            var weight = projection.Weight;
+            var (projection, weight) = (_projections[i], _projections[i].Weight);
             if (!_isQuantized)
             {
-                var rows = _stored.Rows(first, projection.OutFeatures);
+                var rows = _stored.Rows(_firstOutput[i], projection.OutFeatures);
                 ElementwiseKernel.ConvertRows(device, projection.OutFeatures, InFeatures, weight.Dense, rows);
                 weight.Dense = new Tensor(rows.Address, rows.DType, new Shape(rows.Count - Room));
                 weight.RowStride = Stride;
             }
             if (projection.Bias is not null)
             {
-                var part = _bias.Rows(first, projection.OutFeatures);
+                var part = _bias.Rows(_firstOutput[i], projection.OutFeatures);
                 device.Copy(projection.Bias.Dense, part);
                 projection.Bias.Dense = part;
             }
-            first += projection.OutFeatures;
         }
     }
 
     /// <summary>Where the copies of A and s·B lie, which <see cref="ParameterArena.RefreshCopy"/> makes again.</summary>
     internal IEnumerable<ScatteredCopy> Copies()
     {
-        var first = 0;
-        for (var i = 0; i < _projections.Length; first += _projections[i++].OutFeatures)
+        for (var i = 0; i < _projections.Length; i++)
         {
             var projection = _projections[i];
             if (projection.A is null) continue;
             yield return new(projection.A, _a.Rows(_firstRank[i], projection.A.Shape[0]), 1);
-            yield return new(projection.B!, ColumnSlice.Of(_scaledB.Rows(first, projection.OutFeatures), _firstRank[i]), projection.Scale);
+            yield return new(projection.B!, ColumnSlice.Of(_scaledB.Rows(_firstOutput[i], projection.OutFeatures), _firstRank[i]), projection.Scale);
         }
     }
 
@@ -157,7 +158,7 @@ public sealed class ProjectionGroup
         if (!IsBordered)
         {
             if (addend.Exists) c.Device.Copy(addend, y.Tensor);
-            for (var i = 0; i < _projections.Length; y = y.At(_projections[i++].OutFeatures)) _projections[i].Forward(c, x.Tensor, y, addend.Exists ? 1 : 0, out u[i]);
+            for (var i = 0; i < _projections.Length; i++) _projections[i].Forward(c, x.Tensor, y.At(_firstOutput[i]), addend.Exists ? 1 : 0, out u[i]);
             return;
         }
         if (_keepsInput || !c.IsTraining)
@@ -210,7 +211,7 @@ public sealed class ProjectionGroup
         AdapterInputs v = default;
         if (!IsBordered)
         {
-            for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) v[i] = _projections[i].BackwardInput(c, dy, dx, i == 0 ? 0 : 1);
+            for (var i = 0; i < _projections.Length; i++) v[i] = _projections[i].BackwardInput(c, dy.At(_firstOutput[i]), dx, i == 0 ? 0 : 1);
             return v;
         }
         c.Device.MatMul(new MatMul
@@ -250,12 +251,12 @@ public sealed class ProjectionGroup
     {
         if (!IsBordered)
         {
-            for (var i = 0; i < _projections.Length; dy = dy.At(_projections[i++].OutFeatures)) _projections[i].BackwardWeights(c, x.Tensor, dy, u[i], v[i]);
+            for (var i = 0; i < _projections.Length; i++) _projections[i].BackwardWeights(c, x.Tensor, dy.At(_firstOutput[i]), u[i], v[i]);
             return;
         }
         var inputs = _keepsInput ? x.At(InFeatures) : u[0];
-        var (all, part) = (dy.At(OutFeatures), dy);
-        for (var i = 0; i < _projections.Length; part = part.At(_projections[i++].OutFeatures))
+        var all = dy.At(OutFeatures);
+        for (var i = 0; i < _projections.Length; i++)
         {
             var projection = _projections[i];
             if (projection.A is null) continue;
@@ -265,7 +266,7 @@ public sealed class ProjectionGroup
                 M = projection.OutFeatures,
                 N = rank,
                 K = c.TokenCount,
-                A = new(part.Tensor, true, part.RowStride),
+                A = new(dy.At(_firstOutput[i]).Tensor, true, dy.RowStride),
                 B = new(inputs.At(_firstRank[i]).Tensor, false, inputs.RowStride),
                 C = projection.B!.Gradient,
                 Alpha = projection.Scale,
@@ -318,12 +319,7 @@ public sealed class ProjectionGroup
     {
         if (!_isQuantized) return _stored;
         var weights = c.Allocate(MemoryPurpose.Workspace, _a.DType, new Shape(OutFeatures + _rank, Stride));
-        long first = 0;
-        foreach (var projection in _projections)
-        {
-            Nf4Kernel.DequantizeRows(c.Device, projection.Weight.Quantized!, weights.Rows(first, projection.OutFeatures));
-            first += projection.OutFeatures;
-        }
+        for (var i = 0; i < _projections.Length; i++) Nf4Kernel.DequantizeRows(c.Device, _projections[i].Weight.Quantized!, weights.Rows(_firstOutput[i], _projections[i].OutFeatures));
         ElementwiseKernel.ConvertRows(c.Device, OutFeatures, _rank, _scaledB, ColumnSlice.Of(weights, InFeatures));
         ElementwiseKernel.ConvertRows(c.Device, _rank, InFeatures, _a, weights.Rows(OutFeatures, _rank));
         return weights;
@@ -334,10 +330,7 @@ public sealed class ProjectionGroup
         if (_isQuantized) c.Free(weights);
     }
 
-    // So that a group that lies behind another starts as aligned as a buffer.
-    private static long AlignedMemory(long elements) => (elements + 255) / 256 * 256;
-
-    private static int Aligned(int count, int to) => (count + to - 1) / to * to;
+    private static long Aligned(long count, int to) => (count + to - 1) / to * to;
 }
 
 /// <summary>u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter or the values are elsewhere.</summary>

@@ -101,10 +101,13 @@ public sealed class DecoderModel
     /// Gives weights that were not loaded a shape and dtype without memory behind them, so that a step can be planned from config.json
     /// alone. Such a model must not be run.
     /// </summary>
+    /// <param name="target">Device that the plan is for.</param>
     /// <param name="dtype">Dtype of activations.</param>
     /// <param name="isQuantized">Whether frozen projections are NF4.</param>
-    public void DescribeStorage(DType dtype, bool isQuantized = false)
+    /// <returns>Bytes that the borders of weights with adapters add, see <see cref="ChooseBorders"/>.</returns>
+    public long DescribeStorage(PlanTarget target, DType dtype, bool isQuantized = false)
     {
+        var borderBytes = ChooseBorders(target, dtype, isQuantized);
         foreach (var weight in Weights.Where(weight => isQuantized && weight is { Role: WeightRole.Projection, IsTrained: false, Quantized: null }))
         {
             var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
@@ -118,6 +121,7 @@ public sealed class DecoderModel
         {
             if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(DescribedAddress, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
         }
+        return borderBytes;
     }
 
     /// <summary>Decides which groups of projections keep their adapters in the border of their weights on a device; to be called when the adapters are attached.</summary>

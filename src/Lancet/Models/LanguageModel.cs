@@ -160,17 +160,14 @@ public sealed class LanguageModel : IDisposable
         var source = dense?.View(DType.Float32, weight.Shape) ?? (weight.IsTrained ? Trained!.Master(weight) : weight.Dense);
         if (weight.Quantized is { } nf4) Kernels.Nf4Kernel.Dequantize(Device, nf4, source);
         using var staging = Device.Allocate(Math.Min(values.LongLength, StagingElements) * sizeof(float), "staging");
-        // Rows that lie apart are read as such, everything else as one long row.
-        var isApart = weight.RowStride != 0 && !weight.IsTrained;
-        var columns = isApart ? weight.Shape.RowCount : 1;
-        var slice = new ColumnSlice(source, isApart ? weight.RowStride : 1);
+        var columns = weight.Shape.Rank == 1 ? weight.Shape.Count : weight.Shape.RowCount;
+        var slice = new ColumnSlice(source, weight.RowStride == 0 ? columns : weight.RowStride);
         var step = StagingElements / columns * columns;
         for (long start = 0; start < values.Length; start += step)
         {
             var target = staging.View(DType.Float32, new Shape(Math.Min(step, values.Length - start)));
             var part = slice.At(start / columns * slice.RowStride);
-            if (isApart) Kernels.ElementwiseKernel.ConvertRows(Device, (int)(target.Count / columns), (int)columns, part, new ColumnSlice(target, columns));
-            else Kernels.ElementwiseKernel.Convert(Device, new Tensor(part.Tensor.Address, source.DType, target.Shape), target);
+            Kernels.ElementwiseKernel.ConvertRows(Device, (int)(target.Count / columns), (int)columns, part, new ColumnSlice(target, columns));
             Device.CopyToHost(target, MemoryMarshal.AsBytes(values.AsSpan((int)start, (int)target.Count)));
         }
         return values;

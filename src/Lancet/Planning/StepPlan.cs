@@ -64,7 +64,7 @@ public sealed class StepPlan
         var cheapest = Try(_ => ActivationPolicy.Keep);
         if (cheapest.Memory.PeakBytes <= budget) return cheapest;
         // Each step down costs more time and less memory, so the fewest layers that have to take it are found by bisection.
-        foreach (var (less, more) in Ladder(Try(_ => ActivationPolicy.Offload).Memory.HostBytes, target))
+        foreach (var (less, more) in Ladder(decoder.Layers.Sum(layer => layer.HostBytes(options.MaxTokens, dtype)), target))
         {
             var all = Try(_ => more);
             if (all.Memory.PeakBytes > budget)

@@ -8,6 +8,9 @@ internal sealed class PreTokenizer
     // GPT-2's pattern, which a ByteLevel pre-tokeniser applies by itself.
     private const string ByteLevelPattern = @"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+    private const string PunctuationPattern = @"[\p{P}$+<=>^`|~]";
+    private const string SpacePattern = @"\s+";
+
     private delegate void Step(ref MappedText text, ref List<(int Start, int End)> pieces);
 
     private readonly List<Step> _steps = [];
@@ -51,11 +54,11 @@ internal sealed class PreTokenizer
             case "Split": AddSplit(SplitPattern.Read(json.GetProperty("pattern"), path), json.GetProperty("behavior").GetString()!, Section.Flag(json, "invert")); break;
             case "Digits": AddSplit(SplitPattern.Of(Section.Flag(json, "individual_digits") ? @"\p{N}" : @"\p{N}+"), "Isolated", false); break;
             case "Whitespace": AddSplit(SplitPattern.Of(@"\w+|[^\w\s]+"), "Removed", true); break;
-            case "WhitespaceSplit": AddSplit(SplitPattern.Of(@"\s+"), "Removed", false); break;
-            case "Punctuation": AddSplit(SplitPattern.Of(@"[\p{P}$+<=>^`|~]"), Section.Text(json, "behavior") ?? "Isolated", false); break;
+            case "WhitespaceSplit": AddSplit(SplitPattern.Of(SpacePattern), "Removed", false); break;
+            case "Punctuation": AddSplit(SplitPattern.Of(PunctuationPattern), Section.Text(json, "behavior") ?? "Isolated", false); break;
             case "BertPreTokenizer":
-                AddSplit(SplitPattern.Of(@"\s+"), "Removed", false);
-                AddSplit(SplitPattern.Of(@"[\p{P}$+<=>^`|~]"), "Isolated", false);
+                AddSplit(SplitPattern.Of(SpacePattern), "Removed", false);
+                AddSplit(SplitPattern.Of(PunctuationPattern), "Isolated", false);
                 break;
             case "CharDelimiterSplit": AddSplit(SplitPattern.Literal(json.GetProperty("delimiter").GetString()!), "Removed", false); break;
             case "ByteLevel":
@@ -81,8 +84,7 @@ internal sealed class PreTokenizer
 
     private void AddMetaspace(JsonElement json)
     {
-        var mark = Section.Text(json, "replacement") ?? "▁";
-        var scheme = Section.Text(json, "prepend_scheme") ?? (Section.Flag(json, "add_prefix_space", true) ? "always" : "never");
+        var (mark, scheme) = Section.Metaspace(json);
         _steps.Add((ref text, ref pieces) => Rewrite(ref text, ref pieces, (source, start, end, builder) =>
         {
             var isMarked = source.Text[start] == ' ' || source.Text.AsSpan(start, end - start).StartsWith(mark, StringComparison.Ordinal);

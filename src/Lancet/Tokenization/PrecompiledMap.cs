@@ -19,7 +19,7 @@ internal sealed class PrecompiledMap
     /// <summary>Reads the base64 text of a tokenizer.json; null where there are no rules.</summary>
     public static PrecompiledMap? Read(JsonElement value, string path) => value.ValueKind == JsonValueKind.String ? Read(value.GetBytesFromBase64(), path) : null;
 
-    /// <summary>Reads the rules of a tokenizer.model; null where there are none.</summary>
+    /// <summary>Reads the rules; null where there are none.</summary>
     public static PrecompiledMap? Read(ReadOnlySpan<byte> blob, string path)
     {
         if (blob.Length == 0) return null;

@@ -11,6 +11,10 @@ internal static class Section
     /// <summary>A truth value.</summary>
     public static bool Flag(JsonElement json, string key, bool fallback = false) => json.TryGetProperty(key, out var value) && value.ValueKind is JsonValueKind.True or JsonValueKind.False ? value.ValueKind == JsonValueKind.True : fallback;
 
+    /// <summary>How a Metaspace marks spaces, and when it marks the start: always, first or never.</summary>
+    public static (string Mark, string Scheme) Metaspace(JsonElement json) =>
+        (Text(json, "replacement") ?? "▁", Text(json, "prepend_scheme") ?? (Flag(json, "add_prefix_space", true) ? "always" : "never"));
+
     /// <summary>A text, or null.</summary>
     public static string? Text(JsonElement json, string key) => json.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString() : null;
 }

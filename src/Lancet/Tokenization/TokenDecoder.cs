@@ -37,9 +37,8 @@ internal sealed class TokenDecoder
                 _tokenSteps.Add((token, _) => token.Replace(from, to, StringComparison.Ordinal));
                 break;
             case "Metaspace":
-                var mark = Section.Text(json, "replacement") ?? "▁";
-                var drops = (Section.Text(json, "prepend_scheme") ?? (Section.Flag(json, "add_prefix_space", true) ? "always" : "never")) != "never";
-                _tokenSteps.Add((token, isFirst) => token.Replace(mark, isFirst && drops ? "" : " ", StringComparison.Ordinal));
+                var (mark, scheme) = Section.Metaspace(json);
+                _tokenSteps.Add((token, isFirst) => token.Replace(mark, isFirst && scheme != "never" ? "" : " ", StringComparison.Ordinal));
                 break;
             case "ByteLevel": _joinsBytes = true; break;
             case "ByteFallback": _joinsFallbackBytes = true; break;

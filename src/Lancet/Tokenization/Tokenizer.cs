@@ -79,9 +79,7 @@ public sealed class Tokenizer
     /// <exception cref="LancetException">There is none, or it is malformed or of an unsupported kind.</exception>
     public static Tokenizer Load(string folder)
     {
-        var path = Path.Combine(folder, "tokenizer.json");
-        if (!File.Exists(path)) path = Path.Combine(folder, "tokenizer.model");
-        if (!File.Exists(path)) throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
+        var path = FileOf(folder) ?? throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
         try
         {
             var file = File.ReadAllBytes(path);
@@ -95,7 +93,7 @@ public sealed class Tokenizer
     }
 
     /// <summary>Whether a model folder has a tokenizer.</summary>
-    public static bool Exists(string folder) => File.Exists(Path.Combine(folder, "tokenizer.json")) || File.Exists(Path.Combine(folder, "tokenizer.model"));
+    public static bool Exists(string folder) => FileOf(folder) is not null;
 
     /// <summary>Token ids of a text.</summary>
     /// <param name="text">Text; special tokens in it are recognised.</param>
@@ -177,6 +175,8 @@ public sealed class Tokenizer
     /// <summary>A token as the vocabulary writes it; null where there is none or it is left out.</summary>
     internal string? TextOf(int id, bool skipsSpecialTokens) => id < 0 || id >= _texts.Length || (skipsSpecialTokens && _special.Contains(id)) ? null : _texts[id];
 
+    private static string? FileOf(string folder) => ((string[])["tokenizer.json", "tokenizer.model"]).Select(name => Path.Combine(folder, name)).FirstOrDefault(File.Exists);
+
     private static (Dictionary<string, int> Vocabulary, TokenModel Model) ReadModel(JsonElement model, bool mapsBytes, string path)
     {
         var vocabulary = new Dictionary<string, int>();
@@ -218,7 +218,7 @@ public sealed class Tokenizer
         var result = new List<int?>();
         if (!root.TryGetProperty("post_processor", out var processor) || processor.ValueKind != JsonValueKind.Object) return [null];
         JsonElement[] parts = processor.TryGetProperty("processors", out var list) ? [.. list.EnumerateArray()] : [processor];
-        foreach (var part in parts.Where(part => part.GetProperty("type").GetString() == "TemplateProcessing"))
+        foreach (var part in parts.Where(part => Section.Type(part) == "TemplateProcessing"))
         {
             foreach (var item in part.GetProperty("single").EnumerateArray())
             {

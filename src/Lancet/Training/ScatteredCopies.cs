@@ -50,7 +50,7 @@ internal sealed class ScatteredCopies : IDisposable
     }
 
     /// <summary>Bytes of the table for matrices of the given sizes.</summary>
-    public static long TableBytes(IEnumerable<long> counts) => counts.Sum(count => (count + ScatterKernel.Elements - 1) / ScatterKernel.Elements) * ((ScatterKernel.Fields * sizeof(long)) + sizeof(float));
+    public static long TableBytes(IEnumerable<long> counts) => counts.Sum(count => (long)Blocks.Of(count, ScatterKernel.Elements)) * ((ScatterKernel.Fields * sizeof(long)) + sizeof(float));
 
     /// <summary>Makes all copies again.</summary>
     public void Refresh(Device device, Tensor masters) => ScatterKernel.Copy(device, masters, _target, _places, _factors);
