@@ -3,7 +3,7 @@
 
 usage: make_golden.py OUTPUT_DIR [CASE ...]
 
-Needs torch, transformers (5.x) and peft; no GPU. Without cases it makes the seven families of this folder ("base") and the variants
+Needs torch, transformers (5.x) and peft; no GPU. Without cases it makes the families of this folder ("base") and the variants
 that try other dimensions, head counts, sequence lengths, rotary scalings, biases and adapters ("more"). Each folder then holds
 model/, adapter/, data.jsonl, expected.json, logits.safetensors, gradients_step0.safetensors, adapter_after_training.safetensors, as
 README.md describes; check_golden.py checks the lancet command against them.
@@ -25,6 +25,13 @@ def rope(**more):
     return dict(rope_theta=10000.0, rope_type="default") | more
 
 
+NARROW = dict(intermediate_size=96)
+FUSED = dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
+ATTENTION = dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+
+# The class of a config that is not named as its model is.
+CONFIGS = {"Gemma3": "Gemma3TextConfig"}
+
 # name: (config class, changes to SMALL, changes to the adapter, longest row)
 BASE = {
     "llama": ("Llama", dict(head_dim=16, rope_parameters=rope()), {}, 24),
@@ -35,6 +42,18 @@ BASE = {
     "gemma2": ("Gemma2", dict(head_dim=32, sliding_window=6, query_pre_attn_scalar=24, rope_parameters=rope()), {}, 24),
     "qwen2": ("Qwen2", dict(rope_parameters=rope(rope_theta=1e6), tie_word_embeddings=True), {}, 24),
     "qwen3": ("Qwen3", dict(head_dim=32, rope_parameters=rope(rope_theta=1e6)), {}, 24),
+    "phi3": ("Phi3", dict(NARROW, rope_parameters=rope()), FUSED, 24),
+    "granite": ("Granite", dict(NARROW, embedding_multiplier=6.0, attention_multiplier=0.1, residual_multiplier=0.3, logits_scaling=4.0, rope_parameters=rope(), tie_word_embeddings=True), {}, 24),
+    "smollm3": ("SmolLM3", dict(NARROW, no_rope_layer_interval=2, rope_parameters=rope(rope_theta=5e6), tie_word_embeddings=True), {}, 24),
+    "olmo2": ("Olmo2", dict(NARROW, rope_parameters=rope(rope_theta=5e5)), {}, 24),
+    "gemma3": ("Gemma3", dict(NARROW, head_dim=32, sliding_window=6, query_pre_attn_scalar=24, layer_types=["sliding_attention", "sliding_attention", "full_attention"], rope_parameters=dict(
+        sliding_attention=rope(), full_attention=rope(rope_type="linear", factor=8.0, rope_theta=1e6))), {}, 24),
+    "cohere": ("Cohere", dict(NARROW, logit_scale=0.25, rope_parameters=rope(), tie_word_embeddings=True), {}, 24),
+    "cohere2": ("Cohere2", dict(NARROW, head_dim=24, logit_scale=0.25, sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters=rope(),
+                                tie_word_embeddings=True), {}, 24),
+    "mixtral": ("Mixtral", dict(NARROW, intermediate_size=48, num_local_experts=4, num_experts_per_tok=2, rope_parameters=rope(rope_theta=1e6)), ATTENTION, 24),
+    "qwen3-moe": ("Qwen3Moe", dict(NARROW, head_dim=32, moe_intermediate_size=40, num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[],
+                                   rope_parameters=rope(rope_theta=1e6), tie_word_embeddings=True), ATTENTION, 24),
 }
 MORE = {
     "llama-odd-heads": ("Llama", dict(hidden_size=60, intermediate_size=100, num_attention_heads=5, num_key_value_heads=5, head_dim=12, vocab_size=317, num_hidden_layers=2,
@@ -52,6 +71,24 @@ MORE = {
     "qwen2-untied": ("Qwen2", dict(hidden_size=84, num_attention_heads=7, num_key_value_heads=1, rope_parameters=rope(), tie_word_embeddings=False), dict(r=4, rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}), 65),
     "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=7, max_window_layers=1, rope_parameters=rope()), {}, 40),
     "qwen3-odd": ("Qwen3", dict(hidden_size=50, intermediate_size=70, num_attention_heads=5, num_key_value_heads=1, head_dim=18, rope_parameters=rope(), tie_word_embeddings=True), {}, 100),
+    "phi3-longrope": ("Phi3", dict(NARROW, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2, max_position_embeddings=256, original_max_position_embeddings=36, tie_word_embeddings=True, rope_parameters=rope(
+        rope_type="longrope", partial_rotary_factor=0.75, original_max_position_embeddings=36, short_factor=[1.0 + 0.05 * i for i in range(12)], long_factor=[1.5 + 0.5 * i for i in range(12)])), FUSED, 50),
+    "phi3-window": ("Phi3", dict(hidden_size=60, intermediate_size=70, num_attention_heads=5, num_key_value_heads=5, num_hidden_layers=2, sliding_window=7, rope_parameters=rope()), dict(r=3, target_modules=["qkv_proj", "down_proj"]), 40),
+    "granite-odd": ("Granite", dict(hidden_size=72, intermediate_size=50, num_attention_heads=6, num_key_value_heads=3, num_hidden_layers=2, attention_bias=True, mlp_bias=True, embedding_multiplier=12.5, attention_multiplier=0.015,
+                                    residual_multiplier=0.22, logits_scaling=1.3, rope_parameters=rope(), tie_word_embeddings=False), dict(r=5), 60),
+    "smollm3-odd": ("SmolLM3", dict(hidden_size=60, intermediate_size=70, num_attention_heads=5, num_key_value_heads=1, no_rope_layers=[0, 1, 1], use_sliding_window=True, sliding_window=7, attention_bias=True,
+                                    layer_types=["full_attention", "sliding_attention", "sliding_attention"], rope_parameters=rope(), tie_word_embeddings=False), dict(r=3), 40),
+    "olmo2-odd": ("Olmo2", dict(hidden_size=60, intermediate_size=70, num_attention_heads=5, num_key_value_heads=5, num_hidden_layers=2, attention_bias=True, rope_parameters=rope(), tie_word_embeddings=True), dict(r=3), 60),
+    "gemma3-odd": ("Gemma3", dict(hidden_size=54, intermediate_size=70, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=3, head_dim=16, sliding_window=9, query_pre_attn_scalar=50, attention_bias=True,
+                                  layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"], rope_parameters=dict(sliding_attention=rope(rope_theta=5e3), full_attention=rope(rope_theta=1e5))), {}, 60),
+    "cohere-qk-norm": ("Cohere", dict(hidden_size=72, intermediate_size=50, num_attention_heads=6, num_key_value_heads=3, num_hidden_layers=2, use_qk_norm=True, attention_bias=True, logit_scale=0.4, rope_parameters=rope(),
+                                      tie_word_embeddings=True), dict(r=5), 60),
+    "cohere2-odd": ("Cohere2", dict(hidden_size=54, intermediate_size=70, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2, head_dim=18, sliding_window=5, attention_bias=True, logit_scale=1.5,
+                                    layer_types=["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"], rope_parameters=rope(rope_theta=5e4), tie_word_embeddings=True), dict(r=3), 50),
+    "mixtral-odd": ("Mixtral", dict(hidden_size=60, intermediate_size=36, num_attention_heads=5, num_key_value_heads=1, num_hidden_layers=2, num_local_experts=5, num_experts_per_tok=3, sliding_window=9, rope_parameters=rope(),
+                                    tie_word_embeddings=True), ATTENTION, 40),
+    "qwen3-moe-odd": ("Qwen3Moe", dict(hidden_size=50, intermediate_size=70, moe_intermediate_size=22, num_attention_heads=5, num_key_value_heads=1, head_dim=18, num_experts=8, num_experts_per_tok=3, norm_topk_prob=False,
+                                       decoder_sparse_step=1, mlp_only_layers=[1], rope_parameters=rope(), tie_word_embeddings=False), ATTENTION, 40),
 }
 
 
@@ -118,13 +155,13 @@ def relative(got, want):
 def make(folder, case, definition, seed):
     family, changes, adapter, longest = definition
     torch.manual_seed(seed)
-    config = getattr(transformers, family + "Config")(**{**SMALL, **changes})
+    config = getattr(transformers, CONFIGS.get(family, family + "Config"))(**{**SMALL, **changes})
     config._attn_implementation = "eager"
     base = getattr(transformers, family + "ForCausalLM")(config).float()
     with torch.no_grad():
         for name, p in base.named_parameters():
-            # Norms away from one and biases away from zero, so that forgetting one shows.
-            if p.dim() == 1:
+            # Norms away from one and biases away from zero, so that forgetting one shows. Cohere's norms of heads are matrices.
+            if p.dim() == 1 or "norm" in name:
                 p.add_(torch.randn_like(p) * 0.2)
             else:
                 p.mul_(3)
