@@ -45,7 +45,7 @@ internal sealed class KernelBenchmark(CudaDevice device, Arguments arguments, Re
         var cases = AttentionCases.All.Where(test => arguments.Selects(test.Name + " " + test.Shape)).ToList();
         if (cases.Count == 0) return;
         report.Begin(
-            "Attention", "Causal, packed sequences. Operations: 4·d·heads·Σ n²/2 forward, 2.5 times that backward (whatever is computed again). Registers and spills are those of the worst kernel.",
+            "Attention", "Causal, packed sequences. Operations: 4·d·heads·Σ n²/2 forward, 2.5 times that backward (whatever is computed again). Registers and spills of each kernel by name; a performance note says that the assembler serialised products.",
             "kernel", "shape", "dtype", "µs", "spread", "TFLOP/s", "registers", "spill bytes", "shared bytes", "threads", "check");
         foreach (var test in cases)
         {
@@ -53,11 +53,13 @@ internal sealed class KernelBenchmark(CudaDevice device, Arguments arguments, Re
             {
                 var (timing, verdict, infos) = Run(test, LeastRotatedBytes);
                 report.Row(
-                    test.Name, test.Shape, test.DType.ToString(), Cell.Of(timing.Median * 1e3), timing.Spread, Cell.Of(test.Operations / timing.Median / 1e9), infos.Max(info => info.Registers),
-                    infos.Max(info => info.SpillBytes), infos.Max(info => info.SharedBytes), infos.Max(info => info.Threads), verdict.Text);
+                    test.Name, test.Shape, test.DType.ToString(), Cell.Of(timing.Median * 1e3), timing.Spread, Cell.Of(test.Operations / timing.Median / 1e9), Each(infos, info => info.Registers),
+                    Each(infos, info => info.SpillBytes), infos.Max(info => info.SharedBytes), infos.Max(info => info.Threads), verdict.Text + (infos.Any(info => info.HasPerformanceNote) ? ", performance note" : ""));
             });
         }
     }
+
+    private static string Each(IReadOnlyList<CudaKernelInfo> infos, Func<CudaKernelInfo, int> number) => string.Join(" ", infos.Select(number));
 
     /// <summary>What a launch costs beside the kernel.</summary>
     public void RunLaunches()
@@ -153,6 +155,7 @@ internal sealed class KernelBenchmark(CudaDevice device, Arguments arguments, Re
             {
                 foreach (var (from, to) in copies) device.Copy(from, to);
             });
+            if (Environment.GetEnvironmentVariable("LOGS") is not null) foreach (var info in infos) Console.Error.WriteLine(info.Log);
             return (timing, verdict, infos);
         }
         finally

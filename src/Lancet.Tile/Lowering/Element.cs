@@ -15,9 +15,11 @@ internal enum RegisterPart : byte
 internal readonly record struct Element(Source Source, RegisterPart Part = RegisterPart.Whole);
 
 /// <summary>Arithmetic on elements: how dtypes sit in registers, and what tile operations are in instructions.</summary>
-internal sealed class ElementArithmetic(ThreadBuilder builder)
+/// <param name="builder">Receives the instructions.</param>
+/// <param name="avoidsCalls">See <see cref="MathExpansion.Divide"/>.</param>
+internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
 {
-    private readonly MathExpansion _math = new(builder);
+    private readonly MathExpansion _math = new(builder, avoidsCalls);
 
     /// <summary>Type of the register that holds an element (16-bit types: the half register as B32).</summary>
     public static ThreadType TypeOf(DType dtype) => dtype switch
@@ -211,7 +213,8 @@ internal sealed class ElementArithmetic(ThreadBuilder builder)
 
     private Source Divide(ThreadType type, Source a, Source b)
     {
-        if (type is ThreadType.F32 or ThreadType.F64 || !b.IsConstant || b.Bits <= 0 || (b.Bits & (b.Bits - 1)) != 0) return builder.Pure(ThreadOpcode.Divide, type, a, b);
+        if (type == ThreadType.F32) return _math.Divide(a, b);
+        if (type == ThreadType.F64 || !b.IsConstant || b.Bits <= 0 || (b.Bits & (b.Bits - 1)) != 0) return builder.Pure(ThreadOpcode.Divide, type, a, b);
         // Towards zero: add 2ⁿ − 1 to negative dividends before the arithmetic shift.
         var shift = System.Numerics.BitOperations.Log2((ulong)b.Bits);
         if (shift == 0) return a;

@@ -121,13 +121,25 @@ internal sealed class LazyItem(TileType type, Item[] operands, Func<Element[], E
 }
 
 /// <summary>A tile held in registers.</summary>
-internal sealed class TileItem(Converter converter, TileType type, LinearLayout layout, Element[] elements) : Item(type)
+/// <param name="converter">Moves it to other layouts.</param>
+/// <param name="type">Type.</param>
+/// <param name="layout">Who holds what.</param>
+/// <param name="elements">A thread's elements, by register.</param>
+/// <param name="await">Called before each use; for results that are still being computed.</param>
+internal sealed class TileItem(Converter converter, TileType type, LinearLayout layout, Element[] elements, Action? await = null) : Item(type)
 {
     private readonly List<(LinearLayout Layout, Element[] Elements, int Scope)> _converted = [];
 
     public LinearLayout Layout { get; } = layout;
 
-    public Element[] Elements { get; } = elements;
+    public Element[] Elements
+    {
+        get
+        {
+            await?.Invoke();
+            return elements;
+        }
+    }
 
     public override Element[] In(LinearLayout layout)
     {

@@ -14,6 +14,7 @@ internal sealed partial class KernelLowering
         for (var i = 0; i < carried.Length; i++) carried[i] = Carry(region.Arguments[i + 1], Get(operation.Operands[i + 3]));
         var pipeline = Pipeline.Plan(this, operation);
         if (pipeline is null) FinishCopies();
+        AwaitProducts();
 
         var index = _builder.Variable(RegisterClass.Bits32, low);
         _builder.SetDivisor(index, Math.Min(_builder.Divisor(low), _builder.Divisor(step)));
@@ -27,7 +28,7 @@ internal sealed partial class KernelLowering
 
         _builder.Open(loop.Body);
         _environments.Push([]);
-        _loopDepth++;
+        _loops.Push((operation, carried));
         _order.BeginLoop();
         _shared.AssumeDirty();
         Define(region.Arguments[0], new ScalarItem(region.Arguments[0].Type, new Element(index)));
@@ -35,12 +36,13 @@ internal sealed partial class KernelLowering
         pipeline?.BeginIteration(index, high, step);
         LowerRegion(region);
         FinishCopies();
+        AwaitProducts();
         var yields = region.Operations[^1].Operands;
         AssignAll([.. Enumerable.Range(0, carried.Length).Select(i => (carried[i], Get(yields[i])))]);
         pipeline?.EndIteration();
         _order.EndLoop();
         _builder.Assign(index, _builder.Add(ThreadType.S32, index, step));
-        _loopDepth--;
+        _loops.Pop();
         _environments.Pop();
         _builder.Close();
         _shared.AssumeDirty();
@@ -61,6 +63,8 @@ internal sealed partial class KernelLowering
         }
         var results = new Carried[operation.Results.Length];
         for (var i = 0; i < results.Length; i++) results[i] = Carry(operation.Results[i], Get(operation.Operands[i + 1]));
+        var multiplies = region.Operations.Any(inner => inner.Opcode is Opcode.Dot or Opcode.For or Opcode.If);
+        if (multiplies) AwaitProducts();
         var branch = new ThreadBranch { Condition = condition.Register };
         _builder.Append(branch);
         var saved = _order.Save();
@@ -68,6 +72,7 @@ internal sealed partial class KernelLowering
         _environments.Push([]);
         LowerRegion(region);
         FinishCopies();
+        if (multiplies) AwaitProducts();
         AssignAll([.. Enumerable.Range(0, results.Length).Select(i => (results[i], Get(region.Operations[^1].Operands[i])))]);
         _environments.Pop();
         _builder.Close();

@@ -69,7 +69,7 @@ internal sealed partial class KernelLowering
             // Copies outside the pipeline are older groups, so that waiting for the pipeline's first waits for them.
             if (_lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
             _lowering._hasPendingCopies = false;
-            if (_lowering._loopDepth > 0) _lowering._shared.Barrier();
+            if (_lowering._loops.Count > 0) _lowering._shared.Barrier();
             foreach (var (load, _) in _loads) _lowering._order.Load((PointerItem)_lowering.Root(load), null);
             var index = low;
             for (var stage = 0; stage < _stages - 1; stage++)
@@ -86,7 +86,7 @@ internal sealed partial class KernelLowering
         public void BeginIteration(Register index, Source high, Source step)
         {
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: _stages - 2);
-            _lowering._shared.Barrier();
+            _lowering.ShowToOthers();
             var ahead = Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(_stages - 1)));
             Start(ahead, high, _writeStage);
             foreach (var (load, tile) in _loads)

@@ -15,7 +15,7 @@ internal sealed partial class KernelLowering
         var type = operation.Result.Type;
         var tile = NewTile(type, 1);
         // An earlier iteration's products may still read the place.
-        if (_loopDepth > 0) _shared.Barrier();
+        if (_loops.Count > 0) _shared.Barrier();
         _order.Load(pointer, null);
         CopyToShared(operation, tile);
         return new SharedItem(type, tile, false);
@@ -80,6 +80,13 @@ internal sealed partial class KernelLowering
         _hasPendingCopies = false;
         _builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
         _builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+        ShowToOthers();
+    }
+
+    /// <summary>Makes what this thread wrote to shared memory visible to all threads, and to products of warp groups.</summary>
+    private void ShowToOthers()
+    {
+        if (_usesWarpGroups) _builder.Effect(ThreadOpcode.ProxyFence, ThreadType.B32, [], []);
         _shared.Barrier();
     }
 
@@ -91,6 +98,7 @@ internal sealed partial class KernelLowering
         if (type.Element == DType.Float64) throw new TileException("a product of fp64 is not available on the GPU; fp64 kernels are for the CPU and tests");
         var layout = _plan.Of(operation.Result);
         var accumulator = c.In(layout);
+        if (_plan.Product(operation) is { SuitsWarpGroups: true } group && _usesWarpGroups && CanDescribe(b)) return MultiplyInWarpGroups(operation, group, a, b, layout, accumulator);
         var result = _plan.Product(operation) is { } layouts
             ? MultiplyOnTensorCores(layouts, a, b, accumulator)
             : MultiplyScalar(a, b, layout, accumulator);
@@ -165,11 +173,10 @@ internal sealed partial class KernelLowering
             if (!isLeft && pieces == 1) outerLane = isOuterStored ? row8 : Source.Constant(0L);
             outerLane = _builder.Add(ThreadType.S32, outerLane, warpOuter);
             var (storedRow, storedColumn, rowStep, columnStep) = isOuterStored ? (outerLane, innerLane, outer, inner) : (innerLane, outerLane, inner, outer);
-            // Steps of rows are whole periods of the swizzle, so they are constants behind the address. Steps of columns have bits that the lane's
-            // column lacks, and rows start at multiples of their power-of-two pitch, so an exclusive or after the swizzle adds them.
-            var address = _builder.Xor(ThreadType.B32, tile.Address(_builder, storedRow, storedColumn), Source.Constant(columnStep * tile.ElementSize));
+            var (bits, bytes) = tile.Step(rowStep, columnStep);
+            var address = _builder.Xor(ThreadType.B32, tile.Address(_builder, storedRow, storedColumn), Source.Constant(bits));
             var registers = Enumerable.Range(0, isLeft ? 4 : 2 * pieces).Select(_ => _builder.New(RegisterClass.Bits32)).ToArray();
-            _builder.Effect(ThreadOpcode.LoadMatrix, ThreadType.B32, registers, [address], immediate: tile.RowStep(rowStep), isTransposed: !isOuterStored);
+            _builder.Effect(ThreadOpcode.LoadMatrix, ThreadType.B32, registers, [address], immediate: bytes, isTransposed: !isOuterStored);
             if (isLeft) cache[(piece, step)] = [.. registers.Select(register => (Source)register)];
             else
                 for (var i = 0; i < pieces; i++) cache[((block * pieces) + i, step)] = [registers[2 * i], registers[(2 * i) + 1]];
@@ -222,13 +229,13 @@ internal sealed partial class KernelLowering
     {
         if (item is SharedItem shared) return shared;
         var tile = NewTile(item.Type, 1);
-        if (_loopDepth > 0) _shared.Barrier();
+        if (_loops.Count > 0) _shared.Barrier();
         var layout = item is TileItem held ? held.Layout : _plan.Blocked(item.Type);
         var elements = item.In(layout);
         var guard = _converter.Guard(_converter.IsOriginal(layout));
         for (var register = 0; register < elements.Length; register++)
             _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [], [Place(tile, layout, register), _arithmetic.Alone(elements[register])], guard);
-        _shared.Barrier();
+        ShowToOthers();
         return new SharedItem(item.Type, tile, false);
     }
 }

@@ -22,19 +22,21 @@ internal sealed partial class KernelLowering
     private readonly LayoutPlan _plan;
     private readonly Stack<Dictionary<Value, Item>> _environments = new();
     private readonly Dictionary<int, (Register Register, int Scope)> _laneTables = [];
-    private int _loopDepth;
+    private readonly bool _usesWarpGroups;
+    private readonly Stack<(Operation Operation, Carried[] Carried)> _loops = new();
 
     private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
     {
         (_kernel, _target, _divisible) = (kernel, target, divisible);
         _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Parameters = kernel.Parameters };
         _builder = new ThreadBuilder(_program);
-        _arithmetic = new ElementArithmetic(_builder);
+        _plan = new LayoutPlan(kernel);
+        _usesWarpGroups = target.HasWarpGroups && _plan.SuitsWarpGroups;
+        _arithmetic = new ElementArithmetic(_builder, avoidsCalls: _usesWarpGroups);
         _shared = new SharedMemory(_builder);
         _converter = new Converter(_builder, _arithmetic, _shared);
         _order = new MemoryOrder(_shared);
         _shared.BarrierPassed = _order.BarrierPassed;
-        _plan = new LayoutPlan(kernel);
     }
 
     /// <summary>Lowers a kernel.</summary>
@@ -57,6 +59,7 @@ internal sealed partial class KernelLowering
         for (var i = 0; i < _kernel.Parameters.Count; i++) DeclareParameter(i);
         LowerRegion(_kernel.Body);
         FinishCopies();
+        AwaitProducts();
         _builder.Close();
         _program.SharedBytes = _shared.Finish();
         if (_program.SharedBytes > _target.MaxSharedMemoryPerBlock)

@@ -44,6 +44,9 @@ internal sealed class LayoutPlan
     /// <summary>Layouts of a product on tensor cores; null for one with fused multiply-adds.</summary>
     public ProductLayouts? Product(Operation dot) => _products.GetValueOrDefault(dot);
 
+    /// <summary>Whether the kernel has a product that warp groups can do.</summary>
+    public bool SuitsWarpGroups => _products.Values.Any(product => product.SuitsWarpGroups);
+
     /// <summary>A row-major layout for a tile's shape.</summary>
     public LinearLayout Blocked(TileType type)
     {
@@ -75,7 +78,8 @@ internal sealed class LayoutPlan
     public static bool IsRecomputable(Operation operation) =>
         operation.Opcode is Opcode.Constant or Opcode.ProgramId or Opcode.ProgramCount or Opcode.Range or Opcode.PointerAdd || IsView(operation.Opcode) || IsCheap(operation);
 
-    private static bool IsView(Opcode opcode) => opcode is Opcode.Broadcast or Opcode.ExpandDimension or Opcode.Transpose;
+    /// <summary>Whether an operation only sees its operand with other axes.</summary>
+    public static bool IsView(Opcode opcode) => opcode is Opcode.Broadcast or Opcode.ExpandDimension or Opcode.Transpose;
 
     private void Collect(Region region)
     {

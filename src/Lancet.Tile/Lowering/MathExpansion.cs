@@ -14,7 +14,9 @@ namespace Lancet.Tile.Lowering;
 /// sin, cos: x − n·π/2 in three parts, Taylor polynomials
 /// </code>
 /// </summary>
-internal sealed class MathExpansion(ThreadBuilder builder)
+/// <param name="builder">Receives the instructions.</param>
+/// <param name="avoidsCalls">See <see cref="Divide"/>.</param>
+internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
 {
     private const ThreadType F = ThreadType.F32;
     private const float Log2E = 1.44269502f;
@@ -30,10 +32,28 @@ internal sealed class MathExpansion(ThreadBuilder builder)
         var n = Floor(Multiply(clamped, Log2E));
         var f = builder.Fma(clamped, C(Log2E), Negate(n));
         f = builder.Fma(clamped, C(Log2ELow), f);
-        return Multiply(Exp2(f), Exp2(n));
+        return Multiply(Power(f), Power(n));
     }
 
-    public Source Exp2(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x);
+    /// <summary>2ˣ; 0 where that is subnormal.</summary>
+    public Source Exp2(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x, immediate: 1);
+
+    /// <summary>
+    /// a / b. The correctly rounded instruction calls a function for operands of unusual size, and calls keep the assembler from running warp
+    /// groups' products beside other work. Without calls: Newton's method from an approximate 1/b, right but for an ulp as long as 1/b and a/b are
+    /// normal numbers; where it does not converge (zeros, infinities) the plain product with 1/b has the right limit.
+    /// </summary>
+    public Source Divide(Source a, Source b)
+    {
+        if (!avoidsCalls) return builder.Pure(ThreadOpcode.Divide, F, a, b);
+        var start = builder.Pure(ThreadOpcode.ReciprocalApproximate, F, b);
+        var minus = Negate(b);
+        var reciprocal = builder.Fma(builder.Fma(minus, start, C(1f)), start, start);
+        var quotient = Multiply(a, reciprocal);
+        var rest = builder.Fma(minus, quotient, a);
+        var isFinite = builder.Compare(F, Comparison.Less, builder.Pure(ThreadOpcode.Absolute, F, rest), C(float.PositiveInfinity));
+        return builder.Select(ThreadType.B32, isFinite, builder.Fma(rest, reciprocal, quotient), Multiply(a, start));
+    }
 
     public Source Log(Source x)
     {
@@ -131,7 +151,7 @@ internal sealed class MathExpansion(ThreadBuilder builder)
 
     private Source Multiply(Source a, float b) => builder.Multiply(F, a, C(b));
 
-    private Source Divide(Source a, Source b) => builder.Pure(ThreadOpcode.Divide, F, a, b);
+    private Source Power(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x);
 
     private Source Negate(Source a) => builder.Pure(ThreadOpcode.Negate, F, a);
 

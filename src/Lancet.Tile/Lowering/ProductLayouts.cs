@@ -23,6 +23,9 @@ internal sealed record ProductLayouts(int M, int N, int K, int WarpsM, int Warps
     /// <summary>Whether the extents suit the tensor cores.</summary>
     public static bool Fits(int m, int n, int k) => m >= 16 && n >= 8 && k >= 16;
 
+    /// <summary>Whether warp groups can do the product: each has 64 rows, sixteen a warp, and all columns.</summary>
+    public bool SuitsWarpGroups => WarpsN == 1 && WarpsM % 4 == 0 && M == 16 * WarpsM && N <= 256;
+
     /// <summary>
     /// Shares out warps. A product that feeds another product keeps whole rows inside a warp as long as there are rows for all warps
     /// (attention's softmax then needs no other warp); others are cut into blocks as square as possible, which read the least shared memory.

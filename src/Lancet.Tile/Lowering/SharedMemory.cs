@@ -4,8 +4,10 @@ using Lancet.Tile.Lowering.Threads;
 namespace Lancet.Tile.Lowering;
 
 /// <summary>
-/// A matrix in shared memory. 16-bit rows are swizzled: the 16-byte piece c of row r lies at place c xor phase(r), so that eight rows of an
-/// 8×8 matrix, or eight neighbouring pieces of one row, are in different banks. Rows of fp32 are padded by 16 bytes instead.
+/// A matrix in shared memory. 16-bit matrices lie in panels of at most 64 columns, one panel behind the other, so that rows have 128 bytes or
+/// less, and rows are swizzled: the 16-byte piece c of row r lies at place c xor phase(r). Eight rows of an 8×8 matrix, or eight neighbouring
+/// pieces of one row, are then in different banks, and the panels are what the matrix descriptors of Hopper describe as 128-, 64- and 32-byte
+/// swizzle (PTX ISA, "Shared Memory Matrix Layout"). Rows of fp32 are padded by 16 bytes instead.
 /// </summary>
 /// <param name="Rows">Stored rows.</param>
 /// <param name="Columns">Stored columns.</param>
@@ -13,15 +15,23 @@ namespace Lancet.Tile.Lowering;
 /// <param name="Offset">First byte, from the start of shared memory: constant, or a register where the stage varies.</param>
 internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Offset)
 {
+    private const int MostPanelColumns = 64;
+
     public int ElementSize => DType.SizeInBytes();
 
-    private bool IsSwizzled => ElementSize == 2;
+    /// <summary>Columns of a panel.</summary>
+    public int PanelColumns => IsSwizzled ? Math.Min(Columns, MostPanelColumns) : Columns;
 
-    /// <summary>Bytes from row to row.</summary>
-    public int Pitch => (Columns * ElementSize) + (IsSwizzled ? 0 : 16);
+    /// <summary>Bytes from panel to panel.</summary>
+    public int PanelBytes => Rows * Pitch;
+
+    /// <summary>Bytes from row to row of a panel.</summary>
+    public int Pitch => (PanelColumns * ElementSize) + (IsSwizzled ? 0 : 16);
 
     /// <summary>Bytes in all.</summary>
-    public int Bytes => Rows * Pitch;
+    public int Bytes => PanelBytes * (Columns / PanelColumns);
+
+    private bool IsSwizzled => ElementSize == 2;
 
     /// <summary>Rows that share one line of all banks.</summary>
     private int RowsPerLine => Math.Max(1, 128 / Pitch);
@@ -33,14 +43,25 @@ internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Off
     public Source Address(ThreadBuilder builder, Source row, Source column)
     {
         var start = builder.Add(ThreadType.U32, Offset, builder.Multiply(ThreadType.U32, row, Source.Constant(Pitch)));
+        if (!IsSwizzled) return builder.Add(ThreadType.U32, start, builder.Multiply(ThreadType.U32, column, Source.Constant(ElementSize)));
+        if (Columns > PanelColumns)
+        {
+            var panel = builder.ShiftRight(ThreadType.U32, column, BitOperations.Log2((uint)PanelColumns));
+            start = builder.Add(ThreadType.U32, start, builder.Multiply(ThreadType.U32, panel, Source.Constant(PanelBytes)));
+            column = builder.And(ThreadType.B32, column, Source.Constant(PanelColumns - 1));
+        }
         var within = builder.Multiply(ThreadType.U32, column, Source.Constant(ElementSize));
-        if (!IsSwizzled) return builder.Add(ThreadType.U32, start, within);
         var phase = builder.And(ThreadType.B32, builder.ShiftRight(ThreadType.U32, row, BitOperations.Log2((uint)RowsPerLine)), Source.Constant(Phases - 1));
         return builder.Add(ThreadType.U32, start, builder.Xor(ThreadType.B32, within, builder.ShiftLeft(ThreadType.B32, phase, 4)));
     }
 
-    /// <summary>Bytes that a step of rows adds to an address; only whole periods of the swizzle.</summary>
-    public int RowStep(int rows) => rows % (RowsPerLine * Phases) == 0 || !IsSwizzled ? rows * Pitch : throw new ArgumentException($"{rows} rows are no period of the swizzle.");
+    /// <summary>
+    /// What steps of rows and columns change in the address of an element: bits to be changed by exclusive or, then bytes to add. Rows only in
+    /// whole periods of the swizzle; columns only bits that the element's column lacks (rows start at multiples of their power-of-two pitch).
+    /// </summary>
+    public (int Bits, int Bytes) Step(int rows, int columns) => rows % (RowsPerLine * Phases) == 0
+        ? (columns % PanelColumns * ElementSize, (rows * Pitch) + (columns / PanelColumns * PanelBytes))
+        : throw new ArgumentException($"{rows} rows are no period of the swizzle.");
 }
 
 /// <summary>Hands out shared memory: tiles that live as long as the kernel, and one scratch area that reductions and conversions share.</summary>

@@ -47,6 +47,15 @@ internal sealed class ThreadBuilder(ThreadProgram program)
     /// <summary>Emits an instruction without folding or sharing.</summary>
     public void Append(ThreadNode node) => _scopes.Peek().Nodes.Add(node);
 
+    /// <summary>Forgets what was computed from registers that are about to be assigned again.</summary>
+    public void Forget(IEnumerable<Register> registers)
+    {
+        var ids = registers.Select(register => register.Id).ToHashSet();
+        bool Uses(Source source) => !source.IsConstant && ids.Contains(source.Register.Id);
+        foreach (var scope in _scopes)
+            foreach (var key in scope.Known.Keys.Where(key => Uses(key.A) || Uses(key.B) || Uses(key.C)).ToList()) scope.Known.Remove(key);
+    }
+
     /// <summary>Emits an instruction with effects.</summary>
     public void Effect(ThreadOpcode opcode, ThreadType type, Register[] destinations, Source[] sources, Register guard = default, long immediate = 0, int width = 0, bool isTransposed = false) =>
         Append(new ThreadInstruction(opcode, type, destinations, sources) { Guard = guard, Immediate = immediate, Width = width, IsTransposed = isTransposed, Location = Location });
@@ -113,7 +122,7 @@ internal sealed class ThreadBuilder(ThreadProgram program)
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress => [],
         ThreadOpcode.Move or ThreadOpcode.Not or ThreadOpcode.Negate or ThreadOpcode.Absolute or ThreadOpcode.Exp2Approximate or ThreadOpcode.SquareRoot or ThreadOpcode.Floor
-            or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor => [a],
+            or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor or ThreadOpcode.ReciprocalApproximate or ThreadOpcode.SharedUnits or ThreadOpcode.DescribeMatrix => [a],
         ThreadOpcode.MultiplyAdd or ThreadOpcode.Select => [a, b, c],
         _ => [a, b],
     };

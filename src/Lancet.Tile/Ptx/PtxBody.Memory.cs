@@ -1,3 +1,4 @@
+using System.Numerics;
 using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Ptx;
@@ -48,9 +49,43 @@ internal sealed partial class PtxBody
                 var half = Half(i, i.Type);
                 Line($"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32 {Vector(i.Destinations)}, {{{string.Join(", ", operands[..4])}}}, {{{operands[4]}, {operands[5]}}}, {{{string.Join(", ", operands[6..])}}};");
                 break;
+            case ThreadOpcode.SharedUnits:
+                Line($"shr.u32 {D(i)}, {SharedSum(i.Sources[0])}, {BitOperations.Log2(MatrixDescriptor.AddressUnit)};");
+                break;
+            case ThreadOpcode.DescribeMatrix:
+                var (low, high) = (InRegister(i, 0), Materialised(ThreadType.B32, i.Immediate));
+                Line($"mov.b64 {D(i)}, {{{low}, {high}}};");
+                break;
+            case ThreadOpcode.WarpGroupMultiply:
+                WriteWarpGroupProduct(i);
+                break;
+            case ThreadOpcode.WarpGroupFence:
+                Line("wgmma.fence.sync.aligned;");
+                break;
+            case ThreadOpcode.CommitProducts:
+                Line("wgmma.commit_group.sync.aligned;");
+                break;
+            case ThreadOpcode.WaitProducts:
+                Line($"wgmma.wait_group.sync.aligned {i.Immediate};");
+                break;
+            case ThreadOpcode.ProxyFence:
+                Line("fence.proxy.async.shared::cta;");
+                break;
             default:
                 throw Error(i, "no such instruction");
         }
+    }
+
+    // wgmma d, a, b, whether d's old value is added, factors of a and b, then for operands in shared memory whether they are stored along the outer extent.
+    private void WriteWarpGroupProduct(ThreadInstruction i)
+    {
+        UsesWarpGroups = true;
+        var half = Half(i, i.Type);
+        var isInRegisters = i.Sources.Length > 2;
+        var a = isInRegisters ? $"{{{string.Join(", ", Enumerable.Range(0, 4).Select(index => InRegister(i, index)))}}}" : InRegister(i, 0);
+        var b = InRegister(i, i.Sources.Length - 1);
+        var adds = Materialised(ThreadType.Predicate, i.Immediate);
+        Line($"wgmma.mma_async.sync.aligned.m64n{i.Width}k16.f32.{half}.{half} {Vector(i.Destinations)}, {a}, {b}, {adds}, 1, 1{(isInRegisters ? "" : ", 0")}, {(i.IsTransposed ? 1 : 0)};");
     }
 
     private static string Shape(int elements) => elements == 1 ? "" : $".v{elements}";

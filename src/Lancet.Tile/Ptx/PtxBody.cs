@@ -27,6 +27,9 @@ internal sealed partial class PtxBody(ThreadProgram program)
     /// <summary>Whether the module must declare shared memory.</summary>
     public bool UsesSharedMemory { get; private set; } = program.SharedBytes > 0;
 
+    /// <summary>Whether the module holds products of warp groups, which only <c>sm_90a</c> has.</summary>
+    public bool UsesWarpGroups { get; private set; }
+
     public static string SharedName(ThreadProgram program) => $"{program.Name}_shared";
 
     public static string TableName(ThreadProgram program, int table) => $"{program.Name}_table_{table}";
@@ -153,14 +156,26 @@ internal sealed partial class PtxBody(ThreadProgram program)
     {
         UsesSharedMemory = true;
         var source = instruction.Sources[index];
-        if (source.IsConstant) return $"[%shared{Offset((uint)source.Bits + offset)}]";
+        return source.IsConstant ? $"[%shared{Offset((uint)source.Bits + offset)}]" : $"[{SharedSum(source)}{Offset(offset)}]";
+    }
+
+    /// <summary>Address in the shared window, in a register.</summary>
+    private string SharedSum(Source source)
+    {
+        UsesSharedMemory = true;
+        if (source.IsConstant)
+        {
+            var place = Scratch(RegisterClass.Bits32);
+            Line($"add.u32 {place}, %shared, {(uint)source.Bits};");
+            return place;
+        }
         if (!_sharedAddresses.TryGetValue(source.Register.Id, out var sum))
         {
             sum = Scratch(RegisterClass.Bits32);
             Line($"add.u32 {sum}, {Name(source.Register)}, %shared;");
             _sharedAddresses.Add(source.Register.Id, sum);
         }
-        return $"[{sum}{Offset(offset)}]";
+        return sum;
     }
 
     private static string Offset(long offset) => offset == 0 ? "" : offset.ToString("+0;-0", CultureInfo.InvariantCulture);

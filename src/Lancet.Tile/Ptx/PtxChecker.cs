@@ -202,7 +202,7 @@ internal sealed partial class PtxChecker
     [GeneratedRegex(@"^\.visible \.entry [A-Za-z_][A-Za-z0-9_]*\(\)?$")]
     private static partial Regex EntryLine();
 
-    [GeneratedRegex(@"^(?:\.global \.align 16 \.b32|\.extern \.shared \.align 128 \.b8) ([A-Za-z_][A-Za-z0-9_]*)\[[0-9]*\](?:;| = \{)$")]
+    [GeneratedRegex(@"^(?:\.global \.align 16 \.b32|\.extern \.shared \.align 1024 \.b8) ([A-Za-z_][A-Za-z0-9_]*)\[[0-9]*\](?:;| = \{)$")]
     private static partial Regex Declaration();
 
     [GeneratedRegex(@"^\.param \.(?:u64|s64|f64|u32|s32|f32) ([A-Za-z_][A-Za-z0-9_]*),?$")]

@@ -45,6 +45,8 @@ internal static class PtxInstructionTable
             }
         }
         Add("ex2.approx.f32", "r=F");
+        Add("ex2.approx.ftz.f32", "r=F");
+        Add("rcp.approx.f32", "r=F");
         Add("mul.wide.s32", "d=RR");
         Add("mul.wide.u32", "d=RR");
         foreach (var operation in (string[])["and", "or", "xor"])
@@ -113,6 +115,18 @@ internal static class PtxInstructionTable
         }
         Add("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", "{rrrr}={rrrr}{rr}{rrrr}");
         Add("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", "{rrrr}={rrrr}{rr}{rrrr}");
+        Add("wgmma.fence.sync.aligned", "=");
+        Add("wgmma.commit_group.sync.aligned", "=");
+        Add("wgmma.wait_group.sync.aligned", "=i");
+        Add("fence.proxy.async.shared::cta", "=");
+        foreach (var type in (string[])["bf16", "f16"])
+        {
+            for (var n = 8; n <= 256; n *= 2)
+            {
+                var accumulators = $"{{{new string('r', n / 2)}}}";
+                Add($"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{type}.{type}", $"{accumulators}={{rrrr}}dpiii", $"{accumulators}=ddpiiii");
+            }
+        }
         Add("bra.uni", "=L");
         Add("ret", "=");
         return table;

@@ -4,7 +4,7 @@ using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Ptx;
 
-/// <summary>Prints a thread program as a PTX module with one entry point. Only instructions of PTX 7.0 and sm_80 are used.</summary>
+/// <summary>Prints a thread program as a PTX module with one entry point. Instructions are those of PTX 7.0 and sm_80, and wgmma where the target has it.</summary>
 internal static class PtxPrinter
 {
     /// <summary>The module's text.</summary>
@@ -16,9 +16,11 @@ internal static class PtxPrinter
         var body = new PtxBody(program);
         body.Write();
         var text = new StringBuilder();
-        text.Append(CultureInfo.InvariantCulture, $".version {target.Version}\n.target sm_{target.ComputeCapability}\n.address_size 64\n\n");
+        text.Append(body.UsesWarpGroups
+            ? $".version {PtxTarget.WarpGroupVersion}\n.target sm_{target.ComputeCapability}a\n"
+            : $".version {target.Version}\n.target sm_{target.ComputeCapability}\n").Append(".address_size 64\n\n");
         for (var table = 0; table < program.Tables.Count; table++) AppendTable(text, program, table);
-        if (body.UsesSharedMemory) text.Append(CultureInfo.InvariantCulture, $".extern .shared .align 128 .b8 {PtxBody.SharedName(program)}[];\n\n");
+        if (body.UsesSharedMemory) text.Append(CultureInfo.InvariantCulture, $".extern .shared .align 1024 .b8 {PtxBody.SharedName(program)}[];\n\n");
         text.Append(CultureInfo.InvariantCulture, $".visible .entry {program.Name}(");
         for (var i = 0; i < program.Parameters.Count; i++)
         {

@@ -8,6 +8,15 @@ public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBloc
     /// <summary>A100 and, since PTX is translated by the driver, everything after it; 163 KiB of shared memory.</summary>
     public static PtxTarget Sm80 { get; } = new(80, 163 * 1024);
 
+    /// <summary>H100 and H200; 227 KiB of shared memory.</summary>
+    public static PtxTarget Sm90 { get; } = new(90, 227 * 1024);
+
+    /// <summary>Whether warp groups multiply matrices together (wgmma): Hopper, whose instruction no other GPU has.</summary>
+    public bool HasWarpGroups { get; init; } = ComputeCapability == 90;
+
+    /// <summary>The PTX version of wgmma.</summary>
+    internal const string WarpGroupVersion = "8.0";
+
     /// <summary>The lowest PTX version that knows the target, so that the oldest possible driver reads it (PTX ISA, release notes table).</summary>
     public string Version => ComputeCapability switch
     {

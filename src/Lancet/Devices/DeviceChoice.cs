@@ -21,7 +21,7 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     public DType DefaultDType => IsCuda ? DType.BFloat16 : DType.Float32;
 
     /// <summary>What plans are made for: the chosen GPU where it is there, else one of the H100's kind.</summary>
-    public PlanTarget PlanTarget => IsCuda ? (FindGpu() is { } gpu ? PlanTarget.CudaOf(gpu.MaxSharedMemoryPerBlock) : PlanTarget.Cuda) : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
+    public PlanTarget PlanTarget => IsCuda ? (FindGpu() is { } gpu ? PlanTarget.CudaOf(gpu.PtxTarget) : PlanTarget.Cuda) : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
 
     /// <summary>Reads a choice.</summary>
     /// <param name="text">Text.</param>
@@ -53,7 +53,7 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     public Device Open(PtxFolder? ptxFolder = null) => IsCuda ? new CudaDevice(Ordinal, ptxFolder: ptxFolder) : new CpuDevice();
 
     /// <summary>What PTX is compiled for: the chosen GPU where it is there, else <see cref="PtxTarget.Sm80"/>, which every supported GPU runs.</summary>
-    public PtxTarget PtxTarget => FindGpu() is { } gpu ? new(gpu.ComputeCapability, gpu.MaxSharedMemoryPerBlock) : PtxTarget.Sm80;
+    public PtxTarget PtxTarget => FindGpu() is { } gpu ? gpu.PtxTarget : PtxTarget.Sm80;
 
     private CudaDeviceInfo? FindGpu()
     {

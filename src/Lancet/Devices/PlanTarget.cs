@@ -1,4 +1,5 @@
 using Lancet.Devices.Cuda;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Devices;
 
@@ -7,13 +8,17 @@ public sealed class PlanTarget
 {
     private readonly int _threads;
 
-    private PlanTarget(bool isCuda, int threads, int sharedMemory) => (IsCuda, _threads, SharedMemoryPerProgram) = (isCuda, threads, sharedMemory);
+    private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
+        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) = (isCuda, threads, sharedMemory, hasWarpGroups);
 
-    /// <summary>An NVIDIA GPU of the H100's kind, which gives a program 227 KiB of shared memory.</summary>
-    public static PlanTarget Cuda { get; } = CudaOf(227 << 10);
+    /// <summary>An NVIDIA GPU that gives a program 227 KiB of shared memory, like the H100, without what only Hopper has.</summary>
+    public static PlanTarget Cuda { get; } = CudaOf(PtxTarget.Sm90 with { HasWarpGroups = false });
 
     /// <summary>Bytes of fast memory that one program of a kernel can have; kernels choose their blocks by it.</summary>
     public int SharedMemoryPerProgram { get; }
+
+    /// <summary>Whether warp groups multiply matrices together, see <see cref="PtxTarget.HasWarpGroups"/>.</summary>
+    public bool HasWarpGroups { get; }
 
     /// <summary>Whether weights can be read in place from mapped files: only the processor can.</summary>
     public bool ReadsMappedFiles => !IsCuda;
@@ -22,10 +27,10 @@ public sealed class PlanTarget
     public bool IsCuda { get; }
 
     /// <summary>A processor with a number of threads.</summary>
-    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue);
+    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false);
 
-    /// <summary>An NVIDIA GPU that gives a program so many bytes of shared memory.</summary>
-    public static PlanTarget CudaOf(int sharedMemory) => new(true, 0, sharedMemory);
+    /// <summary>An NVIDIA GPU.</summary>
+    public static PlanTarget CudaOf(PtxTarget gpu) => new(true, 0, gpu.MaxSharedMemoryPerBlock, gpu.HasWarpGroups);
 
     /// <summary>Workspace that a matrix product needs.</summary>
     public long MatMulWorkspaceBytes(in MatMul product) => IsCuda

@@ -9,7 +9,7 @@ namespace Lancet.Kernels;
 /// <param name="QueryHeads">Query heads.</param>
 /// <param name="KeyValueHeads">Key/value heads; divides the query heads.</param>
 /// <param name="HeadDimension">Elements of a head, 16 to 256.</param>
-/// <param name="Scale">Factor of q·k.</param>
+/// <param name="Scale">Factor of q·k; positive.</param>
 /// <param name="SoftCap">c in c·tanh(s/c), or 0 for none.</param>
 public readonly record struct AttentionShape(int QueryHeads, int KeyValueHeads, int HeadDimension, double Scale, double SoftCap)
 {
@@ -22,7 +22,7 @@ public readonly record struct AttentionShape(int QueryHeads, int KeyValueHeads, 
 /// <code>
 /// forward    s = scale·q·kᵀ     s ← c·tanh(s/c)     p = softmax over visible keys     o = p·v     L = log₂ Σ 2^(s·log₂e)
 /// backward   δ = Σ do·o (per row)     p = 2^(s·log₂e − L)
-///            dv = pᵀ·do     ds = p·(do·vᵀ − δ)·(1 − (s/c)²)·scale     dq = ds·k     dk = dsᵀ·q
+///            dv = pᵀ·do     ds = p·(do·vᵀ − δ)·(1 − (s/c)²)     dq = scale·ds·k     dk = scale·dsᵀ·q
 /// </code>
 /// Which keys a query sees is an interval [keyBegin, keyEnd) of the flat token stream, and which queries see a key is [queryBegin, queryEnd):
 /// causality, sequence borders and a sliding window (0 ≤ i − j &lt; W) are all in those four arrays, whose bounds never fall from token to
@@ -49,7 +49,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="logSumExp">L: [query heads, T] in the accumulator's type.</param>
     public void Forward(Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, ColumnSlice o, Tensor logSumExp)
     {
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, 0, IsSmall(device));
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, 0, IsSmall(device), device.PlanTarget.HasWarpGroups);
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, o.Tensor, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
@@ -73,7 +73,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
     {
         if (dq.RowStride != dk.RowStride || dk.RowStride != dv.RowStride) throw new ArgumentException("dq, dk and dv lie in one buffer.");
-        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, dq.RowStride, IsSmall(device));
+        var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, dq.RowStride, IsSmall(device), device.PlanTarget.HasWarpGroups);
         var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
         device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o.Tensor, dOut, delta, intervals.Count]);
         device.Launch(
@@ -89,6 +89,7 @@ public sealed class AttentionKernel(AttentionShape shape)
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {
+        k.Warps = choice.ForwardWarps;
         var parts = new Parts(k, choice);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
@@ -113,12 +114,12 @@ public sealed class AttentionKernel(AttentionShape shape)
             {
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
-                var s = parts.Mask(parts.Scores(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
+                var s = parts.Mask(parts.Capped(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(s, 1));
                 // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
-                var pivot = Select(maximum > double.NegativeInfinity, maximum, 0);
-                var p = Exp2(s - pivot.AsColumn());
-                var fade = Exp2(carried[0] - pivot);
+                var pivot = Select(maximum > double.NegativeInfinity, maximum, 0) * parts.Unit;
+                var p = Exp2(s * parts.Unit - pivot.AsColumn());
+                var fade = Exp2(carried[0] * parts.Unit - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
             }, stages: choice.Stages);
@@ -127,7 +128,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var inverse = 1 / Select(isEmpty, 1, sum);
         parts.Store(o, row, count, head, choice.StrideO, state[2] * inverse.AsColumn());
         // +∞ makes the backward pass's powers 0 in a row that sees nothing.
-        k.Store(logSumExp + (head * count + row), Select(isEmpty, double.PositiveInfinity, state[0] + Log2(sum)), row < count);
+        k.Store(logSumExp + (head * count + row), Select(isEmpty, double.PositiveInfinity, state[0] * parts.Unit + Log2(sum)), row < count);
     });
 
     private static Kernel TraceDelta(Choice choice) => Kernel.Trace("attention_delta", k =>
@@ -176,12 +177,13 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
-                var s = parts.Scores(Dot(queries, keys.Transposed()));
-                var p = parts.Mask(Exp2(s - rowLog), column, start, begin, end, edges, 0);
-                var ds = parts.ScoreGradient(p * (Dot(gradients, values.Transposed()) - rowDelta), s);
+                var s = parts.Capped(Dot(queries, keys.Transposed()));
+                var dp = Dot(gradients, values.Transposed());
+                var p = parts.Mask(Exp2(s * parts.Unit - rowLog), column, start, begin, end, edges, 0);
+                var ds = parts.UncappedGradient(p * (dp - rowDelta), s);
                 return [Dot(ds.To(choice.DType), keys, carried[0])];
             }, stages: choice.Stages)[0];
-        parts.Store(dq, row, count, head, choice.StrideGradient, sum);
+        parts.Store(dq, row, count, head, choice.StrideGradient, sum * choice.Shape.Scale);
     });
 
     private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
@@ -212,20 +214,23 @@ public sealed class AttentionKernel(AttentionShape shape)
         var sums = k.For(0, choice.Shape.Group, 1, [zeros, zeros], (member, outer) =>
         {
             var queryHead = head * choice.Shape.Group + member;
-            return k.For(k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
+            // From a multiple of four, so that statistics of neighbouring columns are loaded together.
+            return k.For(k.Load(begins + first) / 4 * 4, k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
             {
                 var column = start + k.Range(choice.ColumnBlock);
                 var queries = parts.Load(q, column, count, queryHead, choice.StrideQ);
                 var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
                 var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
                 var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
-                var s = parts.Scores(Dot(keys, queries.Transposed()));
-                var p = parts.Mask(Exp2(s - columnLog), column, start, begin, end, edges, 0);
-                var ds = parts.ScoreGradient(p * (Dot(values, gradients.Transposed()) - columnDelta), s);
-                return [Dot(ds.To(choice.DType), queries, carried[0]), Dot(p.To(choice.DType), gradients, carried[1])];
+                var s = parts.Capped(Dot(keys, queries.Transposed()));
+                var dp = Dot(values, gradients.Transposed());
+                var p = parts.Mask(Exp2(s * parts.Unit - columnLog), column, start, begin, end, edges, 0);
+                var sumOfValues = Dot(p.To(choice.DType), gradients, carried[1]);
+                var ds = parts.UncappedGradient(p * (dp - columnDelta), s);
+                return [Dot(ds.To(choice.DType), queries, carried[0]), sumOfValues];
             }, stages: choice.Stages);
         });
-        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0]);
+        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
 
@@ -237,10 +242,11 @@ public sealed class AttentionKernel(AttentionShape shape)
         public void Store(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride, Tile.Tile value) =>
             k.Store(Address(pointer, row, head, stride), value.To(choice.DType), Inside(row, count));
 
-        /// <summary>log₂e · cap(scale · x).</summary>
-        public Tile.Tile Scores(Tile.Tile x) => choice.Shape.SoftCap == 0
-            ? x * (choice.Shape.Scale * Log2E)
-            : Tanh(x * (choice.Shape.Scale / choice.Shape.SoftCap)) * (choice.Shape.SoftCap * Log2E);
+        /// <summary>What <see cref="Capped"/> gives, times this, is a score in units of log₂: positive, so the largest stays the largest.</summary>
+        public double Unit => choice.Shape.SoftCap == 0 ? choice.Shape.Scale * Log2E : choice.Shape.SoftCap * Log2E;
+
+        /// <summary>q·k as it is, or tanh(scale · q·k / c) where scores are capped: scores but for a factor.</summary>
+        public Tile.Tile Capped(Tile.Tile x) => choice.Shape.SoftCap == 0 ? x : Tanh(x * (choice.Shape.Scale / choice.Shape.SoftCap));
 
         /// <summary>
         /// Replaces what is not visible. Bounds never fall from row to row, so a block of columns from the last row's begin to the first
@@ -250,13 +256,8 @@ public sealed class AttentionKernel(AttentionShape shape)
             k.If((start < edges.LastBegin) | (start + choice.ColumnBlock > edges.FirstEnd), [value], () =>
                 [Select((column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn()), value, other)])[0];
 
-        /// <summary>Gradient of q·k from the gradient of the capped score; <paramref name="s"/> is what <see cref="Scores"/> gave.</summary>
-        public Tile.Tile ScoreGradient(Tile.Tile ds, Tile.Tile s)
-        {
-            if (choice.Shape.SoftCap == 0) return ds * choice.Shape.Scale;
-            var share = s * (1 / (choice.Shape.SoftCap * Log2E));
-            return ds * (1 - share * share) * choice.Shape.Scale;
-        }
+        /// <summary>Gradient of q·k, but for the scale, from the gradient of the score; <paramref name="s"/> is what <see cref="Capped"/> gave.</summary>
+        public Tile.Tile UncappedGradient(Tile.Tile ds, Tile.Tile s) => choice.Shape.SoftCap == 0 ? ds : ds * (1 - s * s);
 
         private Pointer Address(Pointer pointer, Tile.Tile row, Tile.Tile head, long stride) =>
             pointer + ((row.ToInt64() * stride).AsColumn() + (head * choice.Shape.HeadDimension + k.Range(choice.Width)).AsRow());
@@ -264,14 +265,14 @@ public sealed class AttentionKernel(AttentionShape shape)
         private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
     }
 
-    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideO, long StrideGradient, bool IsSmall)
+    private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideO, long StrideGradient, bool IsSmall, bool HasWarpGroups)
     {
         public DType Accumulator => DType.Accumulator();
 
         public int Width => Blocks.PowerOfTwo(Shape.HeadDimension);
 
-        /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory.</summary>
-        public int RowBlock => IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
+        /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory; 64 for each warp group.</summary>
+        public int RowBlock => IsForWarpGroups ? 128 : IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
         /// <summary>Columns of a step.</summary>
         public int ColumnBlock => IsTight ? 16 : IsWide ? 32 : 64;
@@ -279,8 +280,14 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
 
+        /// <summary>Warps of the forward kernel.</summary>
+        public int ForwardWarps => IsForWarpGroups ? 8 : 4;
+
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
-        public int BackwardWarps => Width > 128 ? 8 : 4;
+        public int BackwardWarps => IsForWarpGroups || Width > 128 ? 8 : 4;
+
+        // Two warp groups share the keys and values of a step, which halves what is read of them.
+        private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2 && Width <= 128;
 
         private bool IsTight => IsSmall && Width * DType.SizeInBytes() > 512;
 

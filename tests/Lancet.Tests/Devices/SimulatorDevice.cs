@@ -2,6 +2,7 @@ using Lancet.Devices;
 using Lancet.Devices.Cpu;
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 using Lancet.Tile.Tests.Lowering;
 
 namespace Lancet.Tests.Devices;
@@ -10,14 +11,14 @@ namespace Lancet.Tests.Devices;
 /// A GPU without a GPU: every kernel is lowered to threads and simulated, and what it computes is compared with the tile executor. Kernels that
 /// know no other format than fp64, which GPUs are not asked to run, compute on the tile executor; with their floating point narrowed to fp32 they are lowered and compared, too.
 /// </summary>
-internal sealed class SimulatorDevice : Device
+internal sealed class SimulatorDevice(PtxTarget? target = null) : Device
 {
     private readonly CpuDevice _host = new();
     private readonly HashSet<int> _launches = [];
 
     public override string Name => "simulator";
 
-    public override PlanTarget PlanTarget => PlanTarget.Cuda;
+    public override PlanTarget PlanTarget { get; } = target is null ? PlanTarget.Cuda : PlanTarget.CudaOf(target);
 
     public override long AllocatedBytes => _host.AllocatedBytes;
 
@@ -32,10 +33,10 @@ internal sealed class SimulatorDevice : Device
         if (grid.Count == 0) return;
         if (LoweringCheck.IsAllFloat64(kernel))
         {
-            if (IsNew(kernel, grid, arguments)) LoweringCheck.RunAsFloat32(kernel, grid, arguments);
+            if (IsNew(kernel, grid, arguments)) LoweringCheck.RunAsFloat32(kernel, grid, arguments, target);
             _host.Launch(kernel, grid, arguments);
         }
-        else LoweringCheck.Run(kernel, grid, arguments);
+        else LoweringCheck.Run(kernel, grid, arguments, target);
     }
 
     /// <summary>Whether the launch is not the same again, as in central differences.</summary>

@@ -48,6 +48,7 @@ public class AttentionKernelTests
     [Theory]
     [InlineData(DType.Float32, 64, 0)]
     [InlineData(DType.BFloat16, 32, 40)]
+    [InlineData(DType.BFloat16, 128, 0)]
     [InlineData(DType.Float32, 256, 0)]
     [InlineData(DType.Float32, 80, 50)]
     public void Several_blocks_and_error_at_most_that_of_the_plain_computation(DType dtype, int dimension, int window)

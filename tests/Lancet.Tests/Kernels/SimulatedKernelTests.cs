@@ -1,4 +1,5 @@
 using Lancet.Tests.Devices;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tests.Kernels;
 
@@ -26,4 +27,10 @@ public sealed class CrossEntropyKernelSimulatorTests : CrossEntropyKernelTests
 public sealed class AttentionKernelSimulatorTests : AttentionKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+/// <summary>Attention with products of warp groups.</summary>
+public sealed class AttentionKernelHopperSimulatorTests : AttentionKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
 }

@@ -196,12 +196,14 @@ public class LayoutTests
             for (var column = 0; column < tile.Columns; column++)
             {
                 var address = Address(row, column);
-                Assert.InRange(address, row * rowBytes, ((row + 1) * rowBytes) - 2);
+                var start = (column / tile.PanelColumns * tile.PanelBytes) + (row * tile.Pitch);
+                Assert.InRange(address, start, start + tile.Pitch - 2);
                 Assert.True(seen.Add(address));
                 // Pieces of 16 bytes stay whole, and in order inside.
                 Assert.Equal(Address(row, column & ~7) + (2 * (column & 7)), address);
-                // A step of columns of power-of-two bits is an exclusive or, which SharedFragments relies on.
-                Assert.Equal(Address(row, column & 7) ^ (2 * (column & ~7)), address);
+                // A step of columns of power-of-two bits is an exclusive or and an addition, which SharedFragments relies on.
+                var (bits, bytes) = tile.Step(0, column & ~7);
+                Assert.Equal((Address(row, column & 7) ^ bits) + bytes, address);
             }
         Assert.Equal(tile.Bytes / 2, seen.Count);
         for (var first = 0; first < rows; first += 8)
@@ -213,7 +215,7 @@ public class LayoutTests
         // Whole periods of the swizzle are constants.
         foreach (var step in (int[])[8, 16, 32])
             for (var row = 0; row + step < rows; row++)
-                for (var column = 0; column < tile.Columns; column += 8) Assert.Equal(Address(row, column) + tile.RowStep(step), Address(row + step, column));
+                for (var column = 0; column < tile.Columns; column += 8) Assert.Equal(Address(row, column) + tile.Step(step, 0).Bytes, Address(row + step, column));
     }
 
     [Fact]

@@ -19,7 +19,7 @@ public sealed class LoweringMismatchException(string message) : Exception(messag
 /// </summary>
 internal static unsafe class LoweringCheck
 {
-    private static readonly ConditionalWeakTable<Kernel, Dictionary<ulong, ThreadProgram>> s_programs = [];
+    private static readonly ConditionalWeakTable<Kernel, Dictionary<(ulong, PtxTarget), ThreadProgram>> s_programs = [];
     private static readonly ConditionalWeakTable<Kernel, Kernel> s_singles = [];
 
     // Products of fp32 matrices, which GPUs do in bf16, need more shared memory than there is.
@@ -36,16 +36,17 @@ internal static unsafe class LoweringCheck
     }
 
     /// <summary>The kernel as threads, for these arguments' alignment; printed and checked, too.</summary>
-    public static ThreadProgram Lower(Kernel kernel, ReadOnlySpan<KernelArgument> arguments)
+    public static ThreadProgram Lower(Kernel kernel, ReadOnlySpan<KernelArgument> arguments, PtxTarget? gpu = null)
     {
+        var target = gpu is null ? s_target : gpu with { MaxSharedMemoryPerBlock = s_target.MaxSharedMemoryPerBlock };
         var divisible = PtxCompiler.Divisible(arguments);
         var programs = s_programs.GetOrCreateValue(kernel);
         lock (programs)
         {
-            if (programs.TryGetValue(divisible, out var known)) return known;
-            var program = KernelLowering.Lower(kernel, s_target, divisible);
-            PtxChecker.Check(PtxPrinter.Print(program, s_target));
-            programs.Add(divisible, program);
+            if (programs.TryGetValue((divisible, target), out var known)) return known;
+            var program = KernelLowering.Lower(kernel, target, divisible);
+            PtxChecker.Check(PtxPrinter.Print(program, target));
+            programs.Add((divisible, target), program);
             return program;
         }
     }
@@ -59,7 +60,7 @@ internal static unsafe class LoweringCheck
 
     /// <summary>Runs and compares.</summary>
     /// <exception cref="LoweringMismatchException">They differ.</exception>
-    public static SimulationReport Run(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    public static SimulationReport Run(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, PtxTarget? gpu = null)
     {
         var ranges = Ranges(kernel, arguments);
         var before = ranges.Select(range => range.Memory.ToArray()).ToArray();
@@ -67,7 +68,7 @@ internal static unsafe class LoweringCheck
         var executed = ranges.Select(range => range.Memory.ToArray()).ToArray();
         for (var i = 0; i < ranges.Count; i++)
             if (!before[i].AsSpan().SequenceEqual(executed[i])) before[i].CopyTo(ranges[i].Memory); // weights may be mapped from a file, read-only
-        var report = ThreadSimulator.Run(Lower(kernel, arguments), grid, arguments);
+        var report = ThreadSimulator.Run(Lower(kernel, arguments, gpu), grid, arguments);
         double[][]? exact = null;
         for (var i = 0; i < ranges.Count; i++)
         {
@@ -97,11 +98,11 @@ internal static unsafe class LoweringCheck
     }
 
     /// <summary>Runs the kernel with all its floating point as fp32, from copies of the memory, on both and compares.</summary>
-    public static void RunAsFloat32(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+    public static void RunAsFloat32(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, PtxTarget? gpu = null)
     {
         var ranges = Ranges(kernel, arguments);
         var single = s_singles.GetValue(kernel, static kernel => RetypedKernel.Of(kernel, DType.Float32));
-        RunRetyped(single, DType.Float32, arguments, ranges, [.. ranges.Select(range => range.Memory.ToArray())], (kernel, converted) => Run(kernel, grid, converted));
+        RunRetyped(single, DType.Float32, arguments, ranges, [.. ranges.Select(range => range.Memory.ToArray())], (kernel, converted) => Run(kernel, grid, converted, gpu));
     }
 
     private static double[][] RunExactly(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments, List<Range> ranges, byte[][] before)

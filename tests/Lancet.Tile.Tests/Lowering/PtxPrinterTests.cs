@@ -109,7 +109,7 @@ public class PtxPrinterTests
                 0x3F800000, 0xC0000000
             };
 
-            .extern .shared .align 128 .b8 product_shared[];
+            .extern .shared .align 1024 .b8 product_shared[];
 
             .visible .entry product(
                 .param .u64 product_param_0

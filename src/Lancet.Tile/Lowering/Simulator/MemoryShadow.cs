@@ -20,6 +20,12 @@ internal struct ShadowByte
     public int ReadEpoch, ReadStep, ReadWarp;
     public WriteKind WriteKind;
     public bool IsInitialized, IsPending, WasWritten, WasReadAsConstant;
+
+    /// <summary>Written since the writer's last proxy fence, so that products do not see it yet.</summary>
+    public bool IsUnfenced;
+
+    /// <summary>Pending products that read the byte.</summary>
+    public int PendingReads;
 }
 
 /// <summary>The access being checked.</summary>

@@ -17,7 +17,8 @@ internal static partial class ScalarOperations
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress or ThreadOpcode.LoadGlobal or ThreadOpcode.StoreGlobal or
             ThreadOpcode.AtomicAdd or ThreadOpcode.LoadShared or ThreadOpcode.StoreShared or ThreadOpcode.CopyAsync or ThreadOpcode.CommitCopies or
-            ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply => null,
+            ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply or
+            ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => null,
         _ => Create(instruction) ?? throw new TileException($"kernel {program.Name}, {instruction.Location}: {instruction.Opcode} does not exist for {(instruction.Opcode == ThreadOpcode.Convert ? instruction.SourceType + " to " : "")}{instruction.Type}."),
     };
 
@@ -46,6 +47,12 @@ internal static partial class ScalarOperations
                     ThreadType.F16 => static (a, b, _) => ToFloat16(F(a)) << 16 | ToFloat16(F(b)),
                     _ => null,
                 };
+            case ThreadOpcode.Exp2Approximate when i.Type == ThreadType.F32 && i.Immediate != 0:
+                return static (a, _, _) => Math.Pow(2, F(a)) is var power && power < 1.17549435e-38 ? 0 : B((float)power);
+            case ThreadOpcode.DescribeMatrix:
+                var high = (ulong)i.Immediate << 32;
+                return (a, _, _) => high | (uint)a;
+            case ThreadOpcode.SharedUnits: return static (a, _, _) => (uint)a / MatrixDescriptor.AddressUnit;
             case ThreadOpcode.Permute: return Permute((int)i.Immediate);
             case ThreadOpcode.MultiplyWide:
                 return i.Type.IsSigned()
@@ -75,6 +82,7 @@ internal static partial class ScalarOperations
         ThreadOpcode.Negate => static (a, _, _) => a ^ 0x8000_0000,
         ThreadOpcode.Absolute => static (a, _, _) => a & 0x7FFF_FFFF,
         ThreadOpcode.Exp2Approximate => static (a, _, _) => B((float)Math.Pow(2, F(a))),
+        ThreadOpcode.ReciprocalApproximate => static (a, _, _) => B(1 / F(a)),
         ThreadOpcode.SquareRoot => static (a, _, _) => B(MathF.Sqrt(F(a))),
         ThreadOpcode.Floor => static (a, _, _) => B(MathF.Floor(F(a))),
         ThreadOpcode.Round => static (a, _, _) => B(MathF.Round(F(a), MidpointRounding.ToEven)),

@@ -31,6 +31,7 @@ internal sealed unsafe partial class SimulatedBlock
                 ref var shadow = ref _sharedShadow[i];
                 if (shadow.IsPending) throw Race(step, warp, lane, $"shared address {i}", "overwrites what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
                 if (MemoryShadow.Write(ref shadow, access, WriteKind.Asynchronous, false, false, out var other) is { } problem) throw Race(step, warp, lane, $"shared address {i}", problem, other);
+                CheckNotReadByProducts(step, warp, lane, i, shadow);
                 shadow.IsPending = true;
             }
             touched[lane] = target;

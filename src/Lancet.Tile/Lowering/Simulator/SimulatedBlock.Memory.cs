@@ -165,13 +165,14 @@ internal sealed unsafe partial class SimulatedBlock
         return (int)offset;
     }
 
-    private void ReadShared(Step step, int index, int warp, int lane, int offset, int bytes)
+    private void ReadShared(Step step, int index, int warp, int lane, int offset, int bytes, bool isByProduct = false)
     {
         var access = new Access(_epoch, index, _serial, warp, lane);
         for (var i = offset; i < offset + bytes; i++)
         {
             ref var shadow = ref _sharedShadow[i];
             if (shadow.IsPending) throw Race(step, warp, lane, $"shared address {i}", "reads what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
+            if (isByProduct && shadow.WriteEpoch == _epoch) throw Race(step, warp, lane, $"shared address {i}", "reads through a descriptor what was written since the last barrier", shadow.WriteStep);
             if (!shadow.IsInitialized) throw Error(warp, lane, step, $"shared address {i} was never written");
             if (MemoryShadow.Read(ref shadow, access, false, out var other) is { } problem) throw Race(step, warp, lane, $"shared address {i}", problem, other);
         }
@@ -185,9 +186,16 @@ internal sealed unsafe partial class SimulatedBlock
             if (shadow.IsPending) throw Race(step, access.Warp, access.Lane, $"shared address {offset + i}", "overwrites what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
             if (MemoryShadow.Write(ref shadow, access, kind, _shared[offset + i] == bytes[i], false, out var other) is { } problem)
                 throw Race(step, access.Warp, access.Lane, $"shared address {offset + i}", problem, other);
-            shadow.IsInitialized = true;
+            CheckNotReadByProducts(step, access.Warp, access.Lane, offset + i, shadow);
+            (shadow.IsInitialized, shadow.IsUnfenced) = (true, true);
             _shared[offset + i] = bytes[i];
         }
+        if (_hasProxyFences) _unfenced[access.Warp].Add((offset, bytes.Length));
+    }
+
+    private void CheckNotReadByProducts(Step step, int warp, int lane, int place, in ShadowByte shadow)
+    {
+        if (shadow.PendingReads > 0) throw Race(step, warp, lane, $"shared address {place}", "overwrites what a pending product still reads", -1);
     }
 
     private TileException Race(Step step, int warp, int lane, string place, string problem, int other) =>

@@ -33,6 +33,13 @@ internal sealed partial class SimulatedBlock
         _sharedShadow = new ShadowByte[code.Program.SharedBytes];
         _open = [.. Enumerable.Range(0, _warps).Select(_ => new List<PendingCopy>())];
         _groups = [.. Enumerable.Range(0, _warps).Select(_ => new Queue<List<PendingCopy>>())];
+        _openProducts = [.. Enumerable.Range(0, _warps).Select(_ => new List<PendingProduct>())];
+        _productGroups = [.. Enumerable.Range(0, _warps).Select(_ => new Queue<List<PendingProduct>>())];
+        _busySlots = [.. Enumerable.Range(0, _warps).Select(_ => new Dictionary<int, int>())];
+        _unfenced = [.. Enumerable.Range(0, _warps).Select(_ => new List<(int, int)>())];
+        _hasProxyFences = _steps.Any(step => step.Instruction?.Opcode == ThreadOpcode.ProxyFence);
+        _writtenSlots = new int[code.SlotCount * _warps];
+        _registerFences = new int[_warps];
     }
 
     public required long InstructionLimit { get; init; }
@@ -67,7 +74,11 @@ internal sealed partial class SimulatedBlock
             Barriers++;
             descends = !descends;
         }
-        for (var warp = 0; warp < _warps; warp++) CheckNoCopiesPending(warp);
+        for (var warp = 0; warp < _warps; warp++)
+        {
+            CheckNoCopiesPending(warp);
+            CheckNoProductsPending(warp);
+        }
     }
 
     private void RunToBarrier(int warp, bool leads)
@@ -130,6 +141,12 @@ internal sealed partial class SimulatedBlock
             var missing = active & ~_defined[step.Sources[i] * _warps + warp];
             if (missing != 0) throw Error(warp, BitOperations.TrailingZeroCount(missing), step, $"source {i} has no value");
         }
+        if (instruction.Opcode == ThreadOpcode.WarpGroupMultiply)
+        {
+            StartProduct(step, index, warp);
+            return;
+        }
+        NoteWrites(step, warp);
         if (step.Function is { } function) Compute(step, function, warp, active);
         else ExecuteCollective(step, index, warp, active);
         foreach (var destination in step.Destinations) _defined[destination * _warps + warp] |= active;
@@ -188,6 +205,18 @@ internal sealed partial class SimulatedBlock
                 break;
             case ThreadOpcode.WaitCopies:
                 WaitForCopies(warp, (int)instruction.Immediate);
+                break;
+            case ThreadOpcode.WarpGroupFence:
+                _registerFences[warp] = _serial;
+                break;
+            case ThreadOpcode.CommitProducts:
+                CommitProducts(warp);
+                break;
+            case ThreadOpcode.WaitProducts:
+                WaitForProducts(warp, (int)instruction.Immediate);
+                break;
+            case ThreadOpcode.ProxyFence:
+                FenceProxy(warp);
                 break;
         }
     }

@@ -42,6 +42,8 @@ internal static class OperandTypes
         ThreadOpcode.StoreShared when index == 0 => ThreadType.U32,
         ThreadOpcode.CopyAsync => index == 1 ? ThreadType.U64 : ThreadType.U32,
         ThreadOpcode.MatrixMultiply => index < 6 ? ThreadType.B32 : ThreadType.F32,
+        ThreadOpcode.DescribeMatrix or ThreadOpcode.SharedUnits => ThreadType.U32,
+        ThreadOpcode.WarpGroupMultiply => index < instruction.Sources.Length - 1 && instruction.Sources.Length > 2 ? ThreadType.B32 : ThreadType.B64,
         _ => instruction.Type,
     };
 
@@ -53,7 +55,8 @@ internal static class OperandTypes
         ThreadOpcode.ConvertPair or ThreadOpcode.Permute or ThreadOpcode.LoadMatrix => ThreadType.B32,
         ThreadOpcode.ReadSpecial => ThreadType.U32,
         ThreadOpcode.TableAddress => ThreadType.U64,
-        ThreadOpcode.MatrixMultiply => ThreadType.F32,
+        ThreadOpcode.MatrixMultiply or ThreadOpcode.WarpGroupMultiply => ThreadType.F32,
+        ThreadOpcode.DescribeMatrix => ThreadType.B64,
         _ => instruction.Type,
     };
 
@@ -62,13 +65,15 @@ internal static class OperandTypes
     {
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress => (1, 0),
         ThreadOpcode.Move or ThreadOpcode.Not or ThreadOpcode.Negate or ThreadOpcode.Absolute or ThreadOpcode.Exp2Approximate or
-            ThreadOpcode.SquareRoot or ThreadOpcode.Floor or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor => (1, 1),
+            ThreadOpcode.SquareRoot or ThreadOpcode.Floor or ThreadOpcode.Round or ThreadOpcode.Convert or ThreadOpcode.ShuffleXor or
+            ThreadOpcode.ReciprocalApproximate or ThreadOpcode.SharedUnits or ThreadOpcode.DescribeMatrix => (1, 1),
         ThreadOpcode.MultiplyAdd or ThreadOpcode.Select => (1, 3),
         ThreadOpcode.LoadGlobal or ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => (-1, 1),
         ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared => (0, -1),
         ThreadOpcode.AtomicAdd => (1, 2),
         ThreadOpcode.CopyAsync => (0, 3),
-        ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier => (0, 0),
+        ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or
+            ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => (0, 0),
         ThreadOpcode.MatrixMultiply => (4, 10),
         _ => (1, 2),
     };
@@ -76,8 +81,10 @@ internal static class OperandTypes
     /// <summary>What is wrong with the instruction's operands, or null.</summary>
     public static string? Problem(this ThreadInstruction instruction)
     {
-        var (destinations, sources) = instruction.Opcode.Arity();
         int given = instruction.Destinations.Length, read = instruction.Sources.Length;
+        var isWarpGroup = instruction.Opcode == ThreadOpcode.WarpGroupMultiply;
+        if (isWarpGroup && instruction.Width is not (8 or 16 or 32 or 64 or 128 or 256)) return $"a width of {instruction.Width}";
+        var (destinations, sources) = isWarpGroup ? (instruction.Width / 2, read == 5 ? 5 : 2) : instruction.Opcode.Arity();
         if (destinations >= 0 ? given != destinations : given is not (1 or 2 or 4)) return $"{given} destinations";
         if (sources >= 0 ? read != sources : read is not (2 or 3 or 5)) return $"{read} sources";
         var written = instruction.DestinationType();
@@ -96,7 +103,8 @@ internal static class OperandTypes
 
     /// <summary>Whether all lanes of a warp must execute the instruction together.</summary>
     public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
-        ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies;
+        ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or
+        ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";
 }

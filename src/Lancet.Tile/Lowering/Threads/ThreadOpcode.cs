@@ -86,8 +86,11 @@ internal enum ThreadOpcode
     /// <summary>d = |a|.</summary>
     Absolute,
 
-    /// <summary>d = 2ᵃ in fp32, within 2 ulp, subnormal results kept (ex2.approx.f32).</summary>
+    /// <summary>d = 2ᵃ in fp32, within 2 ulp (ex2.approx.f32); subnormal results are kept, or 0 if <see cref="ThreadInstruction.Immediate"/> is not (.ftz, an instruction instead of four).</summary>
     Exp2Approximate,
+
+    /// <summary>d = 1 / a in fp32, within an ulp (rcp.approx.f32).</summary>
+    ReciprocalApproximate,
 
     /// <summary>d = √a, correctly rounded.</summary>
     SquareRoot,
@@ -160,6 +163,31 @@ internal enum ThreadOpcode
 
     /// <summary>Four F32 destinations D = A·B + C for m16n8k16; sources: 4 B32 of A, 2 B32 of B, 4 F32 of C. Type BF16 or F16.</summary>
     MatrixMultiply,
+
+    /// <summary>d (U32) = shared address a in the units of 16 bytes and the address window that descriptors of matrices count in.</summary>
+    SharedUnits,
+
+    /// <summary>d (B64) = a descriptor of a matrix (<see cref="MatrixDescriptor"/>): its low half a, its high half <see cref="ThreadInstruction.Immediate"/>.</summary>
+    DescribeMatrix,
+
+    /// <summary>
+    /// Destinations += A·B for the 64×N×16 product of a warp group (wgmma), asynchronously: N = <see cref="ThreadInstruction.Width"/>, N/2 F32 destinations that
+    /// are read and written; sources: 4 B32 of A or its descriptor, then B's descriptor, stored as rows of n, or of k if <see cref="ThreadInstruction.IsTransposed"/>.
+    /// Immediate 0: the destinations' old values are not read. Type BF16 or F16.
+    /// </summary>
+    WarpGroupMultiply,
+
+    /// <summary>Registers written before it may be used by the warp group's products after it.</summary>
+    WarpGroupFence,
+
+    /// <summary>Closes the warp's group of products started since the last one.</summary>
+    CommitProducts,
+
+    /// <summary>Waits until at most Immediate of the newest groups of products are pending.</summary>
+    WaitProducts,
+
+    /// <summary>Shared memory that the thread wrote before it is seen, after a barrier, by products that read it through descriptors.</summary>
+    ProxyFence,
 }
 
 /// <summary>Registers that the hardware fills in.</summary>

@@ -51,8 +51,8 @@ public sealed partial class CudaDevice : Device
     {
         PtxFolder = ptxFolder ?? PtxFolder.FromEnvironment();
         Info = CudaPlatform.Current.Require(ordinal);
-        _target = new PtxTarget(Info.ComputeCapability, Info.MaxSharedMemoryPerBlock);
-        PlanTarget = PlanTarget.CudaOf(Info.MaxSharedMemoryPerBlock);
+        _target = Info.PtxTarget;
+        PlanTarget = PlanTarget.CudaOf(_target);
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);

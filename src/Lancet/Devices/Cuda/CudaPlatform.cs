@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using Lancet.Devices.Cuda.Interop;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Devices.Cuda;
 
@@ -30,7 +31,20 @@ public enum CudaStatus
 /// <param name="MemoryBytes">Size of its memory.</param>
 /// <param name="Multiprocessors">Streaming multiprocessors.</param>
 /// <param name="MaxSharedMemoryPerBlock">Most shared memory of a block.</param>
-public sealed record CudaDeviceInfo(int Ordinal, string Name, int ComputeCapability, long MemoryBytes, int Multiprocessors, int MaxSharedMemoryPerBlock);
+public sealed record CudaDeviceInfo(int Ordinal, string Name, int ComputeCapability, long MemoryBytes, int Multiprocessors, int MaxSharedMemoryPerBlock)
+{
+    private static readonly bool s_avoidsWarpGroups = Environment.GetEnvironmentVariable("LANCET_WARP_GROUPS") == "0";
+
+    /// <summary>What kernels are compiled for. <c>LANCET_WARP_GROUPS=0</c> has Hopper multiply as Ampere does, to compare.</summary>
+    public PtxTarget PtxTarget
+    {
+        get
+        {
+            var target = new PtxTarget(ComputeCapability, MaxSharedMemoryPerBlock);
+            return s_avoidsWarpGroups ? target with { HasWarpGroups = false } : target;
+        }
+    }
+}
 
 /// <summary>What this machine offers for CUDA, found without allocating anything on a GPU.</summary>
 /// <param name="Status">Whether it can be used.</param>
