@@ -157,6 +157,9 @@ def make(folder, case, definition, seed):
     torch.manual_seed(seed)
     config = getattr(transformers, CONFIGS.get(family, family + "Config"))(**{**SMALL, **changes})
     config._attn_implementation = "eager"
+    if hasattr(config, "num_experts") or hasattr(config, "num_local_experts"):
+        # The grouped products of torch have no float64.
+        config._experts_implementation = "eager"
     base = getattr(transformers, family + "ForCausalLM")(config).float()
     with torch.no_grad():
         for name, p in base.named_parameters():

@@ -83,7 +83,7 @@ internal static class KernelErrors
 
     private static void Norm(ErrorCase c, int columns, bool isPlusOne)
     {
-        var kernel = new RmsNormKernel(columns, 1, 1e-5, isPlusOne);
+        var kernel = new NormKernel(columns, 1, 1e-5, isPlusOne ? NormKind.RootMeanSquarePlusOne : NormKind.RootMeanSquare);
         Tensor x = c.In("x", c.Lab.Rows(Narrow, Rows, columns, 2)), w = c.In("w", c.Lab.Whole(DType.Float32, new Shape(columns), 0.5, isPlusOne ? 0 : 1)), dy = c.In("dy", c.Lab.Rows(Narrow, Rows, columns));
         Tensor y = c.Lab.Output(Narrow, x.Shape), rstd = c.Lab.Output(DType.Float32, new Shape(Rows)), dx = c.Lab.Output(Narrow, x.Shape), partial = c.Lab.Output(DType.Float32, kernel.PartialShape(Rows));
         var dw = c.Lab.Empty(DType.Float32, new Shape(columns));

@@ -5,7 +5,7 @@ namespace Lancet.Tile.IR;
 /// <param name="Line">Line number, from 1; 0 if unknown.</param>
 public readonly record struct SourceLocation(string File, int Line)
 {
-    /// <summary>For example <c>RmsNormKernel.cs:42</c>.</summary>
+    /// <summary>For example <c>NormKernel.cs:42</c>.</summary>
     public override string ToString() => Line == 0 ? "unknown" : $"{Path.GetFileName(File)}:{Line}";
 }
 

@@ -1,10 +1,12 @@
+using Lancet.Models;
+
 namespace Lancet.Adapters;
 
 /// <summary>A LoRA adapter to be attached (Hu et al. 2021). Names and defaults are PEFT's where it has them.</summary>
 public sealed record LoraOptions
 {
-    /// <summary>The seven projections of a decoder layer.</summary>
-    public static IReadOnlyList<string> AllLinear { get; } = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    /// <summary>The name that stands for all projections of the decoder's layers.</summary>
+    public const string AllLinear = "all-linear";
 
     /// <summary>Rank r.</summary>
     public int Rank { get; init; } = 16;
@@ -15,12 +17,15 @@ public sealed record LoraOptions
     /// <summary>Probability that an element of an adapter's input is dropped in training.</summary>
     public double Dropout { get; init; }
 
-    /// <summary>Last parts of the names of the projections that get an adapter; <c>all-linear</c> means all seven.</summary>
-    public IReadOnlyList<string> TargetModules { get; init; } = AllLinear;
+    /// <summary>Last parts of the names of the projections that get an adapter; <see cref="AllLinear"/> means every one.</summary>
+    public IReadOnlyList<string> TargetModules { get; init; } = [AllLinear];
 
     /// <summary>Whether the scale is alpha / √r instead (rank-stabilised LoRA, Kalajdzievski 2023).</summary>
     public bool UsesRankStabilization { get; init; }
 
     /// <summary>Factor of the adapter's output.</summary>
     public double Scale(int rank) => UsesRankStabilization ? Alpha / Math.Sqrt(rank) : Alpha / rank;
+
+    /// <summary>The target modules by name in a model.</summary>
+    internal IReadOnlyList<string> ModulesOf(DecoderModel decoder) => TargetModules.Contains(AllLinear) ? [.. decoder.ModuleNames] : TargetModules;
 }

@@ -140,7 +140,7 @@ public sealed class PeftAdapter : IDisposable
             json.WriteBoolean("init_lora_weights", true);
             json.WriteNull("modules_to_save");
             json.WriteStartArray("target_modules");
-            foreach (var target in options.TargetModules.Contains("all-linear") ? LoraOptions.AllLinear : options.TargetModules) json.WriteStringValue(target);
+            foreach (var target in options.ModulesOf(model.Decoder)) json.WriteStringValue(target);
             json.WriteEndArray();
             WritePattern("rank_pattern", projection => projection.A!.Shape[0] == options.Rank ? null : projection.A.Shape[0]);
             WritePattern("alpha_pattern", projection => Alpha(projection) is var alpha && Math.Abs(alpha - options.Alpha) < 1e-4 ? null : alpha);

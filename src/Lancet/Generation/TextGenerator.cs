@@ -71,7 +71,10 @@ public sealed class TextGenerator : IDisposable
         }
         while (!cancellation.IsCancellationRequested && sequences.Any(sequence => !sequence.IsDone))
         {
+            foreach (var sequence in sequences.Where(sequence => !sequence.IsDone && CrossesOriginalContext(sequence)))
+                Choose(sequence, ReadPrompt(sequence, [.. prompts[sequence.Index], .. sequence.Tokens]), options, onToken);
             var active = sequences.Where(sequence => !sequence.IsDone).ToList();
+            if (active.Count == 0) break;
             var logits = DecodeStep(active);
             for (var row = 0; row < active.Count; row++) Choose(active[row], logits.AsSpan(row * _model.Config.VocabularySize, _model.Config.VocabularySize), options, onToken);
         }
@@ -100,6 +103,9 @@ public sealed class TextGenerator : IDisposable
         onToken?.Invoke(sequence.Index, next);
         sequence.IsDone = sequence.Tokens.Count >= options.MaxNewTokens || sequence.PromptLength + sequence.Tokens.Count >= _capacity;
     }
+
+    /// <summary>Whether the next token is the first beyond the context length at which longrope's frequencies change: the keys so far are then computed again.</summary>
+    private bool CrossesOriginalContext(Sequence sequence) => _model.Config.Rotaries.Any(rotary => rotary.IsLengthDependent && sequence.PromptLength + sequence.Tokens.Count == rotary.OriginalMaxPositions + 1);
 
     private Span<float> ReadPrompt(Sequence sequence, int[] prompt)
     {

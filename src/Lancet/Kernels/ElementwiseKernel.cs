@@ -5,7 +5,7 @@ using static Lancet.Tile.TileMath;
 
 namespace Lancet.Kernels;
 
-/// <summary>Plain passes over memory: y += x, conversion, and the sum of a step's losses.</summary>
+/// <summary>Plain passes over memory: y += x, y += factor·x, conversion, and the sum of a step's losses.</summary>
 public static class ElementwiseKernel
 {
     private static readonly KernelSet<(DType From, DType To, bool IsAdded)> Kernels = new(Trace);
@@ -26,12 +26,10 @@ public static class ElementwiseKernel
     /// <param name="x">Source.</param>
     /// <param name="y">Target.</param>
     /// <param name="factor">Factor, multiplied in fp32.</param>
-    public static void ConvertRows(Device device, int rows, int columns, ColumnSlice x, ColumnSlice y, float factor = 1)
-    {
-        var width = Math.Min(Blocks.PowerOfTwo(columns), Blocks.Elementwise);
-        var choice = new RowsChoice(x.Tensor.DType, y.Tensor.DType, columns, width, Blocks.Elementwise / width);
-        device.Launch(RowsKernels[choice], new Grid(Blocks.Of(rows, choice.Height), Blocks.Of(columns, width)), [x.Tensor, y.Tensor, rows, x.RowStride, y.RowStride, factor]);
-    }
+    public static void ConvertRows(Device device, int rows, int columns, ColumnSlice x, ColumnSlice y, float factor = 1) => LaunchRows(device, rows, columns, x, y, factor, false);
+
+    /// <summary>y += factor · x for blocks of wider matrices; parameters as in <see cref="ConvertRows"/>.</summary>
+    public static void AddRows(Device device, int rows, int columns, ColumnSlice x, ColumnSlice y, float factor = 1) => LaunchRows(device, rows, columns, x, y, factor, true);
 
     /// <summary>y ← factor · y.</summary>
     /// <param name="device">Device.</param>
@@ -51,6 +49,13 @@ public static class ElementwiseKernel
         device.Launch(Kernels[(x.DType, y.DType, isAdded)], new Grid(Blocks.Of(x.Count, Blocks.Elementwise)), [x, y, x.Count]);
     }
 
+    private static void LaunchRows(Device device, int rows, int columns, ColumnSlice x, ColumnSlice y, float factor, bool isAdded)
+    {
+        var width = Math.Min(Blocks.PowerOfTwo(columns), Blocks.Elementwise);
+        var choice = new RowsChoice(x.Tensor.DType, y.Tensor.DType, columns, width, Blocks.Elementwise / width, isAdded);
+        device.Launch(RowsKernels[choice], new Grid(Blocks.Of(rows, choice.Height), Blocks.Of(columns, width)), [x.Tensor, y.Tensor, rows, x.RowStride, y.RowStride, factor]);
+    }
+
     private static Kernel Trace((DType From, DType To, bool IsAdded) choice) => Kernel.Trace(choice.IsAdded ? "add_to" : "convert", k =>
     {
         var x = k.Pointer(choice.From, "x");
@@ -63,7 +68,7 @@ public static class ElementwiseKernel
         k.Store(y + index, value.To(choice.To), inside);
     });
 
-    private static Kernel TraceRows(RowsChoice choice) => Kernel.Trace("convert_rows", k =>
+    private static Kernel TraceRows(RowsChoice choice) => Kernel.Trace(choice.IsAdded ? "add_rows" : "convert_rows", k =>
     {
         var x = k.Pointer(choice.From, "x");
         var y = k.Pointer(choice.To, "y");
@@ -76,7 +81,9 @@ public static class ElementwiseKernel
         var column = k.ProgramId(1) * choice.Width + k.Range(choice.Width);
         var inside = (row < rows).AsColumn() & (column < choice.Columns).AsRow();
         var value = k.Load(x + ((row.ToInt64() * strideX).AsColumn() + column.ToInt64().AsRow()), inside).To(accumulator) * factor.To(accumulator);
-        k.Store(y + ((row.ToInt64() * strideY).AsColumn() + column.ToInt64().AsRow()), value.To(choice.To), inside);
+        var target = y + ((row.ToInt64() * strideY).AsColumn() + column.ToInt64().AsRow());
+        if (choice.IsAdded) value += k.Load(target, inside).To(accumulator);
+        k.Store(target, value.To(choice.To), inside);
     });
 
     private static Kernel TraceScale() => Kernel.Trace("scale", k =>
@@ -99,5 +106,5 @@ public static class ElementwiseKernel
         k.Store(total, k.Load(total) + Sum(sums));
     });
 
-    private readonly record struct RowsChoice(DType From, DType To, int Columns, int Width, int Height);
+    private readonly record struct RowsChoice(DType From, DType To, int Columns, int Width, int Height, bool IsAdded);
 }

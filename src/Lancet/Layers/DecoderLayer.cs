@@ -21,7 +21,7 @@ public enum ActivationPolicy
     Offload,
 }
 
-/// <summary>A pre-norm decoder layer: attention and gated MLP, each added to the residual stream.</summary>
+/// <summary>A decoder layer: attention and gated MLP, each added to the residual stream, one after the other or both from one norm (a parallel block).</summary>
 public sealed class DecoderLayer
 {
     private readonly ModelConfig _config;
@@ -32,7 +32,7 @@ public sealed class DecoderLayer
     {
         (_config, _layer) = (config, layer);
         Attention = new SelfAttention(config, layer, weights);
-        Mlp = new GatedMlp(config, layer, weights);
+        Mlp = new GatedMlp(config, layer, weights, config.IsParallel ? Attention.Input : null);
     }
 
     /// <summary>First half.</summary>
@@ -42,15 +42,15 @@ public sealed class DecoderLayer
     public GatedMlp Mlp { get; }
 
     /// <summary>The layer's projections, in the order of the computation.</summary>
-    public IEnumerable<LoraLinear> Projections => [Attention.Query, Attention.Key, Attention.Value, Attention.Output, Mlp.Gate, Mlp.Up, Mlp.Down];
+    public IEnumerable<LoraLinear> Projections => Groups.SelectMany(group => group.Projections);
 
     /// <summary>The layer's projections by input.</summary>
-    public IEnumerable<ProjectionGroup> Groups => [Attention.Projections, Attention.OutputProjection, Mlp.GateUpProjections, Mlp.DownProjection];
+    public IEnumerable<ProjectionGroup> Groups => [Attention.Projections, Attention.Output.Projection, Mlp.GateUpProjections, Mlp.Down.Projection];
 
     /// <summary>What one forward pass leaves for the backward pass.</summary>
     internal struct State
     {
-        public Tensor Input, Middle;
+        public Tensor Input, Middle, NormedGradient;
         public SelfAttention.State Attention;
         public GatedMlp.State Mlp;
     }
@@ -65,10 +65,16 @@ public sealed class DecoderLayer
         state.Middle = Attention.Forward(c, x, ref state.Attention);
         if (host.Exists)
         {
-            c.Device.CopyOut(state.Attention.Output, host.Output, _layer);
+            c.Device.CopyOut(state.Attention.Attended, host.Output, _layer);
             c.Device.CopyOut(state.Attention.LogSumExp, host.LogSumExp, _layer);
         }
-        var output = Mlp.Forward(c, state.Middle, out state.Mlp);
+        var output = Mlp.Forward(c, _config.IsParallel ? x : state.Middle, state.Middle, out state.Mlp);
+        if (_config.IsParallel)
+        {
+            // Nothing but the sum has read it.
+            c.Free(state.Middle);
+            state.Middle = default;
+        }
         if (!c.IsTraining) c.Free(state.Input, state.Middle);
         else if (policy != ActivationPolicy.Keep) Drop(c, ref state, policy);
         return output;
@@ -85,7 +91,7 @@ public sealed class DecoderLayer
             return target;
         }
         state.Input = Fetched(host.Input);
-        (state.Attention.Output, state.Attention.LogSumExp) = (Fetched(host.Output), Fetched(host.LogSumExp));
+        (state.Attention.Attended, state.Attention.LogSumExp) = (Fetched(host.Output), Fetched(host.LogSumExp));
     }
 
     /// <summary>Bytes of host memory that <see cref="ActivationPolicy.Offload"/> needs.</summary>
@@ -95,26 +101,31 @@ public sealed class DecoderLayer
         return host.Input.Bytes + host.Output.Bytes + host.LogSumExp.Bytes;
     }
 
-    /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again.</summary>
-    internal void BackwardMlp(StepContext c, ref State state, ActivationPolicy policy, Tensor d)
+    /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again. In a parallel block d is attention's as well and stays.</summary>
+    internal void BackwardMlp(StepContext c, ref State state, ActivationPolicy policy, Tensor d, bool needsInput)
     {
         if (policy == ActivationPolicy.Offload) c.Device.AwaitCopy(_layer);
-        if (policy >= ActivationPolicy.KeepInput) state.Middle = Attention.Forward(c, state.Input, ref state.Attention);
-        if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, state.Middle, out state.Mlp);
-        Mlp.Backward(c, state.Middle, state.Mlp, d);
+        if (policy >= ActivationPolicy.KeepInput)
+        {
+            if (_config.IsParallel) Attention.Recompute(c, state.Input, ref state.Attention);
+            else state.Middle = Attention.Forward(c, state.Input, ref state.Attention);
+        }
+        var x = _config.IsParallel ? state.Input : state.Middle;
+        if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, x, out state.Mlp);
+        state.NormedGradient = Mlp.Backward(c, x, state.Mlp, d, needsInput || !_config.IsParallel);
         c.Free(state.Middle);
     }
 
     /// <summary>d ← gradient of the layer's input from that of the MLP's; frees the state.</summary>
     internal void BackwardAttention(StepContext c, ref State state, Tensor d, bool needsInput)
     {
-        Attention.Backward(c, state.Input, state.Attention, d, needsInput);
+        Attention.Backward(c, state.Input, state.Attention, d, state.NormedGradient, needsInput);
         c.Free(state.Input);
     }
 
     private void Drop(StepContext c, ref State state, ActivationPolicy policy)
     {
-        Mlp.Drop(c, ref state.Mlp);
+        GatedMlp.Drop(c, ref state.Mlp);
         if (policy < ActivationPolicy.KeepInput) return;
         var isOffloaded = policy == ActivationPolicy.Offload;
         if (isOffloaded) c.Device.AwaitCopy(_layer);

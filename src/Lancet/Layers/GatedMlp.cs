@@ -6,10 +6,10 @@ using Lancet.Tensors;
 namespace Lancet.Layers;
 
 /// <summary>
-/// The MLP half of a decoder layer, x₃ = x₂ + post(Wd · (f(Wg·n) ⊙ (Wu·n))) with n = norm(x₂).
+/// The MLP half of a decoder layer, x₃ = x₂ + s·post(Wd · (f(Wg·n) ⊙ (Wu·n))) with n = norm(x₂), or the norm of the layer's input in a parallel block.
 /// <code>
-/// kept         x₂'s rstd, gate and up side by side [e | g], LoRA inputs u; Wd's output before its norm (Gemma 2)
-/// made again   n, from x₂ and rstd; h = f(e)·g, from e and g
+/// kept         the norm's statistics, gate and up side by side [e | g], LoRA inputs u; what <see cref="ResidualProjection"/> keeps
+/// made again   n, from x₂ and statistics; h = f(e)·g, from e and g
 /// overwritten  dh ← h, [e | g] ← [de | dg]; the stream's gradient d is added to
 /// </code>
 /// </summary>
@@ -17,83 +17,69 @@ public sealed class GatedMlp
 {
     private readonly ModelConfig _config;
     private readonly GatedActivationKernel _activation;
+    private readonly bool _isParallel;
 
     /// <summary>Describes the MLP of one layer.</summary>
-    internal GatedMlp(ModelConfig config, int layer, WeightList weights)
+    /// <param name="config">Model.</param>
+    /// <param name="layer">Index of the layer.</param>
+    /// <param name="weights">Receives the layer's weights.</param>
+    /// <param name="shared">Norm that is attention's as well, in a parallel block; null elsewhere.</param>
+    internal GatedMlp(ModelConfig config, int layer, WeightList weights, InputNorm? shared)
     {
         _config = config;
-        var prefix = $"model.layers.{layer}.";
-        Norm = weights.Norm(prefix + (config.HasPostNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm"), config.HiddenSize, config);
-        Gate = weights.Linear(prefix + "mlp.gate_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
-        Up = weights.Linear(prefix + "mlp.up_proj", config.IntermediateSize, config.HiddenSize, config.HasMlpBias);
-        Down = weights.Linear(prefix + "mlp.down_proj", config.HiddenSize, config.IntermediateSize, config.HasMlpBias);
-        (GateUpProjections, DownProjection) = (new(false, Gate, Up), new(false, Down));
-        if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_feedforward_layernorm", config.HiddenSize, config);
-        _activation = new GatedActivationKernel(config.Activation, config.IntermediateSize);
+        _isParallel = shared is not null;
+        var prefix = config.LayerPrefix(layer);
+        Input = shared ?? weights.InputNorm(prefix + (config.HasPostNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm"), config);
+        (int hidden, int width) = (config.HiddenSize, config.IntermediateSize);
+        GateUpProjections = new(false, config.HasFusedProjections
+            ? [weights.Linear(prefix + "mlp.gate_up_proj", 2 * width, hidden, config.HasMlpBias)]
+            : [weights.Linear(prefix + "mlp.gate_proj", width, hidden, config.HasMlpBias), weights.Linear(prefix + "mlp.up_proj", width, hidden, config.HasMlpBias)]);
+        var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias));
+        Down = new(down, config.HasPostNorms ? weights.Norm(prefix + "post_feedforward_layernorm", config) : null, config.ResidualScale);
+        _activation = new GatedActivationKernel(config.Activation, width);
     }
 
     /// <summary>Norm of the input.</summary>
-    public RmsNorm Norm { get; }
+    public InputNorm Input { get; }
 
-    /// <summary>Gate projection.</summary>
-    public LoraLinear Gate { get; }
-
-    /// <summary>Up projection.</summary>
-    public LoraLinear Up { get; }
-
-    /// <summary>Down projection.</summary>
-    public LoraLinear Down { get; }
-
-    /// <summary>Gate and up together.</summary>
+    /// <summary>Gate and up: side by side, or one projection with both outputs.</summary>
     public ProjectionGroup GateUpProjections { get; }
 
-    /// <summary>The down projection as a group.</summary>
-    public ProjectionGroup DownProjection { get; }
-
-    /// <summary>Norm of the output, or null.</summary>
-    public RmsNorm? PostNorm { get; }
+    /// <summary>The down projection, with what adds its output to the stream.</summary>
+    public ResidualProjection Down { get; }
 
     /// <summary>What the backward pass reads.</summary>
     internal struct State
     {
-        public Tensor Rstd, GateUp, BeforePostNorm, PostRstd;
-        public AdapterInputs GateUpU, DownU;
+        public Tensor Statistics, GateUp;
+        public AdapterInputs GateUpU;
+        public ResidualProjection.State Down;
     }
 
+    private ProjectionGroup DownProjection => Down.Projection;
+
     /// <summary>x₃ [T, hidden] as a new saved buffer.</summary>
-    internal Tensor Forward(StepContext c, Tensor x, out State state)
+    /// <param name="c">The step.</param>
+    /// <param name="x">What is normed: x₂, or the layer's input in a parallel block.</param>
+    /// <param name="stream">x₂, which the result is added to.</param>
+    /// <param name="state">What the backward pass reads.</param>
+    internal Tensor Forward(StepContext c, Tensor x, Tensor stream, out State state)
     {
-        var result = c.Saved(_config.HiddenSize);
         Intermediate(c, x, out state);
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
-        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
+        var h = Activate(c, state);
         if (!c.IsTraining) c.Free(state.GateUp);
-        if (PostNorm is null)
-        {
-            DownProjection.Forward(c, h, result, x, out state.DownU);
-        }
-        else
-        {
-            c.Device.Copy(x, result);
-            state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            DownProjection.Forward(c, h, state.BeforePostNorm, default, out state.DownU);
-            var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-            state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
-            ElementwiseKernel.AddTo(c.Device, post, result);
-            c.Free(post);
-            if (!c.IsTraining) c.Free(state.BeforePostNorm, state.PostRstd);
-        }
+        var result = Down.Forward(c, h, stream, out state.Down);
         c.Free(h);
-        if (!c.IsTraining) c.Free(state.Rstd);
+        if (!c.IsTraining) c.Free(state.Statistics);
         return result;
     }
 
     /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
-    internal void Drop(StepContext c, ref State state)
+    internal static void Drop(StepContext c, ref State state)
     {
-        c.Free(state.Rstd, state.GateUp, state.BeforePostNorm, state.PostRstd);
+        c.Free(state.Statistics, state.GateUp);
         state.GateUpU.Free(c);
-        state.DownU.Free(c);
+        state.Down.Free(c);
         state = default;
     }
 
@@ -101,58 +87,57 @@ public sealed class GatedMlp
     internal void Recompute(StepContext c, Tensor x, out State state)
     {
         Intermediate(c, x, out state);
-        if (PostNorm is null && Down.A is null) return;
+        if (Down.Norm is null && !DownProjection.HasAdapters) return;
         // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
-        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
-        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
-        if (PostNorm is null)
-        {
-            DownProjection.RecomputeAdapterInputs(c, h, out state.DownU);
-        }
-        else
-        {
-            state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            DownProjection.Forward(c, h, state.BeforePostNorm, default, out state.DownU);
-            var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-            state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
-            c.Free(post);
-        }
+        var h = Activate(c, state);
+        Down.Recompute(c, h, out state.Down);
         c.Free(h);
     }
 
     /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state. Rows of d have the down projection's room behind them.</summary>
-    internal void Backward(StepContext c, Tensor x, in State state, Tensor d)
+    /// <param name="c">The step.</param>
+    /// <param name="x">What was normed.</param>
+    /// <param name="state">From the forward pass.</param>
+    /// <param name="d">Gradient of x₃.</param>
+    /// <param name="needsInput">Whether the gradient of x is wanted.</param>
+    /// <returns>In a parallel block the gradient of the normed input, to be freed by the caller, instead of adding x's gradient to d. Absent elsewhere.</returns>
+    internal Tensor Backward(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
     {
-        var dDown = d;
-        if (PostNorm is not null)
-        {
-            dDown = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + DownProjection.Room);
-            PostNorm.Backward(c, d, state.BeforePostNorm, state.PostRstd, dDown, false);
-            c.Free(state.BeforePostNorm, state.PostRstd);
-        }
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
-        var v = DownProjection.BackwardInput(c, dDown, dh);
+        var gradients = Down.BackwardInput(c, d, state.Down, dh);
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
-        DownProjection.BackwardWeights(c, dh, dDown, state.DownU, v);
+        Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
-        if (PostNorm is not null) c.Free(dDown);
 
-        var dNormed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-        v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
-        var normed = Norm.Recompute(c, x, state.Rstd);
+        var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
+        var v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
+        var normed = Input.Recompute(c, x, state.Statistics);
         GateUpProjections.BackwardWeights(c, normed, state.GateUp, state.GateUpU, v);
-        c.Free(normed, state.GateUp);
-        Norm.Backward(c, dNormed, x, state.Rstd, d, true);
-        c.Free(dNormed, state.Rstd);
+        InputNorm.Release(c, x, normed);
+        c.Free(state.GateUp);
+        if (_isParallel)
+        {
+            c.Free(state.Statistics);
+            return dNormed;
+        }
+        if (needsInput) Input.Backward(c, dNormed, x, state.Statistics, d);
+        c.Free(dNormed, state.Statistics);
+        return default;
     }
 
     private void Intermediate(StepContext c, Tensor x, out State state)
     {
         state = default;
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + GateUpProjections.Room);
-        state.Rstd = Norm.Forward(c, x, normed);
+        var normed = Input.Forward(c, x, GateUpProjections.Room, out state.Statistics);
         state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.Room);
         GateUpProjections.Forward(c, normed, state.GateUp, default, out state.GateUpU);
         c.Free(normed);
+    }
+
+    private Tensor Activate(StepContext c, in State state)
+    {
+        var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
+        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
+        return h;
     }
 }

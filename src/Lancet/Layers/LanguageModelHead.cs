@@ -9,7 +9,7 @@ namespace Lancet.Layers;
 /// <summary>
 /// Final norm and output head with cross-entropy, for one chunk of tokens at a time, so that the logits of a batch never exist together.
 /// <code>
-/// forward and backward of a chunk    z = n·Wᵀ    loss, dz over z    dW += dzᵀ·n    dn = dz·W over n
+/// forward and backward of a chunk    z = n·Wᵀ    loss of s·z, dz over z    dW += dzᵀ·n    dn = dz·W over n
 /// </code>
 /// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Logits and their gradient are in the compute
 /// dtype, as under PyTorch's autocast; losses and the sums inside the softmax are fp32.
@@ -24,13 +24,13 @@ public sealed class LanguageModelHead
     internal LanguageModelHead(ModelConfig config, Weight embedding, WeightList weights)
     {
         _config = config;
-        Norm = weights.Norm("model.norm", config.HiddenSize, config);
+        Norm = weights.Norm(config.WeightPrefix + "norm", config);
         Weight = config.TiesWordEmbeddings ? embedding : weights.Add(new Weight("lm_head.weight", new Shape(config.VocabularySize, config.HiddenSize), WeightRole.Head));
-        _crossEntropy = new CrossEntropyKernel(config.VocabularySize, 1, config.LogitSoftCap);
+        _crossEntropy = new CrossEntropyKernel(config.VocabularySize, config.LogitScale, config.LogitSoftCap);
     }
 
     /// <summary>Norm of the last layer's output.</summary>
-    public RmsNorm Norm { get; }
+    public Norm Norm { get; }
 
     /// <summary>Head [vocabulary, hidden]; the embedding itself where they are tied.</summary>
     public Weight Weight { get; }
@@ -86,11 +86,11 @@ public sealed class LanguageModelHead
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
         c.Free(Norm.Forward(c, x, normed));
-        Logits(c, normed.Rows(firstRow, logits.Shape[0]), logits);
+        Logits(c, normed.Rows(firstRow, logits.Shape[0]), logits, (float)_config.LogitScale);
         c.Free(normed);
     }
 
-    private void Logits(StepContext c, Tensor rows, Tensor logits) => c.Device.MatMul(new MatMul
+    private void Logits(StepContext c, Tensor rows, Tensor logits, float scale = 1) => c.Device.MatMul(new MatMul
     {
         M = (int)logits.Shape[0],
         N = _config.VocabularySize,
@@ -98,7 +98,7 @@ public sealed class LanguageModelHead
         A = new(rows, false, rows.Shape[1]),
         B = Weight.Operand(true),
         C = logits,
-        Alpha = 1,
+        Alpha = scale,
     });
 
     /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when the batch is cut into equal parts that fit.</summary>

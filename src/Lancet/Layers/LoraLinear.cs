@@ -36,6 +36,9 @@ public sealed class LoraLinear
     /// <summary>Name of the module in the checkpoint, such as <c>model.layers.0.self_attn.q_proj</c>.</summary>
     public string Name { get; }
 
+    /// <summary>Last part of the name, such as <c>q_proj</c>.</summary>
+    public string ModuleName => Name[(Name.LastIndexOf('.') + 1)..];
+
     /// <summary>Base weight [out, in].</summary>
     public Weight Weight { get; }
 

@@ -10,7 +10,7 @@ using Lancet.Training;
 namespace Lancet.Layers;
 
 /// <summary>
-/// Projections of one input whose outputs lie side by side: query, key and value; gate and up; output and down alone. Either each computes for
+/// Projections of one input whose outputs lie side by side: query, key and value; gate and up; output and down alone, and what a checkpoint has fused. Either each computes for
 /// itself (<see cref="LoraLinear"/>), or all are one product, with the adapters in the border of the stacked weights:
 /// <code>
 /// stored    [ W  sB ]    W = [W₁; W₂; …] [out, in], A = [A₁; A₂; …] [r, in], sB [out, r] with block i at Wᵢ's rows and Aᵢ's columns, 0 elsewhere
@@ -51,6 +51,12 @@ public sealed class ProjectionGroup
         for (var i = 0; i < projections.Length; OutFeatures += projections[i++].OutFeatures) _firstOutput[i] = OutFeatures;
     }
 
+    /// <summary>The projections, in the order of their outputs.</summary>
+    public IReadOnlyList<LoraLinear> Projections => _projections;
+
+    /// <summary>Whether any projection has an adapter.</summary>
+    public bool HasAdapters => Array.Exists(_projections, projection => projection.A is not null);
+
     /// <summary>Columns of the input.</summary>
     public int InFeatures => _projections[0].InFeatures;
 
@@ -83,7 +89,7 @@ public sealed class ProjectionGroup
         var biases = _projections.Count(projection => projection.Bias is not null);
         // A quantised weight of an odd number of elements stays dense, see WeightLoader.
         _isQuantized = isQuantized;
-        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && Adapted.Any() && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
             && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;
@@ -196,6 +202,11 @@ public sealed class ProjectionGroup
         {
             for (var i = 0; i < _projections.Length; i++)
                 if (_projections[i].A is not null) _projections[i].RecomputeAdapterInput(c, x.Tensor, out u[i]);
+            return;
+        }
+        if (_keepsInput)
+        {
+            WriteAdapterInputs(c, x, x.At(InFeatures));
             return;
         }
         u[0] = c.Saved(_rank);

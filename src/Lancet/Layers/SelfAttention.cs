@@ -6,11 +6,11 @@ using Lancet.Tensors;
 namespace Lancet.Layers;
 
 /// <summary>
-/// The attention half of a decoder layer, x₂ = x + post(Wo · attention(rotary(Wqkv · norm(x)))).
+/// The attention half of a decoder layer, x₂ = x + s·post(Wo · attention(rotary(Wqkv · norm(x)))).
 /// <code>
-/// kept         x's rstd, q|k|v, attention output o, log-sum-exp, LoRA inputs u;
-///              q and k before their norm (Qwen 3), Wo's output before its norm (Gemma 2)
-/// made again   norm(x), from x and rstd
+/// kept         the norm's statistics, q|k|v, attention output o, log-sum-exp, LoRA inputs u;
+///              q and k before their norm (Qwen 3), what <see cref="ResidualProjection"/> keeps
+/// made again   norm(x), from x and statistics
 /// overwritten  dq|dk|dv is rotated back in place; the stream's gradient d is added to
 /// </code>
 /// </summary>
@@ -19,7 +19,8 @@ public sealed class SelfAttention
     private readonly ModelConfig _config;
     private readonly AttentionKernel _attention;
     private readonly DecodeAttentionKernel _decode;
-    private readonly RotaryKernel _rotary;
+    private readonly RotaryKernel? _rotary;
+    private readonly int _rotaryTable;
     private readonly int _window;
     private readonly int _layer;
     private readonly int _keyColumn;
@@ -33,62 +34,50 @@ public sealed class SelfAttention
     internal SelfAttention(ModelConfig config, int layer, WeightList weights)
     {
         (_config, _layer, _window) = (config, layer, config.Windows[layer]);
-        var prefix = $"model.layers.{layer}.";
+        var prefix = config.LayerPrefix(layer);
         int hidden = config.HiddenSize, queries = config.QueryHeads * config.HeadDimension, keys = config.KeyValueHeads * config.HeadDimension;
         (_keyColumn, _valueColumn, _width) = (queries, queries + keys, queries + (2 * keys));
-        Norm = weights.Norm(prefix + "input_layernorm", hidden, config);
-        Query = weights.Linear(prefix + "self_attn.q_proj", queries, hidden, config.HasQueryKeyValueBias);
-        Key = weights.Linear(prefix + "self_attn.k_proj", keys, hidden, config.HasQueryKeyValueBias);
-        Value = weights.Linear(prefix + "self_attn.v_proj", keys, hidden, config.HasQueryKeyValueBias);
-        Output = weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias);
-        (Projections, OutputProjection) = (new(false, Query, Key, Value), new(true, Output));
-        if (config.HasQueryKeyNorm)
+        Input = weights.InputNorm(prefix + "input_layernorm", config);
+        LoraLinear Linear(string name, int outFeatures) => weights.Linear(prefix + "self_attn." + name, outFeatures, hidden, config.HasQueryKeyValueBias);
+        Projections = new(false, config.HasFusedProjections ? [Linear("qkv_proj", _width)] : [Linear("q_proj", queries), Linear("k_proj", keys), Linear("v_proj", keys)]);
+        var output = new ProjectionGroup(true, weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias));
+        if (config.QueryKeyNorm != QueryKeyNorm.None)
         {
-            QueryNorm = weights.Norm(prefix + "self_attn.q_norm", config.HeadDimension, config, config.QueryHeads);
-            KeyNorm = weights.Norm(prefix + "self_attn.k_norm", config.HeadDimension, config, config.KeyValueHeads);
+            QueryNorm = weights.HeadNorm(prefix + "self_attn.q_norm", config.QueryHeads, config);
+            KeyNorm = weights.HeadNorm(prefix + "self_attn.k_norm", config.KeyValueHeads, config);
         }
-        if (config.HasPostNorms) PostNorm = weights.Norm(prefix + "post_attention_layernorm", hidden, config);
+        Output = new(output, config.HasPostNorms ? weights.Norm(prefix + "post_attention_layernorm", config) : null, config.ResidualScale);
         var shape = new AttentionShape(config.QueryHeads, config.KeyValueHeads, config.HeadDimension, config.AttentionScale, config.AttentionSoftCap);
         (_attention, _decode) = (new AttentionKernel(shape), new DecodeAttentionKernel(shape, _window));
-        _rotary = new RotaryKernel(config.QueryHeads + config.KeyValueHeads, config.HeadDimension, config.Rotary.Dimension);
+        if (config.RotaryOf(layer) is not { } rotary) return;
+        _rotary = new RotaryKernel(config.QueryHeads + config.KeyValueHeads, config.HeadDimension, rotary.Dimension, config.IsRotaryInterleaved);
+        _rotaryTable = config.Rotaries.ToList().IndexOf(rotary);
     }
 
     /// <summary>Norm of the input.</summary>
-    public RmsNorm Norm { get; }
+    public InputNorm Input { get; }
 
-    /// <summary>Query projection.</summary>
-    public LoraLinear Query { get; }
-
-    /// <summary>Key projection.</summary>
-    public LoraLinear Key { get; }
-
-    /// <summary>Value projection.</summary>
-    public LoraLinear Value { get; }
-
-    /// <summary>Output projection.</summary>
-    public LoraLinear Output { get; }
-
-    /// <summary>Query, key and value together.</summary>
+    /// <summary>Query, key and value: side by side, or one projection with all outputs.</summary>
     public ProjectionGroup Projections { get; }
 
-    /// <summary>The output projection as a group.</summary>
-    public ProjectionGroup OutputProjection { get; }
+    /// <summary>The output projection, with what adds its output to the stream.</summary>
+    public ResidualProjection Output { get; }
 
-    /// <summary>Norm of every query head, or null.</summary>
-    public RmsNorm? QueryNorm { get; }
+    /// <summary>Norm of the queries, or null.</summary>
+    public Norm? QueryNorm { get; }
 
-    /// <summary>Norm of every key head, or null.</summary>
-    public RmsNorm? KeyNorm { get; }
-
-    /// <summary>Norm of the output, or null.</summary>
-    public RmsNorm? PostNorm { get; }
+    /// <summary>Norm of the keys, or null.</summary>
+    public Norm? KeyNorm { get; }
 
     /// <summary>What the backward pass reads.</summary>
     internal struct State
     {
-        public Tensor Rstd, Projected, Rotated, QueryRstd, KeyRstd, Output, LogSumExp, BeforePostNorm, PostRstd;
-        public AdapterInputs ProjectionsU, OutputU;
+        public Tensor Statistics, Projected, Rotated, QueryStatistics, KeyStatistics, Attended, LogSumExp;
+        public AdapterInputs ProjectionsU;
+        public ResidualProjection.State Output;
     }
+
+    private ProjectionGroup OutputProjection => Output.Projection;
 
     /// <summary>Columns of attention's output as it is kept.</summary>
     internal int OutputWidth => _keyColumn + OutputProjection.Room;
@@ -99,48 +88,17 @@ public sealed class SelfAttention
     /// <param name="state">What the backward pass reads; with attention's output there already, attention itself is not computed again.</param>
     internal Tensor Forward(StepContext c, Tensor x, ref State state)
     {
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + Projections.Room);
-        state.Rstd = Norm.Forward(c, x, normed);
-        state.Projected = c.Saved(_width);
-        Projections.Forward(c, normed, state.Projected, default, out state.ProjectionsU);
-        c.Free(normed);
-        state.Rotated = state.Projected;
-        if (QueryNorm is not null)
-        {
-            state.Rotated = c.Saved(_valueColumn);
-            state.QueryRstd = QueryNorm.Forward(c, ColumnSlice.Of(state.Projected, 0), ColumnSlice.Of(state.Rotated, 0));
-            state.KeyRstd = KeyNorm!.Forward(c, ColumnSlice.Of(state.Projected, _keyColumn), ColumnSlice.Of(state.Rotated, _keyColumn));
-        }
-        _rotary.Apply(c.Device, c.TokenCount, state.Rotated, c.Positions, c.RotaryCos, c.RotarySin, false);
-        if (!state.Output.Exists)
-        {
-            state.Output = c.Saved(OutputWidth);
-            Attend(c, ref state);
-        }
-        if (!c.IsTraining)
-        {
-            c.Free(state.Projected, state.Rstd, state.QueryRstd, state.KeyRstd);
-            if (QueryNorm is not null) c.Free(state.Rotated);
-        }
-
-        var result = c.Saved(_config.HiddenSize);
-        if (PostNorm is null)
-        {
-            OutputProjection.Forward(c, state.Output, result, x, out state.OutputU);
-        }
-        else
-        {
-            c.Device.Copy(x, result);
-            state.BeforePostNorm = c.Saved(_config.HiddenSize);
-            OutputProjection.Forward(c, state.Output, state.BeforePostNorm, default, out state.OutputU);
-            var post = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-            state.PostRstd = PostNorm.Forward(c, state.BeforePostNorm, post);
-            ElementwiseKernel.AddTo(c.Device, post, result);
-            c.Free(post);
-            if (!c.IsTraining) c.Free(state.BeforePostNorm, state.PostRstd);
-        }
-        if (!c.IsTraining) c.Free(state.Output);
+        Attend(c, x, ref state);
+        var result = Output.Forward(c, state.Attended, x, out state.Output);
+        if (!c.IsTraining) c.Free(state.Attended);
         return result;
+    }
+
+    /// <summary>The forward pass's state once more, with the same bits, without its result.</summary>
+    internal void Recompute(StepContext c, Tensor x, ref State state)
+    {
+        Attend(c, x, ref state);
+        if (Output.Norm is not null || OutputProjection.HasAdapters) Output.Recompute(c, state.Attended, out state.Output);
     }
 
     /// <summary>d += gradient of x, adding to the gradients of what is trained; frees the state.</summary>
@@ -148,57 +106,85 @@ public sealed class SelfAttention
     /// <param name="x">The forward pass's input.</param>
     /// <param name="state">From the forward pass.</param>
     /// <param name="d">Gradient of the stream [T, hidden], with the output projection's room behind each row.</param>
+    /// <param name="dShared">Gradient of the normed input from the MLP of a parallel block, which is freed; absent elsewhere.</param>
     /// <param name="needsInput">Whether anything below is trained.</param>
-    internal void Backward(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
+    internal void Backward(StepContext c, Tensor x, in State state, Tensor d, Tensor dShared, bool needsInput)
     {
-        var dOutput = d;
-        if (PostNorm is not null)
-        {
-            dOutput = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + OutputProjection.Room);
-            PostNorm.Backward(c, d, state.BeforePostNorm, state.PostRstd, dOutput, false);
-            c.Free(state.BeforePostNorm, state.PostRstd);
-        }
         var dAttended = c.Activations(MemoryPurpose.Workspace, _keyColumn);
-        var v = OutputProjection.BackwardInput(c, dOutput, dAttended);
-        OutputProjection.BackwardWeights(c, state.Output, dOutput, state.OutputU, v);
-        if (PostNorm is not null) c.Free(dOutput);
+        var gradients = Output.BackwardInput(c, d, state.Output, dAttended);
+        Output.BackwardWeights(c, state.Attended, d, state.Output, gradients);
 
         var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.Room);
         var delta = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
         ColumnSlice dq = ColumnSlice.Of(gradient, 0), dk = ColumnSlice.Of(gradient, _keyColumn), dv = ColumnSlice.Of(gradient, _valueColumn);
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
         _attention.Backward(
-            c.Device, q, key, ColumnSlice.Of(state.Projected, _valueColumn), c.Intervals[_window], state.Output, state.LogSumExp, dAttended, delta, dq, dk, dv);
-        c.Free(delta, dAttended, state.Output, state.LogSumExp);
-        _rotary.Apply(c.Device, c.TokenCount, gradient, c.Positions, c.RotaryCos, c.RotarySin, true);
+            c.Device, q, key, ColumnSlice.Of(state.Projected, _valueColumn), c.Intervals[_window], state.Attended, state.LogSumExp, dAttended, delta, dq, dk, dv);
+        c.Free(delta, dAttended, state.Attended, state.LogSumExp);
+        Rotate(c, gradient, true);
         if (QueryNorm is not null)
         {
-            QueryNorm.Backward(c, dq, ColumnSlice.Of(state.Projected, 0), state.QueryRstd, dq, false);
-            KeyNorm!.Backward(c, dk, ColumnSlice.Of(state.Projected, _keyColumn), state.KeyRstd, dk, false);
-            c.Free(state.Rotated, state.QueryRstd, state.KeyRstd);
+            QueryNorm.Backward(c, dq, ColumnSlice.Of(state.Projected, 0), state.QueryStatistics, dq, false);
+            KeyNorm!.Backward(c, dk, ColumnSlice.Of(state.Projected, _keyColumn), state.KeyStatistics, dk, false);
+            c.Free(state.Rotated, state.QueryStatistics, state.KeyStatistics);
         }
         c.Free(state.Projected);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        v = Projections.BackwardInput(c, gradient, dNormed);
-        var normed = Norm.Recompute(c, x, state.Rstd);
+        var v = Projections.BackwardInput(c, gradient, dNormed);
+        var normed = Input.Recompute(c, x, state.Statistics);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
-        c.Free(normed, gradient);
-        if (needsInput) Norm.Backward(c, dNormed, x, state.Rstd, d, true);
-        c.Free(dNormed, state.Rstd);
+        InputNorm.Release(c, x, normed);
+        c.Free(gradient);
+        if (dShared.Exists) ElementwiseKernel.AddTo(c.Device, dShared, dNormed);
+        if (needsInput) Input.Backward(c, dNormed, x, state.Statistics, d);
+        c.Free(dShared, dNormed, state.Statistics);
     }
 
     /// <summary>Ends the lives of what a second forward pass makes again.</summary>
     internal void Drop(StepContext c, ref State state)
     {
         if (QueryNorm is not null) c.Free(state.Rotated);
-        c.Free(state.Rstd, state.Projected, state.QueryRstd, state.KeyRstd, state.Output, state.LogSumExp, state.BeforePostNorm, state.PostRstd);
+        c.Free(state.Statistics, state.Projected, state.QueryStatistics, state.KeyStatistics, state.Attended, state.LogSumExp);
         state.ProjectionsU.Free(c);
-        state.OutputU.Free(c);
+        state.Output.Free(c);
         state = default;
     }
 
-    private void Attend(StepContext c, ref State state)
+    private void Rotate(StepContext c, Tensor x, bool isBackward)
+    {
+        if (_rotary is null) return;
+        var table = c.RotaryTables[_rotaryTable];
+        _rotary.Apply(c.Device, c.TokenCount, x, table.Rows, table.Cos, table.Sin, isBackward);
+    }
+
+    /// <summary>Everything up to attention's output.</summary>
+    private void Attend(StepContext c, Tensor x, ref State state)
+    {
+        var normed = Input.Forward(c, x, Projections.Room, out state.Statistics);
+        state.Projected = c.Saved(_width);
+        Projections.Forward(c, normed, state.Projected, default, out state.ProjectionsU);
+        c.Free(normed);
+        state.Rotated = state.Projected;
+        if (QueryNorm is not null)
+        {
+            state.Rotated = c.Saved(_valueColumn);
+            state.QueryStatistics = QueryNorm.Forward(c, ColumnSlice.Of(state.Projected, 0), ColumnSlice.Of(state.Rotated, 0));
+            state.KeyStatistics = KeyNorm!.Forward(c, ColumnSlice.Of(state.Projected, _keyColumn), ColumnSlice.Of(state.Rotated, _keyColumn));
+        }
+        Rotate(c, state.Rotated, false);
+        if (!state.Attended.Exists)
+        {
+            state.Attended = c.Saved(OutputWidth);
+            Mix(c, ref state);
+        }
+        if (c.IsTraining) return;
+        c.Free(state.Projected, state.Statistics, state.QueryStatistics, state.KeyStatistics);
+        if (QueryNorm is not null) c.Free(state.Rotated);
+    }
+
+    /// <summary>Attention itself.</summary>
+    private void Mix(StepContext c, ref State state)
     {
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
         var value = ColumnSlice.Of(state.Projected, _valueColumn);
@@ -208,12 +194,12 @@ public sealed class SelfAttention
             DecodeAttentionKernel.Append(c.Device, value, cache.Values(_layer), c.Positions, cache.RowSlots);
             if (cache.IsDecoding)
             {
-                _decode.Forward(c.Device, q, cache.Keys(_layer), cache.Values(_layer), c.Positions, cache.RowSlots, state.Output);
+                _decode.Forward(c.Device, q, cache.Keys(_layer), cache.Values(_layer), c.Positions, cache.RowSlots, state.Attended);
                 return;
             }
         }
         state.LogSumExp = c.Allocate(c.IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
-        _attention.Forward(c.Device, q, key, value, c.Intervals[_window], state.Output, state.LogSumExp);
+        _attention.Forward(c.Device, q, key, value, c.Intervals[_window], state.Attended, state.LogSumExp);
         if (!c.IsTraining) c.Free(state.LogSumExp);
     }
 }

@@ -52,11 +52,8 @@ public sealed class StepContext
     /// <summary>Which tokens see which, by sliding window (0 for none).</summary>
     public Dictionary<int, AttentionIntervals> Intervals { get; } = [];
 
-    /// <summary>Cosines of the rotary embedding: fp32 [positions, rotary dimension / 2].</summary>
-    public Tensor RotaryCos { get; set; }
-
-    /// <summary>Sines of the rotary embedding.</summary>
-    public Tensor RotarySin { get; set; }
+    /// <summary>Tables of the rotary embeddings, as many as <see cref="Models.ModelConfig.Rotaries"/> has entries.</summary>
+    public List<RotaryTensors> RotaryTables { get; } = [];
 
     /// <summary>Host memory of layers, by layer: bytes where <see cref="ActivationPolicy.Offload"/> asks for them, absent elsewhere.</summary>
     public IReadOnlyList<Tensor> HostMemory { get; set; } = [];
@@ -91,3 +88,9 @@ public sealed class StepContext
         foreach (var tensor in tensors) Memory.Free(tensor);
     }
 }
+
+/// <summary>A rotary embedding on the device.</summary>
+/// <param name="Rows">Row of the tables for each token: int32 [T].</param>
+/// <param name="Cos">Cosines: fp32 [rows, rotary dimension / 2].</param>
+/// <param name="Sin">Sines, likewise.</param>
+public readonly record struct RotaryTensors(Tensor Rows, Tensor Cos, Tensor Sin);

@@ -23,7 +23,7 @@ public sealed class DecoderModel
     {
         Config = config;
         var weights = new WeightList();
-        Embedding = weights.Add(new Weight("model.embed_tokens.weight", new Shape(config.VocabularySize, config.HiddenSize), WeightRole.Embedding));
+        Embedding = weights.Add(new Weight(config.WeightPrefix + "embed_tokens.weight", new Shape(config.VocabularySize, config.HiddenSize), WeightRole.Embedding));
         Layers = [.. Enumerable.Range(0, config.LayerCount).Select(layer => new DecoderLayer(config, layer, weights))];
         Head = new LanguageModelHead(config, Embedding, weights);
         Weights = weights.All;
@@ -48,6 +48,9 @@ public sealed class DecoderModel
     /// <summary>All projections, in the order of the computation.</summary>
     public IEnumerable<LoraLinear> Projections => Layers.SelectMany(layer => layer.Projections);
 
+    /// <summary>Last parts of the projections' names, such as <c>q_proj</c>: what LoRA can target.</summary>
+    public IEnumerable<string> ModuleNames => Projections.Select(projection => projection.ModuleName).Distinct();
+
     /// <summary>All projections by input, in the order of the computation.</summary>
     public IEnumerable<ProjectionGroup> Groups => Layers.SelectMany(layer => layer.Groups);
 
@@ -65,14 +68,15 @@ public sealed class DecoderModel
         var x = Embed(c);
         for (var layer = 0; layer < Layers.Count; layer++) x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
         Fetch(c, policies, Layers.Count - 1);
-        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.OutputProjection.Room, layer.Mlp.DownProjection.Room)));
+        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Down.Projection.Room)));
         c.Free(x);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
-            Layers[layer].BackwardMlp(c, ref _states[layer], policies[layer], d);
+            var needsInput = layer > 0 || Embedding.IsTrained || Layers[0].Attention.Input.IsTrained;
+            Layers[layer].BackwardMlp(c, ref _states[layer], policies[layer], d, needsInput);
             // What the next layer kept in host memory comes while attention computes; the MLP needs the memory.
             if (layer > 0) Fetch(c, policies, layer - 1);
-            Layers[layer].BackwardAttention(c, ref _states[layer], d, layer > 0 || Embedding.IsTrained || Layers[0].Attention.Norm.Weight.IsTrained);
+            Layers[layer].BackwardAttention(c, ref _states[layer], d, needsInput);
         }
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
         c.Free(d);
@@ -148,10 +152,10 @@ public sealed class DecoderModel
     }
 
     // Gemma rounds √hidden to the compute dtype before it multiplies: 55.5 instead of 55.43 for 3072 in bf16.
-    private double EmbeddingScale(DType dtype) => !Config.ScalesEmbeddings ? 1 : dtype switch
+    private double EmbeddingScale(DType dtype) => !Config.IsEmbeddingScaleRounded ? Config.EmbeddingScale : dtype switch
     {
-        DType.BFloat16 => (float)(BFloat16)(float)Math.Sqrt(Config.HiddenSize),
-        DType.Float16 => (double)(Half)Math.Sqrt(Config.HiddenSize),
-        _ => Math.Sqrt(Config.HiddenSize),
+        DType.BFloat16 => (float)(BFloat16)(float)Config.EmbeddingScale,
+        DType.Float16 => (double)(Half)Config.EmbeddingScale,
+        _ => Config.EmbeddingScale,
     };
 }

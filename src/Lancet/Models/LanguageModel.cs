@@ -201,9 +201,9 @@ public sealed class LanguageModel : IDisposable
 
     private static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
     {
-        var targets = options.TargetModules.Contains("all-linear") ? LoraOptions.AllLinear : options.TargetModules;
+        var targets = options.ModulesOf(decoder);
         foreach (var target in targets)
-            if (!decoder.Projections.Any(projection => Matches(projection, target))) throw new LancetException($"--target-modules {target} matches no projection; known are {string.Join(", ", LoraOptions.AllLinear)} and all-linear.");
+            if (!decoder.Projections.Any(projection => Matches(projection, target))) throw new LancetException($"--target-modules {target} matches no projection; known are {string.Join(", ", decoder.ModuleNames)} and all-linear.");
         var site = 0;
         foreach (var projection in decoder.Projections)
         {
@@ -290,7 +290,7 @@ public sealed class LanguageModel : IDisposable
             return;
         }
         _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder);
-        using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, IsNormPlusOne = Config.IsNormPlusOne };
+        using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, Config = Config };
         foreach (var weight in Decoder.Weights)
         {
             if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));
@@ -308,7 +308,7 @@ public sealed class LanguageModel : IDisposable
         {
             var weight = Decoder.Weights[i];
             var random = new DeterministicRandom(seed, i + 1);
-            if (weight.Role == WeightRole.Norm) SetTrained(weight, () => Config.IsNormPlusOne ? 0 : 1);
+            if (weight.Role == WeightRole.Norm) SetTrained(weight, () => Config.Norm == Kernels.NormKind.RootMeanSquarePlusOne ? 0 : 1);
             else if (weight.Role != WeightRole.Bias) SetTrained(weight, () => (float)(deviation * random.NextNormal()));
         }
         Trained!.RefreshCopy(Device);

@@ -4,6 +4,22 @@ using Lancet.Models.Families;
 
 namespace Lancet.Models;
 
+/// <summary>How queries and keys are normed before the rotation.</summary>
+public enum QueryKeyNorm
+{
+    /// <summary>Not at all.</summary>
+    None,
+
+    /// <summary>Every head for itself, with the same scales (Qwen 3).</summary>
+    Head,
+
+    /// <summary>Every head for itself, with scales of its own (Cohere).</summary>
+    HeadWithOwnScales,
+
+    /// <summary>All heads of a token together (OLMo 2).</summary>
+    Projection,
+}
+
 /// <summary>What a decoder model looks like: everything that its config.json says and its family implies.</summary>
 public sealed record ModelConfig
 {
@@ -37,8 +53,14 @@ public sealed record ModelConfig
     /// <summary>ε of the norms.</summary>
     public required double NormEpsilon { get; init; }
 
-    /// <summary>Rotary embedding.</summary>
+    /// <summary>Rotary embedding of all layers that <see cref="LayerRotaries"/> does not tell apart.</summary>
     public required RotaryConfig Rotary { get; init; }
+
+    /// <summary>Rotary embedding of each layer, null for those without positions; empty if all have <see cref="Rotary"/>.</summary>
+    public IReadOnlyList<RotaryConfig?> LayerRotaries { get; init; } = [];
+
+    /// <summary>Whether neighbours of a head are rotated together, instead of elements of its halves.</summary>
+    public bool IsRotaryInterleaved { get; init; }
 
     /// <summary>Whether the output head is the embedding matrix.</summary>
     public bool TiesWordEmbeddings { get; init; }
@@ -46,8 +68,11 @@ public sealed record ModelConfig
     /// <summary>Activation of the MLP.</summary>
     public GatedActivation Activation { get; init; }
 
-    /// <summary>Whether norms scale by 1 + w.</summary>
-    public bool IsNormPlusOne { get; init; }
+    /// <summary>What the norms compute.</summary>
+    public NormKind Norm { get; init; }
+
+    /// <summary>Whether query, key and value are one projection, and gate and up another.</summary>
+    public bool HasFusedProjections { get; init; }
 
     /// <summary>Whether the query, key and value projections have biases.</summary>
     public bool HasQueryKeyValueBias { get; init; }
@@ -58,11 +83,20 @@ public sealed record ModelConfig
     /// <summary>Whether the MLP's projections have biases.</summary>
     public bool HasMlpBias { get; init; }
 
-    /// <summary>Whether every query and key head is normed before the rotation.</summary>
-    public bool HasQueryKeyNorm { get; init; }
+    /// <summary>How queries and keys are normed before the rotation.</summary>
+    public QueryKeyNorm QueryKeyNorm { get; init; }
+
+    /// <summary>Whether attention and MLP read the norm of their inputs.</summary>
+    public bool HasPreNorms { get; init; } = true;
 
     /// <summary>Whether attention and MLP outputs are normed before they join the residual stream.</summary>
     public bool HasPostNorms { get; init; }
+
+    /// <summary>Whether attention and MLP read the same norm of the layer's input, and both are added to it.</summary>
+    public bool IsParallel { get; init; }
+
+    /// <summary>Factor of attention's and the MLP's output where it joins the residual stream.</summary>
+    public double ResidualScale { get; init; } = 1;
 
     /// <summary>Factor of q·k.</summary>
     public double AttentionScale { get; init; }
@@ -73,17 +107,38 @@ public sealed record ModelConfig
     /// <summary>Soft cap of the logits; 0 for none.</summary>
     public double LogitSoftCap { get; init; }
 
-    /// <summary>Whether embeddings are scaled by √hidden, rounded to the compute dtype.</summary>
-    public bool ScalesEmbeddings { get; init; }
+    /// <summary>Factor of the logits, before the soft cap.</summary>
+    public double LogitScale { get; init; } = 1;
+
+    /// <summary>Factor of the embeddings.</summary>
+    public double EmbeddingScale { get; init; } = 1;
+
+    /// <summary>Whether the embeddings' factor is rounded to the compute dtype before it is multiplied with.</summary>
+    public bool IsEmbeddingScaleRounded { get; init; }
+
+    /// <summary>What the names of all weights but the head's begin with.</summary>
+    public string WeightPrefix { get; init; } = "model.";
+
+    /// <summary>What <see cref="WeightPrefix"/> reads in older checkpoints, or null if there are none.</summary>
+    public string? FormerWeightPrefix { get; init; }
 
     /// <summary>Sliding window of each layer; 0 for none.</summary>
     public required IReadOnlyList<int> Windows { get; init; }
+
+    /// <summary>The model's different rotary embeddings.</summary>
+    public IReadOnlyList<RotaryConfig> Rotaries => [.. Enumerable.Range(0, LayerCount).Select(RotaryOf).OfType<RotaryConfig>().Distinct()];
 
     /// <summary>Ids that end a generated text.</summary>
     public IReadOnlyList<int> EosTokenIds { get; init; } = [];
 
     /// <summary>Number of parameters of the whole model.</summary>
     public long ParameterCount => new DecoderModel(this).Weights.Sum(weight => weight.Shape.Count);
+
+    /// <summary>Rotary embedding of a layer; null without one.</summary>
+    public RotaryConfig? RotaryOf(int layer) => LayerRotaries.Count == 0 ? Rotary : LayerRotaries[layer];
+
+    /// <summary>What the names of a layer's weights begin with.</summary>
+    internal string LayerPrefix(int layer) => $"{WeightPrefix}layers.{layer}.";
 
     /// <summary>Reads <c>config.json</c> of a model folder.</summary>
     /// <exception cref="LancetException">The folder or a key is missing or wrong, or the family is unknown.</exception>
@@ -104,7 +159,9 @@ public sealed record ModelConfig
     public static ModelConfig Parse(string json, string path) => ParseObject(json, path, reader =>
     {
         var family = ModelFamily.Find(reader);
-        var config = family.Configure(reader, Common(reader, family.ModelType));
+        var language = family.Language(reader);
+        var config = family.Configure(language, Common(language, family));
+        config = config with { EosTokenIds = [.. config.EosTokenIds.Union(reader.Integers("eos_token_id"))] };
         config.Validate(path);
         return config;
     });
@@ -127,7 +184,7 @@ public sealed record ModelConfig
         }
     }
 
-    private static ModelConfig Common(ConfigReader reader, string modelType)
+    private static ModelConfig Common(ConfigReader reader, ModelFamily family)
     {
         var heads = reader.Positive("num_attention_heads");
         var hidden = reader.Positive("hidden_size");
@@ -135,7 +192,7 @@ public sealed record ModelConfig
         var layers = reader.Positive("num_hidden_layers");
         return new ModelConfig
         {
-            ModelType = modelType,
+            ModelType = family.ModelType,
             HiddenSize = hidden,
             IntermediateSize = reader.Positive("intermediate_size"),
             LayerCount = layers,
@@ -144,9 +201,9 @@ public sealed record ModelConfig
             HeadDimension = headDimension,
             VocabularySize = reader.Positive("vocab_size"),
             MaxPositions = reader.Integer("max_position_embeddings") ?? 2048,
-            NormEpsilon = reader.Number("rms_norm_eps") ?? 1e-6,
-            Rotary = RotaryConfig.Read(reader, headDimension),
-            TiesWordEmbeddings = reader.Boolean("tie_word_embeddings") ?? false,
+            NormEpsilon = reader.Number("rms_norm_eps") ?? family.DefaultNormEpsilon,
+            Rotary = RotaryConfig.Read(reader, headDimension, family.DefaultRotaryTheta),
+            TiesWordEmbeddings = reader.Boolean("tie_word_embeddings") ?? family.TiesWordEmbeddings,
             Activation = reader.Activation("hidden_act", "silu"),
             AttentionScale = 1 / Math.Sqrt(headDimension),
             Windows = new int[layers],

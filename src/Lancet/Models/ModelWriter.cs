@@ -8,6 +8,8 @@ namespace Lancet.Models;
 /// <summary>Writes models as Hugging Face folders, one tensor at a time.</summary>
 public static class ModelWriter
 {
+    private const string PlainPrefix = "model.";
+
     /// <summary>Writes what a run has trained: the adapter, or all weights in fp32 with config.json.</summary>
     public static void SaveTrained(string folder, LanguageModel model)
     {
@@ -27,12 +29,16 @@ public static class ModelWriter
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
         var outputs = model.Decoder.Weights
             .Select(weight => new SafetensorsOutput(
-                weight.Name, dtype, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])],
+                NameIn(model, weight), dtype, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])],
                 stream => Write(stream, Merged(model, weight, projections.GetValueOrDefault(weight)), dtype, weight.Name)))
             .ToList();
         SafetensorsWriter.WriteModel(folder, outputs, maxShardBytes);
         AtomicFile.WriteText(Path.Combine(folder, "config.json"), Config(model, dtype));
     }
+
+    /// <summary>A weight's name in the files: of a model that sees, the language model becomes one of its own.</summary>
+    private static string NameIn(LanguageModel model, Weight weight) =>
+        weight.Name.StartsWith(model.Config.WeightPrefix, StringComparison.Ordinal) ? PlainPrefix + weight.Name[model.Config.WeightPrefix.Length..] : weight.Name;
 
     private static float[] Merged(LanguageModel model, Weight weight, LoraLinear? projection)
     {
@@ -79,11 +85,18 @@ public static class ModelWriter
         }
     }
 
-    /// <summary>The model's own config.json, with the dtype of the new files and without a quantisation that they no longer have.</summary>
+    /// <summary>The model's own config.json (of a model that sees, its language model's part), with the dtype of the new files and without a quantisation that they no longer have.</summary>
     private static string Config(LanguageModel model, DType dtype)
     {
         var name = dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
         var json = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(model.Folder, "config.json")))!.AsObject();
+        if (model.Config.WeightPrefix != PlainPrefix && json["text_config"] is System.Text.Json.Nodes.JsonObject text)
+        {
+            var eos = json["eos_token_id"]?.DeepClone();
+            json.Remove("text_config");
+            json = text;
+            if (eos is not null) json["eos_token_id"] = eos;
+        }
         json.Remove("quantization_config");
         json.Remove("torch_dtype");
         json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(name);

@@ -36,6 +36,9 @@ public sealed record RotaryConfig
     /// <summary>yarn and longrope: factor of cos and sin; 1 elsewhere.</summary>
     public double AttentionFactor { get; init; } = 1;
 
+    /// <summary>Whether sequences longer than the original context have frequencies of their own.</summary>
+    public bool IsLengthDependent => Type == "longrope";
+
     /// <summary>longrope: divisors of the frequencies up to the original context length.</summary>
     public IReadOnlyList<double> ShortFactors { get; init; } = [];
 
@@ -43,15 +46,24 @@ public sealed record RotaryConfig
     public IReadOnlyList<double> LongFactors { get; init; } = [];
 
     /// <summary>Reads both styles of config.json: <c>rope_parameters</c>, or <c>rope_theta</c> beside <c>rope_scaling</c>.</summary>
-    internal static RotaryConfig Read(ConfigReader config, int headDimension)
+    internal static RotaryConfig Read(ConfigReader config, int headDimension, double defaultTheta) =>
+        Read(config, config.Object("rope_parameters") ?? config.Object("rope_scaling"), headDimension, config.Number("rope_theta") ?? defaultTheta);
+
+    /// <summary>Reads a block of its own for some of the layers.</summary>
+    /// <param name="config">The whole file.</param>
+    /// <param name="block">Block, or null for frequencies as they are.</param>
+    /// <param name="headDimension">Elements of a head.</param>
+    /// <param name="theta">Base where the block names none.</param>
+    internal static RotaryConfig Read(ConfigReader config, ConfigReader? block, int headDimension, double theta)
     {
-        var block = config.Object("rope_parameters") ?? config.Object("rope_scaling");
         var partial = block?.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? 1;
         var dimension = (int)(headDimension * partial);
         if (dimension < 2 || dimension > headDimension || dimension % 2 != 0) throw config.Error($"partial_rotary_factor {partial} of a head of {headDimension} rotates {dimension} elements; an even number up to the head is expected.");
-        var result = new RotaryConfig { Dimension = dimension, Theta = block?.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000 };
+        var result = new RotaryConfig { Dimension = dimension, Theta = block?.Number("rope_theta") ?? theta };
         if (block is null) return result;
         var type = block.Text("rope_type") ?? block.Text("type") ?? "default";
+        // Early Phi-3 files call longrope "su" or "yarn".
+        if (type == "su" || (type == "yarn" && block.Find("short_factor") is not null)) type = "longrope";
         if (type is "default" or "mrope") return result;
         var maxPositions = config.Integer("max_position_embeddings") ?? 2048;
         var original = block.Integer("original_max_position_embeddings") ?? config.Integer("original_max_position_embeddings") ?? maxPositions;
@@ -71,9 +83,8 @@ public sealed record RotaryConfig
                 IsTruncated = block.Boolean("truncate") ?? true,
                 AttentionFactor = block.Number("attention_factor") ?? YarnFactor(block, result.Factor),
             },
-            "longrope" or "su" => result with
+            "longrope" => result with
             {
-                Type = "longrope",
                 ShortFactors = Factors(block, "short_factor", dimension),
                 LongFactors = Factors(block, "long_factor", dimension),
                 AttentionFactor = block.Number("attention_factor") ?? (result.Factor <= 1 ? 1 : Math.Sqrt(1 + (Math.Log(result.Factor) / Math.Log(original)))),

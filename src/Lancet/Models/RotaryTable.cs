@@ -15,11 +15,12 @@ public sealed class RotaryTable
     public float[] Sin { get; }
 
     /// <summary>Computes the table for positions below a bound.</summary>
-    /// <param name="config">Frequencies. For longrope the long factors are taken if the bound passes the original context length.</param>
+    /// <param name="config">Frequencies.</param>
     /// <param name="positions">Bound.</param>
-    public static RotaryTable Create(RotaryConfig config, int positions)
+    /// <param name="length">Length of the sequence; longrope has other factors beyond the original context length.</param>
+    public static RotaryTable Create(RotaryConfig config, int positions, int length)
     {
-        var frequencies = Frequencies(config, positions);
+        var frequencies = Frequencies(config, length);
         var table = new RotaryTable(positions, frequencies.Length);
         for (var position = 0; position < positions; position++)
         {
@@ -33,12 +34,12 @@ public sealed class RotaryTable
         return table;
     }
 
-    /// <summary>The dimension / 2 angular frequencies in radians per position.</summary>
-    public static float[] Frequencies(RotaryConfig config, int positions)
+    /// <summary>The dimension / 2 angular frequencies in radians per position, for a sequence of a length.</summary>
+    public static float[] Frequencies(RotaryConfig config, int length)
     {
         var half = config.Dimension / 2;
         var result = new float[half];
-        var factors = positions > config.OriginalMaxPositions ? config.LongFactors : config.ShortFactors;
+        var factors = length > config.OriginalMaxPositions ? config.LongFactors : config.ShortFactors;
         for (var i = 0; i < half; i++)
         {
             var power = (float)Math.Pow((float)config.Theta, 2f * i / config.Dimension);

@@ -22,6 +22,18 @@ internal sealed class WeightList
         return new LoraLinear(name, weight, hasBias ? Add(new Weight(name + ".bias", new Shape(outFeatures), WeightRole.Bias)) : null);
     }
 
-    public RmsNorm Norm(string name, int columns, ModelConfig config, int heads = 1) =>
-        new(Add(new Weight(name + ".weight", new Shape(columns), WeightRole.Norm)), config.NormEpsilon, config.IsNormPlusOne, heads);
+    public Norm Norm(string name, ModelConfig config) => Norm(name, new Shape(config.HiddenSize), config, 1);
+
+    /// <summary>Norm of what half a layer reads, which some families leave out.</summary>
+    public InputNorm InputNorm(string name, ModelConfig config) => new(config.HasPreNorms ? Norm(name, config) : null, config.HiddenSize);
+
+    /// <summary>Norm of queries or keys.</summary>
+    public Norm HeadNorm(string name, int heads, ModelConfig config) => config.QueryKeyNorm switch
+    {
+        QueryKeyNorm.Head => Norm(name, new Shape(config.HeadDimension), config, heads),
+        QueryKeyNorm.HeadWithOwnScales => Norm(name, new Shape(heads, config.HeadDimension), config, heads),
+        _ => Norm(name, new Shape(heads * config.HeadDimension), config, 1),
+    };
+
+    private Norm Norm(string name, Shape shape, ModelConfig config, int heads) => new(Add(new Weight(name + ".weight", shape, WeightRole.Norm)), config.NormEpsilon, config.Norm, heads);
 }

@@ -14,8 +14,8 @@ internal sealed partial class WeightLoader
     /// <summary>Seed of weights that are drawn.</summary>
     public long Seed { get; init; }
 
-    /// <summary>Whether drawn norm scales lie around 0, the model adding 1.</summary>
-    public bool IsNormPlusOne { get; init; }
+    /// <summary>The model: how its weights are named; where 1 is added to norm scales, drawn ones lie around 0.</summary>
+    public required ModelConfig Config { get; init; }
 
     private void Draw(Weight weight, bool quantize)
     {
@@ -33,7 +33,7 @@ internal sealed partial class WeightLoader
     private void Draw(Weight weight, Tensor target)
     {
         var seed = unchecked((Seed * 6364136223846793005L) + ++_draws);
-        if (weight.Role == WeightRole.Norm) RandomFillKernel.Fill(device, target, RandomDistribution.Uniform, seed, 0.125, IsNormPlusOne ? 0 : 1);
+        if (weight.Role == WeightRole.Norm) RandomFillKernel.Fill(device, target, RandomDistribution.Uniform, seed, 0.125, Config.Norm == NormKind.RootMeanSquarePlusOne ? 0 : 1);
         else RandomFillKernel.Fill(device, target, RandomDistribution.Normal, seed, Deviation);
     }
 }

@@ -36,7 +36,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             Draw(weight, quantize);
             return;
         }
-        if (weight.Role == WeightRole.Projection && Source.Entries.ContainsKey(weight.Name + ".quant_state.bitsandbytes__nf4"))
+        if (weight.Role == WeightRole.Projection && Source.Entries.ContainsKey(StoredName(weight) + ".quant_state.bitsandbytes__nf4"))
         {
             LoadNf4(weight);
             return;
@@ -81,9 +81,13 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     // fp32 activations may read any float weight in place: widening is exact. 16-bit activations ask for weights of their own dtype.
     private bool CanStay(SafetensorsEntry entry) => _readsInPlace && (entry.DType == dtype || (dtype == DType.Float32 && entry.DType is DType.BFloat16 or DType.Float16));
 
+    /// <summary>A weight's name in this checkpoint, which may be an older one.</summary>
+    private string StoredName(Weight weight) =>
+        !Source.Entries.ContainsKey(weight.Name) && Config.FormerWeightPrefix is { } former && weight.Name.StartsWith(Config.WeightPrefix, StringComparison.Ordinal) ? former + weight.Name[Config.WeightPrefix.Length..] : weight.Name;
+
     private SafetensorsEntry Find(Weight weight)
     {
-        if (!Source.Entries.TryGetValue(weight.Name, out var entry)) throw new LancetException($"{Source.Folder}: tensor {weight.Name} is missing; the weights do not belong to this config.json.");
+        if (!Source.Entries.TryGetValue(StoredName(weight), out var entry)) throw new LancetException($"{Source.Folder}: tensor {weight.Name} is missing; the weights do not belong to this config.json.");
         var expected = Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis]);
         if (!entry.Dimensions.SequenceEqual(expected)) throw new LancetException($"{Source.Folder}: tensor {weight.Name} has shape [{string.Join(", ", entry.Dimensions)}]; config.json implies {weight.Shape}.");
         if (entry.DType is not { } type || !type.IsFloat()) throw new LancetException($"{Source.Folder}: tensor {weight.Name} has dtype {entry.Format}; F32, BF16, F16 or F64 is expected.");
@@ -174,7 +178,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     /// <summary>Reads a weight that bitsandbytes stored as NF4 with double quantisation.</summary>
     private void LoadNf4(Weight weight)
     {
-        var name = weight.Name;
+        var name = StoredName(weight);
         LancetException Bad(string what) => new($"{Source.Folder}: {name}: {what}; NF4 with blocks of 64 and double quantisation with blocks of 256 is expected.");
         SafetensorsEntry Part(string suffix, string format, long count)
         {

@@ -22,29 +22,50 @@ internal sealed class StepInputs : IDisposable
     private readonly int[] _ends;
     private readonly int[][] _intervals;
     private readonly long[] _scratch;
+    private readonly RotaryConfig[] _rotaries;
+    private readonly RotaryTensors[] _tables;
+    private readonly int[] _rows;
 
     public StepInputs(Device device, ModelConfig config, DType dtype, int maxTokens, int maxPositions)
     {
         (_device, _maxTokens) = (device, maxTokens);
         _windows = [.. config.Windows.Distinct()];
-        var half = config.Rotary.Dimension / 2;
+        _rotaries = [.. config.Rotaries];
+        var tables = Array.ConvertAll(_rotaries, rotary => Tables(rotary, maxPositions));
         var indexCount = IndexArrays + (4 * _windows.Length);
-        long indexBytes = Align((long)maxTokens * sizeof(int)), tableBytes = Align((long)maxPositions * half * sizeof(float)), lossBytes = Align((long)maxTokens * dtype.Accumulator().SizeInBytes());
-        Bytes = (indexCount * indexBytes) + (2 * tableBytes) + lossBytes + 512;
+        long indexBytes = Align((long)maxTokens * sizeof(int)), lossBytes = Align((long)maxTokens * dtype.Accumulator().SizeInBytes());
+        long TableBytes(int i) => Align((long)tables[i].Sum(part => part.Positions) * _rotaries[i].Dimension / 2 * sizeof(float));
+        Bytes = (indexCount * indexBytes) + lossBytes + 512;
+        for (var i = 0; i < tables.Length; i++) Bytes += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
         _buffer = device.Allocate(Bytes, "index arrays");
         _arrays = [.. Enumerable.Range(0, indexCount).Select(i => _buffer.View(DType.Int32, new Shape(maxTokens), i * indexBytes))];
         var offset = indexCount * indexBytes;
-        RotaryCos = _buffer.View(DType.Float32, new Shape(maxPositions, half), offset);
-        RotarySin = _buffer.View(DType.Float32, new Shape(maxPositions, half), offset + tableBytes);
-        Losses = _buffer.View(dtype.Accumulator(), new Shape(maxTokens), offset + (2 * tableBytes));
-        LossScale = _buffer.View(dtype.Accumulator(), new Shape(1), offset + (2 * tableBytes) + lossBytes);
-        DropoutSeed = _buffer.View(DType.Int64, new Shape(1), offset + (2 * tableBytes) + lossBytes + 256);
-        (_order, _ends, _scratch) = (new int[maxTokens], new int[maxTokens], new long[maxTokens]);
+        Losses = _buffer.View(dtype.Accumulator(), new Shape(maxTokens), offset);
+        LossScale = _buffer.View(dtype.Accumulator(), new Shape(1), offset + lossBytes);
+        DropoutSeed = _buffer.View(DType.Int64, new Shape(1), offset + lossBytes + 256);
+        offset += lossBytes + 512;
+        _tables = new RotaryTensors[tables.Length];
+        for (var i = 0; i < tables.Length; i++)
+        {
+            var shape = new Shape(tables[i].Sum(part => part.Positions), _rotaries[i].Dimension / 2);
+            var rows = tables[i].Length > 1 ? _buffer.View(DType.Int32, new Shape(maxTokens), offset + (2 * TableBytes(i))) : _arrays[1];
+            _tables[i] = new(rows, _buffer.View(DType.Float32, shape, offset), _buffer.View(DType.Float32, shape, offset + TableBytes(i)));
+            offset += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
+        }
+        (_order, _ends, _scratch, _rows) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens]);
         _intervals = [.. Enumerable.Range(0, 4).Select(_ => new int[maxTokens])];
         if (device is PlanningDevice) return;
-        var table = RotaryTable.Create(config.Rotary, maxPositions);
-        device.CopyFromHost(MemoryMarshal.AsBytes<float>(table.Cos), RotaryCos);
-        device.CopyFromHost(MemoryMarshal.AsBytes<float>(table.Sin), RotarySin);
+        for (var i = 0; i < tables.Length; i++)
+        {
+            var first = 0;
+            foreach (var (positions, length) in tables[i])
+            {
+                var table = RotaryTable.Create(_rotaries[i], positions, length);
+                device.CopyFromHost(MemoryMarshal.AsBytes<float>(table.Cos), _tables[i].Cos.Rows(first, positions));
+                device.CopyFromHost(MemoryMarshal.AsBytes<float>(table.Sin), _tables[i].Sin.Rows(first, positions));
+                first += positions;
+            }
+        }
     }
 
     public long Bytes { get; }
@@ -55,17 +76,15 @@ internal sealed class StepInputs : IDisposable
 
     public Tensor DropoutSeed { get; }
 
-    private Tensor RotaryCos { get; }
-
-    private Tensor RotarySin { get; }
-
     /// <summary>Points a context at the first tokens of the arrays.</summary>
     public void Bind(StepContext context, int tokens)
     {
         context.TokenCount = tokens;
         (context.TokenIds, context.Positions, context.Labels) = (_arrays[0].Rows(0, tokens), _arrays[1].Rows(0, tokens), _arrays[2].Rows(0, tokens));
         (context.TokenOrder, context.SegmentEnds) = (_arrays[3].Rows(0, tokens), _arrays[4].Rows(0, tokens));
-        (context.RotaryCos, context.RotarySin, context.LossScale, context.DropoutSeed) = (RotaryCos, RotarySin, LossScale, DropoutSeed);
+        (context.LossScale, context.DropoutSeed) = (LossScale, DropoutSeed);
+        context.RotaryTables.Clear();
+        foreach (var table in _tables) context.RotaryTables.Add(table with { Rows = table.Rows.Rows(0, tokens) });
         for (var i = 0; i < _windows.Length; i++)
         {
             var at = IndexArrays + (4 * i);
@@ -85,6 +104,12 @@ internal sealed class StepInputs : IDisposable
         EmbeddingKernel.SortTokens(batch.TokenIds.AsSpan(0, tokens), _scratch, _order, _ends);
         Copy(_order, context.TokenOrder);
         Copy(_ends, context.SegmentEnds);
+        for (var i = 0; i < _tables.Length; i++)
+        {
+            if (_tables[i].Rows.Address == _arrays[1].Address) continue;
+            FindRows(batch, _rotaries[i].OriginalMaxPositions);
+            Copy(_rows, context.RotaryTables[i].Rows);
+        }
         foreach (var window in _windows)
         {
             AttentionIntervals.Fill(batch.CuSeqlens.AsSpan(0, batch.SequenceCount + 1), window, _intervals[0], _intervals[1], _intervals[2], _intervals[3]);
@@ -97,6 +122,23 @@ internal sealed class StepInputs : IDisposable
     }
 
     public void Dispose() => _buffer.Dispose();
+
+    /// <summary>The parts of a table: how many positions, and the length of the sequences that they are for. Two if the frequencies depend on that.</summary>
+    private static (int Positions, int Length)[] Tables(RotaryConfig rotary, int maxPositions) => rotary.IsLengthDependent && maxPositions > rotary.OriginalMaxPositions
+        ? [(rotary.OriginalMaxPositions, rotary.OriginalMaxPositions), (maxPositions, maxPositions)]
+        : [(maxPositions, maxPositions)];
+
+    /// <summary>Rows of a table in two parts: sequences that go beyond the original context read the second.</summary>
+    private void FindRows(PackedBatch batch, int original)
+    {
+        for (var sequence = 0; sequence < batch.SequenceCount; sequence++)
+        {
+            var (begin, end) = (batch.CuSeqlens[sequence], batch.CuSeqlens[sequence + 1]);
+            // The last position, so that a row of generation, which is one token, counts what came before it.
+            var first = end > begin && batch.Positions[end - 1] >= original ? original : 0;
+            for (var token = begin; token < end; token++) _rows[token] = first + batch.Positions[token];
+        }
+    }
 
     private static long Align(long bytes) => (bytes + 255) / 256 * 256;
 

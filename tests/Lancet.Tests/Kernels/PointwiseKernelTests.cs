@@ -11,10 +11,13 @@ public class PointwiseKernelTests
     private protected virtual KernelLab NewLab(long seed = 1) => new(seed);
 
     [Theory]
-    [InlineData(1, 3, 16, 16)]
-    [InlineData(5, 7, 24, 24)]
-    [InlineData(4, 2, 32, 8)]
-    public void Rotary_rotates_halves_and_its_backward_is_its_transpose(int rows, int heads, int dimension, int rotary)
+    [InlineData(1, 3, 16, 16, false)]
+    [InlineData(5, 7, 24, 24, false)]
+    [InlineData(4, 2, 32, 8, false)]
+    [InlineData(1, 3, 16, 16, true)]
+    [InlineData(5, 9, 24, 24, true)]
+    [InlineData(4, 2, 32, 12, true)]
+    public void Rotary_rotates_pairs_and_its_backward_is_its_transpose(int rows, int heads, int dimension, int rotary, bool isInterleaved)
     {
         using var lab = NewLab();
         var half = rotary / 2;
@@ -24,7 +27,7 @@ public class PointwiseKernelTests
         var sin = lab.Of(DType.Float32, new Shape(5, half), [.. angles.Select(Math.Sin)]);
         var original = lab.Random((long)rows * heads * dimension);
         var x = lab.Of(DType.Float64, new Shape(rows, heads * dimension), original);
-        var kernel = new RotaryKernel(heads, dimension, rotary);
+        var kernel = new RotaryKernel(heads, dimension, rotary, isInterleaved);
         var positionTensor = lab.Of(positions);
         kernel.Apply(lab.Device, rows, x, positionTensor, cos, sin, false);
         var expected = (double[])original.Clone();
@@ -34,7 +37,8 @@ public class PointwiseKernelTests
             {
                 for (var i = 0; i < half; i++)
                 {
-                    var (a, b) = ((((row * heads) + head) * dimension) + i, (((row * heads) + head) * dimension) + i + half);
+                    var a = (((row * heads) + head) * dimension) + (isInterleaved ? 2 * i : i);
+                    var b = a + (isInterleaved ? 1 : half);
                     double c = KernelLab.Get(cos, (positions[row] * half) + i), s = KernelLab.Get(sin, (positions[row] * half) + i);
                     (expected[a], expected[b]) = ((original[a] * c) - (original[b] * s), (original[b] * c) + (original[a] * s));
                 }

@@ -11,9 +11,11 @@ namespace Lancet.Tests.Kernels;
 public class RoundingRuleTests
 {
     [Theory]
-    [InlineData(DType.Float32)]
-    [InlineData(DType.BFloat16)]
-    public void Rotary(DType dtype)
+    [InlineData(DType.Float32, false)]
+    [InlineData(DType.BFloat16, false)]
+    [InlineData(DType.Float32, true)]
+    [InlineData(DType.BFloat16, true)]
+    public void Rotary(DType dtype, bool isInterleaved)
     {
         const int rows = 7, heads = 3, dimension = 24, half = dimension / 2;
         using var lab = new KernelLab(2);
@@ -24,12 +26,13 @@ public class RoundingRuleTests
         double[] input = KernelLab.Values(x), exact = new double[input.Length], plain = new double[input.Length];
         for (var i = 0; i < input.Length; i++)
         {
-            int row = i / (heads * dimension), at = i % dimension, lane = at % half;
-            double c = KernelLab.Get(cos, (row * half) + lane), s = KernelLab.Get(sin, (row * half) + lane), other = at < half ? -input[i + half] : input[i - half];
+            int row = i / (heads * dimension), at = i % dimension, lane = isInterleaved ? at / 2 : at % half, distance = isInterleaved ? 1 : half;
+            var isFirst = isInterleaved ? at % 2 == 0 : at < half;
+            double c = KernelLab.Get(cos, (row * half) + lane), s = KernelLab.Get(sin, (row * half) + lane), other = isFirst ? -input[i + distance] : input[i - distance];
             exact[i] = (input[i] * c) + (other * s);
             plain[i] = R(dtype, R(dtype, input[i] * R(dtype, c)) + R(dtype, other * R(dtype, s)));
         }
-        new RotaryKernel(heads, dimension, dimension).Apply(lab.Device, rows, x, lab.Of(positions), cos, sin, false);
+        new RotaryKernel(heads, dimension, dimension, isInterleaved).Apply(lab.Device, rows, x, lab.Of(positions), cos, sin, false);
         Rounding.AssertNoWorse(exact, plain, KernelLab.Values(x));
     }
 
@@ -67,40 +70,51 @@ public class RoundingRuleTests
     }
 
     [Theory]
-    [InlineData(DType.Float32)]
-    [InlineData(DType.BFloat16)]
-    public void Norm_backward(DType dtype)
+    [InlineData(DType.Float32, NormKind.RootMeanSquare)]
+    [InlineData(DType.BFloat16, NormKind.RootMeanSquare)]
+    [InlineData(DType.Float32, NormKind.Layer)]
+    [InlineData(DType.BFloat16, NormKind.Layer)]
+    public void Norm_backward(DType dtype, NormKind kind)
     {
         const int rows = 33, columns = 123;
         const double epsilon = 1e-5;
         using var lab = new KernelLab(4);
         Tensor x = lab.Random(dtype, new Shape(rows, columns), 3), dy = lab.Random(dtype, new Shape(rows, columns)), w = lab.Random(DType.Float32, new Shape(columns));
         for (var i = 0; i < columns; i++) KernelLab.Set(w, i, (float)(BFloat16)(float)KernelLab.Get(w, i));
-        Tensor y = lab.New(dtype, x.Shape), rstd = lab.New(DType.Float32, new Shape(rows)), dx = lab.New(dtype, x.Shape), dw = lab.New(DType.Float32, new Shape(columns));
-        var kernel = new RmsNormKernel(columns, 1, epsilon, false);
-        kernel.Forward(lab.Device, rows, x, w, y, rstd);
-        kernel.BackwardWeight(lab.Device, rows, dy, x, rstd, lab.New(DType.Float32, kernel.PartialShape(rows)), dw);
-        kernel.Backward(lab.Device, rows, dy, x, w, rstd, dx, false);
+        var kernel = new NormKernel(columns, 1, epsilon, kind);
+        Tensor y = lab.New(dtype, x.Shape), statistics = lab.New(DType.Float32, new Shape(kernel.StatisticsCount(rows))), dx = lab.New(dtype, x.Shape), dw = lab.New(DType.Float32, new Shape(columns));
+        kernel.Forward(lab.Device, rows, x, w, y, statistics);
+        kernel.BackwardWeight(lab.Device, rows, dy, x, statistics, lab.New(DType.Float32, kernel.PartialShape(rows)), dw);
+        kernel.Backward(lab.Device, rows, dy, x, w, statistics, dx, false);
 
         double[] xs = KernelLab.Values(x), dys = KernelLab.Values(dy), ws = KernelLab.Values(w), exact = new double[xs.Length], plain = new double[xs.Length];
         double[] exactWeight = new double[columns], plainWeight = new double[columns];
         for (var row = 0; row < rows; row++)
         {
             var range = Enumerable.Range(row * columns, columns).ToArray();
-            var r = 1 / Math.Sqrt(range.Average(i => xs[i] * xs[i]) + epsilon);
-            var mean = range.Average(i => dys[i] * ws[i % columns] * xs[i] * r);
+            var isLayer = kind == NormKind.Layer;
+            var center = isLayer ? range.Average(i => xs[i]) : 0;
+            var r = 1 / Math.Sqrt(range.Average(i => Math.Pow(xs[i] - center, 2)) + epsilon);
+            var mean = range.Average(i => dys[i] * ws[i % columns] * (xs[i] - center) * r);
+            var shift = isLayer ? range.Average(i => dys[i] * ws[i % columns]) : 0;
             // Sums in fp32, as plain operations make them.
-            float square = 0, product = 0;
-            foreach (var i in range) square += (float)xs[i] * (float)xs[i];
-            var single = 1 / MathF.Sqrt((square / columns) + (float)epsilon);
-            foreach (var i in range) product += (float)R(dtype, dys[i] * ws[i % columns]) * ((float)xs[i] * single);
-            var plainMean = product / columns;
+            float total = 0, square = 0, product = 0, sum = 0;
+            foreach (var i in range) total += (float)xs[i];
+            var single = isLayer ? total / columns : 0;
+            foreach (var i in range) square += ((float)xs[i] - single) * ((float)xs[i] - single);
+            var deviation = 1 / MathF.Sqrt((square / columns) + (float)epsilon);
             foreach (var i in range)
             {
-                exact[i] = r * ((dys[i] * ws[i % columns]) - (xs[i] * r * mean));
-                plain[i] = R(dtype, single * ((float)R(dtype, dys[i] * ws[i % columns]) - ((float)xs[i] * single * plainMean)));
-                exactWeight[i % columns] += dys[i] * xs[i] * r;
-                plainWeight[i % columns] = (float)(plainWeight[i % columns] + R(dtype, dys[i] * R(dtype, (float)xs[i] * single)));
+                product += (float)R(dtype, dys[i] * ws[i % columns]) * (((float)xs[i] - single) * deviation);
+                sum += (float)R(dtype, dys[i] * ws[i % columns]);
+            }
+            var (plainMean, plainShift) = (product / columns, isLayer ? sum / columns : 0);
+            foreach (var i in range)
+            {
+                exact[i] = r * ((dys[i] * ws[i % columns]) - shift - ((xs[i] - center) * r * mean));
+                plain[i] = R(dtype, deviation * ((float)R(dtype, dys[i] * ws[i % columns]) - plainShift - (((float)xs[i] - single) * deviation * plainMean)));
+                exactWeight[i % columns] += dys[i] * (xs[i] - center) * r;
+                plainWeight[i % columns] = (float)(plainWeight[i % columns] + R(dtype, dys[i] * R(dtype, ((float)xs[i] - single) * deviation)));
             }
         }
         Rounding.AssertNoWorse(exact, plain, KernelLab.Values(dx));

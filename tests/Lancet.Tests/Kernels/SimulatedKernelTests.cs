@@ -4,7 +4,7 @@ using Lancet.Tile.Ptx;
 namespace Lancet.Tests.Kernels;
 
 // The tests of each kernel once more, on the simulated GPU.
-public sealed class RmsNormKernelSimulatorTests : RmsNormKernelTests
+public sealed class NormKernelSimulatorTests : NormKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
 }

@@ -17,6 +17,13 @@ public class SimulatedStepTests
     [InlineData("gemma2", DType.BFloat16, true, false)]
     [InlineData("qwen2", DType.Float32, true, true)]
     [InlineData("qwen3", DType.Float16, false, true)]
+    [InlineData("phi3-longrope", DType.BFloat16, false, false)]
+    [InlineData("granite", DType.BFloat16, false, false, false, 0.0)]
+    [InlineData("smollm3", DType.Float16, true, false)]
+    [InlineData("olmo2", DType.BFloat16, true, false)]
+    [InlineData("gemma3", DType.BFloat16, false, false)]
+    [InlineData("cohere-qk-norm", DType.BFloat16, true, false)]
+    [InlineData("cohere2", DType.BFloat16, false, false, false, 0.0)]
     public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized = true, double dropout = 0.1)
     {
         var fixture = new Fixture(name);
@@ -29,9 +36,11 @@ public class SimulatedStepTests
         engine.Accumulate(batch);
         engine.EndStep(0.001);
     }
+
     [Theory]
     [InlineData("llama31-rope", DType.BFloat16)]
     [InlineData("gemma2", DType.Float16)]
+    [InlineData("cohere", DType.BFloat16)]
     public void Generation_computes_what_the_executor_computes(string name, DType dtype)
     {
         var fixture = new Fixture(name);

@@ -63,7 +63,7 @@ public class RotaryTableTests
             Assert.Equal(1, within[i] / Math.Pow(10000, -2.0 * i / 64), 2e-6);
             Assert.Equal(1, beyond[i] * (1 + i) / Math.Pow(10000, -2.0 * i / 64), 2e-6);
         }
-        var table = RotaryTable.Create(longrope, 8);
+        var table = RotaryTable.Create(longrope, 8, 8);
         Assert.Equal(longrope.AttentionFactor, table.Cos[0], 1e-6);
         Assert.Equal(longrope.AttentionFactor * Math.Sin(5 * (double)within[3]), table.Sin[(5 * 32) + 3], 1e-6);
     }

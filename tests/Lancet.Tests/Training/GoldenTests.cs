@@ -18,7 +18,7 @@ namespace Lancet.Tests.Training;
 /// </summary>
 public class GoldenTests
 {
-    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3"];
+    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3", "phi3", "phi3-longrope", "granite", "smollm3", "olmo2", "gemma3", "cohere", "cohere-qk-norm", "cohere2"];
 
     [Theory]
     [MemberData(nameof(Fixtures))]
@@ -99,8 +99,17 @@ public class GoldenTests
     [InlineData("gemma2", false, false)]
     [InlineData("qwen3", true, false)]
     [InlineData("qwen2", true, false)]
+    [InlineData("granite", false, false)]
+    [InlineData("olmo2", true, false)]
+    [InlineData("cohere", false, false)]
+    [InlineData("cohere-qk-norm", true, false)]
     [InlineData("llama", false, true)]
     [InlineData("gemma2", true, true)]
+    [InlineData("granite", false, true)]
+    [InlineData("phi3", false, true)]
+    [InlineData("olmo2", false, true)]
+    [InlineData("cohere", false, true)]
+    [InlineData("cohere2", true, true)]
     public void Activation_policies_give_the_same_bits(string name, bool isFullyTrained, bool isLikeGpu)
     {
         var fixture = new Fixture(name);
@@ -146,6 +155,13 @@ public class GoldenTests
     [InlineData("gemma2")]
     [InlineData("qwen2")]
     [InlineData("qwen3")]
+    [InlineData("phi3-longrope")]
+    [InlineData("granite")]
+    [InlineData("smollm3")]
+    [InlineData("olmo2")]
+    [InlineData("gemma3")]
+    [InlineData("cohere-qk-norm")]
+    [InlineData("cohere2")]
     public void All_gradients_of_full_training_agree_with_central_differences_in_fp64(string name)
     {
         var fixture = new Fixture(name);

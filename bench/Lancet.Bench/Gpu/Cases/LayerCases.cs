@@ -17,7 +17,7 @@ internal static class LayerCases
         const double pass = 2.0 * Tokens * Hidden;
         const double small = (4.0 * Tokens) + (4.0 * Hidden);
         var shape = $"{Tokens} × {Hidden}";
-        var kernel = new RmsNormKernel(Hidden, 1, 1e-5, false);
+        var kernel = new NormKernel(Hidden, 1, 1e-5, NormKind.RootMeanSquare);
         yield return new("RMSNorm forward", shape, Narrow, Tokens, (lab, dtype, rows) =>
         {
             Tensor x = lab.Rows(dtype, rows, Hidden), w = lab.Whole(dtype.Accumulator(), new Shape(Hidden), 0.5, 1), y = lab.Output(dtype, x.Shape), rstd = lab.Output(dtype.Accumulator(), new Shape(rows));

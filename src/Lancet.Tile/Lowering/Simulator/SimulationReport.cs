@@ -11,7 +11,7 @@ namespace Lancet.Tile.Lowering.Simulator;
 /// <param name="Actual">Wavefronts or sectors that the addresses really need.</param>
 internal sealed record MemoryTraffic(SourceLocation Location, ThreadOpcode Opcode, long Executions, long Ideal, long Actual)
 {
-    /// <summary>For example <c>RmsNormKernel.cs:42 LoadShared: 8 accesses, 64 wavefronts (32 ideal)</c>.</summary>
+    /// <summary>For example <c>NormKernel.cs:42 LoadShared: 8 accesses, 64 wavefronts (32 ideal)</c>.</summary>
     public override string ToString() => $"{Location} {Opcode}: {Executions} accesses, {Actual} {(Opcode is ThreadOpcode.LoadGlobal or ThreadOpcode.StoreGlobal ? "sectors" : "wavefronts")} ({Ideal} ideal)";
 }
 

@@ -1,3 +1,5 @@
+using Lancet.Kernels;
+
 namespace Lancet.Models.Families;
 
 /// <summary>Gemma 2: Gemma with norms after attention and MLP, soft caps on scores and logits, a query scale of its own, and a window in every other layer.</summary>
@@ -5,13 +7,15 @@ internal sealed class Gemma2 : ModelFamily
 {
     public override string ModelType => "gemma2";
 
+    public override bool TiesWordEmbeddings => true;
+
     public override ModelConfig Configure(ConfigReader reader, ModelConfig config) => config with
     {
         Activation = reader.Activation("hidden_activation", "gelu_pytorch_tanh"),
-        IsNormPlusOne = true,
-        ScalesEmbeddings = true,
+        Norm = NormKind.RootMeanSquarePlusOne,
+        EmbeddingScale = Math.Sqrt(config.HiddenSize),
+        IsEmbeddingScaleRounded = true,
         HasPostNorms = true,
-        TiesWordEmbeddings = reader.Boolean("tie_word_embeddings") ?? true,
         HasQueryKeyValueBias = reader.Boolean("attention_bias") ?? false,
         HasOutputBias = reader.Boolean("attention_bias") ?? false,
         AttentionScale = 1 / Math.Sqrt(reader.Number("query_pre_attn_scalar") ?? 256),

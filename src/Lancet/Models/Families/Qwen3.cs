@@ -7,7 +7,7 @@ internal sealed class Qwen3 : ModelFamily
 
     public override ModelConfig Configure(ConfigReader reader, ModelConfig config) => config with
     {
-        HasQueryKeyNorm = true,
+        QueryKeyNorm = QueryKeyNorm.Head,
         HasQueryKeyValueBias = reader.Boolean("attention_bias") ?? false,
         HasOutputBias = reader.Boolean("attention_bias") ?? false,
         Windows = Qwen2.QwenWindows(reader, config.LayerCount),

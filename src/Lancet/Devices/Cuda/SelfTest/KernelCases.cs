@@ -38,9 +38,9 @@ internal static partial class KernelCases
                 lab.Result("total", total);
             });
         }
-        foreach (var (rows, heads, dimension, rotary) in ((int, int, int, int)[])[(5, 7, 24, 24), (64, 40, 128, 128), (9, 3, 64, 16)])
+        foreach (var (rows, heads, dimension, rotary, isInterleaved) in ((int, int, int, int, bool)[])[(5, 7, 24, 24, false), (64, 40, 128, 128, false), (9, 3, 64, 16, false), (5, 7, 24, 24, true), (33, 40, 128, 128, true)])
         {
-            yield return new("rotary", $"{rows} x {heads} x {dimension}/{rotary}", s_float, (lab, dtype) =>
+            yield return new(isInterleaved ? "rotary, interleaved" : "rotary", $"{rows} x {heads} x {dimension}/{rotary}", s_float, (lab, dtype) =>
             {
                 var x = lab.Random(dtype, new Shape(rows, heads * dimension));
                 var angles = new double[rows * rotary / 2];
@@ -48,7 +48,7 @@ internal static partial class KernelCases
                 var cos = lab.Of(DType.Float32, new Shape(rows, rotary / 2), Array.ConvertAll(angles, Math.Cos));
                 var sin = lab.Of(DType.Float32, new Shape(rows, rotary / 2), Array.ConvertAll(angles, Math.Sin));
                 var positions = lab.Of(lab.Integers(rows, rows));
-                new RotaryKernel(heads, dimension, rotary).Apply(lab.Device, rows, x, positions, cos, sin, false);
+                new RotaryKernel(heads, dimension, rotary, isInterleaved).Apply(lab.Device, rows, x, positions, cos, sin, false);
                 lab.Result("rotated", x);
             });
         }
@@ -101,23 +101,25 @@ internal static partial class KernelCases
 
     private static IEnumerable<KernelCase> Norms()
     {
-        foreach (var (rows, heads, columns, plusOne, padding) in ((int, int, int, bool, int)[])[(5, 1, 123, true, 0), (3, 4, 16, false, 8), (70, 1, 576, false, 0), (33, 1, 4096, false, 0)])
+        foreach (var (rows, heads, columns, kind, hasHeadScales, padding) in ((int, int, int, NormKind, bool, int)[])[
+            (5, 1, 123, NormKind.RootMeanSquarePlusOne, false, 0), (3, 4, 16, NormKind.RootMeanSquare, false, 8), (70, 1, 576, NormKind.RootMeanSquare, false, 0), (33, 1, 4096, NormKind.RootMeanSquare, false, 0),
+            (5, 1, 123, NormKind.Layer, false, 0), (33, 1, 4096, NormKind.Layer, false, 0), (9, 6, 12, NormKind.Layer, true, 8), (40, 32, 128, NormKind.Layer, true, 0)])
         {
-            yield return new("rms norm", $"{rows} x {heads} x {columns}", s_float, (lab, dtype) =>
+            yield return new(kind == NormKind.Layer ? "layer norm" : "rms norm", $"{rows} x {heads} x {columns}", s_float, (lab, dtype) =>
             {
                 var stride = (heads * columns) + padding;
-                Tensor x = lab.Random(dtype, new Shape(rows, stride)), w = lab.Random(dtype.Accumulator(), new Shape(columns)), y = lab.Output(dtype, x.Shape);
-                Tensor rstd = lab.Output(dtype.Accumulator(), new Shape(rows * heads)), dy = lab.Random(dtype, x.Shape), dx = lab.Random(dtype, x.Shape);
-                var kernel = new RmsNormKernel(columns, heads, 1e-5, plusOne);
-                Tensor partial = lab.Output(dtype.Accumulator(), kernel.PartialShape(rows)), gradient = lab.Zeros(dtype.Accumulator(), new Shape(columns));
-                kernel.Forward(lab.Device, rows, x, w, y, rstd);
-                kernel.BackwardWeight(lab.Device, rows, dy, x, rstd, partial, gradient);
-                kernel.Backward(lab.Device, rows, dy, x, w, rstd, dx, true);
+                Tensor x = lab.Random(dtype, new Shape(rows, stride)), w = lab.Random(dtype.Accumulator(), new Shape(hasHeadScales ? heads * columns : columns)), y = lab.Output(dtype, x.Shape);
+                var kernel = new NormKernel(columns, heads, 1e-5, kind, hasHeadScales);
+                Tensor statistics = lab.Output(dtype.Accumulator(), new Shape(kernel.StatisticsCount(rows))), dy = lab.Random(dtype, x.Shape), dx = lab.Random(dtype, x.Shape);
+                Tensor partial = lab.Output(dtype.Accumulator(), kernel.PartialShape(rows)), gradient = lab.Zeros(dtype.Accumulator(), w.Shape);
+                kernel.Forward(lab.Device, rows, x, w, y, statistics);
+                kernel.BackwardWeight(lab.Device, rows, dy, x, statistics, partial, gradient);
+                kernel.Backward(lab.Device, rows, dy, x, w, statistics, dx, true);
                 lab.Result("y", y, rows, heads * columns);
-                lab.Result("rstd", rstd);
+                lab.Result("statistics", statistics);
                 lab.Result("dw", gradient);
                 lab.Result("dx", dx, rows, heads * columns);
-                kernel.Backward(lab.Device, rows, dy, x, w, rstd, dy, false);
+                kernel.Backward(lab.Device, rows, dy, x, w, statistics, dy, false);
                 lab.Result("dx over dy", dy, rows, heads * columns);
             });
         }

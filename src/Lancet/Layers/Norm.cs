@@ -1,0 +1,57 @@
+using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tensors;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// Norm of whole rows, or of every head of a row. The reciprocal deviations (and means) are kept; the normed output is not, because making it
+/// again costs one pass over memory.
+/// </summary>
+/// <param name="weight">Scales: [columns], or [heads, columns] where every head has its own.</param>
+/// <param name="epsilon">Added to the mean square.</param>
+/// <param name="kind">What is computed.</param>
+/// <param name="heads">Normed pieces side by side in a row; 1 for whole rows.</param>
+public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads = 1)
+{
+    private readonly int _width = (int)weight.Shape[weight.Shape.Rank - 1] * heads;
+    private readonly NormKernel _kernel = new((int)weight.Shape[weight.Shape.Rank - 1], heads, epsilon, kind, weight.Shape.Rank > 1);
+
+    /// <summary>Scales.</summary>
+    public Weight Weight => weight;
+
+    /// <summary>y = norm(x). Returns the kept statistics, which belong to the caller.</summary>
+    public Tensor Forward(StepContext c, ColumnSlice x, ColumnSlice y)
+    {
+        var statistics = c.SavedStatistics(_kernel.StatisticsCount(c.TokenCount));
+        _kernel.Forward(c.Device, c.TokenCount, x, weight.Dense, y, statistics);
+        return statistics;
+    }
+
+    /// <summary>y = norm(x) again, the same bits as in the forward pass, into a new workspace buffer.</summary>
+    public Tensor Recompute(StepContext c, Tensor x, Tensor statistics)
+    {
+        var y = c.Activations(MemoryPurpose.Workspace, _width);
+        _kernel.Forward(c.Device, c.TokenCount, x, weight.Dense, y, statistics);
+        return y;
+    }
+
+    /// <summary>dx (+)= gradient of the input; dw += gradient of the scale if it is trained.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="dy">Gradient of the output.</param>
+    /// <param name="x">The forward pass's input.</param>
+    /// <param name="statistics">Kept by <see cref="Forward"/>.</param>
+    /// <param name="dx">Like x; may be dy itself when not added to.</param>
+    /// <param name="isAdded">Whether dx is added to.</param>
+    public void Backward(StepContext c, ColumnSlice dy, ColumnSlice x, Tensor statistics, ColumnSlice dx, bool isAdded)
+    {
+        if (weight.IsTrained)
+        {
+            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _kernel.PartialShape(c.TokenCount));
+            _kernel.BackwardWeight(c.Device, c.TokenCount, dy, x, statistics, partial, weight.Gradient);
+            c.Free(partial);
+        }
+        _kernel.Backward(c.Device, c.TokenCount, dy, x, weight.Dense, statistics, dx, isAdded);
+    }
+}

@@ -1,0 +1,115 @@
+using Lancet.Kernels;
+using Lancet.Planning;
+using Lancet.Tensors;
+
+namespace Lancet.Layers;
+
+/// <summary>
+/// The last projection of half a layer, which adds its result to the residual stream: y = x + s·post(W·h).
+/// <code>
+/// kept         LoRA's u; W·h where a norm follows it (Gemma 2), with the norm's statistics
+/// backward     dW·h = s·post'(d), d itself without a norm and a factor
+/// </code>
+/// </summary>
+/// <param name="projection">W.</param>
+/// <param name="norm">Norm of the result, or null.</param>
+/// <param name="scale">s: Granite's residual multiplier, 1 elsewhere.</param>
+public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, double scale)
+{
+    private readonly int _columns = projection.OutFeatures;
+
+    /// <summary>The projection.</summary>
+    public ProjectionGroup Projection => projection;
+
+    /// <summary>Norm of the result, or null.</summary>
+    public Norm? Norm => norm;
+
+    private bool IsPlain => norm is null && scale == 1;
+
+    /// <summary>What the backward pass reads.</summary>
+    internal struct State
+    {
+        public Tensor BeforeNorm, Statistics;
+        public AdapterInputs U;
+
+        /// <summary>Ends the lives of all.</summary>
+        public readonly void Free(StepContext c)
+        {
+            c.Free(BeforeNorm, Statistics);
+            U.Free(c);
+        }
+    }
+
+    /// <summary>y [T, columns] as a new saved buffer.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="h">[T, in], with the projection's room behind each row.</param>
+    /// <param name="x">Residual stream [T, columns].</param>
+    /// <param name="state">What the backward pass reads.</param>
+    internal Tensor Forward(StepContext c, Tensor h, Tensor x, out State state)
+    {
+        var result = c.Saved(_columns);
+        state = default;
+        if (IsPlain)
+        {
+            projection.Forward(c, h, result, x, out state.U);
+            return result;
+        }
+        c.Device.Copy(x, result);
+        var branch = Branch(c, h, ref state);
+        ElementwiseKernel.AddRows(c.Device, c.TokenCount, _columns, branch, result, (float)scale);
+        c.Free(branch);
+        if (c.IsTraining) return result;
+        c.Free(state.BeforeNorm, state.Statistics);
+        state = default;
+        return result;
+    }
+
+    /// <summary>The forward pass's state once more, with the same bits.</summary>
+    internal void Recompute(StepContext c, Tensor h, out State state)
+    {
+        state = default;
+        if (norm is null) projection.RecomputeAdapterInputs(c, h, out state.U);
+        else c.Free(Branch(c, h, ref state));
+    }
+
+    /// <summary>dh ← gradient of h. Returns what <see cref="BackwardWeights"/> needs.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="d">Gradient of y, and of x; with the projection's room behind each row.</param>
+    /// <param name="state">From the forward pass.</param>
+    /// <param name="dh">[T, in] that is written.</param>
+    internal (Tensor Dy, AdapterInputs V) BackwardInput(StepContext c, Tensor d, in State state, Tensor dh)
+    {
+        var dy = d;
+        if (!IsPlain)
+        {
+            dy = c.Activations(MemoryPurpose.Workspace, _columns + projection.Room);
+            if (scale != 1) ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _columns, d, dy, (float)scale);
+            norm?.Backward(c, scale != 1 ? dy : d, state.BeforeNorm, state.Statistics, dy, false);
+            c.Free(state.BeforeNorm, state.Statistics);
+        }
+        return (dy, projection.BackwardInput(c, dy, dh));
+    }
+
+    /// <summary>Gradients of whatever is trained here; frees u, v and dy.</summary>
+    internal void BackwardWeights(StepContext c, Tensor h, Tensor d, in State state, (Tensor Dy, AdapterInputs V) gradients)
+    {
+        projection.BackwardWeights(c, h, gradients.Dy, state.U, gradients.V);
+        if (gradients.Dy.Address != d.Address) c.Free(gradients.Dy);
+    }
+
+    /// <summary>post(W·h) in a new workspace buffer.</summary>
+    private Tensor Branch(StepContext c, Tensor h, ref State state)
+    {
+        if (norm is null)
+        {
+            var result = c.Activations(MemoryPurpose.Workspace, _columns);
+            projection.Forward(c, h, result, default, out state.U);
+            return result;
+        }
+        state.BeforeNorm = c.Saved(_columns);
+        projection.Forward(c, h, state.BeforeNorm, default, out state.U);
+        var post = c.Activations(MemoryPurpose.Workspace, _columns);
+        state.Statistics = norm.Forward(c, state.BeforeNorm, post);
+        return post;
+    }
+}
