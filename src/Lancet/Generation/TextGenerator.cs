@@ -19,6 +19,7 @@ public sealed class TextGenerator : IDisposable
     private readonly LanguageModel _model;
     private readonly int _maxSequences;
     private readonly int _capacity;
+    private readonly int[] _originalContexts;
     private readonly StepInputs _inputs;
     private readonly StepMemory _prompt = new();
     private readonly StepMemory _decode = new();
@@ -35,6 +36,7 @@ public sealed class TextGenerator : IDisposable
     public TextGenerator(LanguageModel model, int maxSequences, int capacity)
     {
         (_model, _maxSequences, _capacity) = (model, maxSequences, capacity);
+        _originalContexts = [.. model.Config.Rotaries.Where(rotary => rotary.IsLengthDependent).Select(rotary => rotary.OriginalMaxPositions)];
         var maxTokens = Math.Max(maxSequences, capacity);
         _inputs = new StepInputs(model.Device, model.Config, model.DType, maxTokens, capacity);
         _cache = new KeyValueCache(model.Device, model.Config, model.DType, maxSequences, capacity);
@@ -105,7 +107,7 @@ public sealed class TextGenerator : IDisposable
     }
 
     /// <summary>Whether the next token is the first beyond the context length at which longrope's frequencies change: the keys so far are then computed again.</summary>
-    private bool CrossesOriginalContext(Sequence sequence) => _model.Config.Rotaries.Any(rotary => rotary.IsLengthDependent && sequence.PromptLength + sequence.Tokens.Count == rotary.OriginalMaxPositions + 1);
+    private bool CrossesOriginalContext(Sequence sequence) => _originalContexts.Contains(sequence.PromptLength + sequence.Tokens.Count - 1);
 
     private Span<float> ReadPrompt(Sequence sequence, int[] prompt)
     {

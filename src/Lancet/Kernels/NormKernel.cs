@@ -110,6 +110,7 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var w = k.Pointer(accumulator, "weight");
         var y = k.Pointer(choice.DType, "y");
         var statistics = k.Pointer(accumulator, "statistics");
+        k.Warps = choice.Warps;
         var (row, head) = (k.ProgramId(0), k.ProgramId(1));
         var column = k.Range(Blocks.PowerOfTwo(choice.Columns));
         var inside = column < choice.Columns;
@@ -135,6 +136,7 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var w = k.Pointer(accumulator, "weight");
         var statistics = k.Pointer(accumulator, "statistics");
         var dx = k.Pointer(choice.DType, "dx");
+        k.Warps = choice.Warps;
         var (row, head) = (k.ProgramId(0), k.ProgramId(1));
         var column = k.Range(Blocks.PowerOfTwo(choice.Columns));
         var inside = column < choice.Columns;
@@ -200,6 +202,9 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     private readonly record struct Choice(int Columns, bool HasHeadScales, double Epsilon, NormKind Kind, DType DType, long StrideX, long StrideY, long StrideZ, bool IsAdded)
     {
         public string Name => Kind == NormKind.Layer ? "layer_norm" : "rms_norm";
+
+        // At most 32 elements a thread, so that a row and its gradient stay in registers (Command R+: 12,288 columns).
+        public int Warps => Math.Clamp(Blocks.PowerOfTwo(Columns) / 1024, 4, 32);
 
         public int Statistics => Kind == NormKind.Layer ? 2 : 1;
     }
