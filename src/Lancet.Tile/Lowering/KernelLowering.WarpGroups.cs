@@ -9,6 +9,8 @@ internal sealed partial class KernelLowering
 {
     private readonly List<PendingProduct> _pendingProducts = [];
     private int _committedProducts;
+    private Register _warpGroup;
+    private int _warpGroupScope;
 
     /// <summary>A product that is under way.</summary>
     /// <param name="Number">Of its group, from 1.</param>
@@ -69,15 +71,26 @@ internal sealed partial class KernelLowering
         return step => fragments(0, step);
     }
 
+    // By way of a shuffle, so that the assembler knows that it is the same for a warp.
+    private Source WarpGroup()
+    {
+        if (!_warpGroup.Exists || !_builder.IsOpen(_warpGroupScope))
+        {
+            (_warpGroup, _warpGroupScope) = (_builder.New(RegisterClass.Bits32), _builder.Scope);
+            var number = _builder.ShiftRight(ThreadType.U32, _builder.Special(SpecialRegister.ThreadId), 7);
+            _builder.Effect(ThreadOpcode.ShuffleIndex, ThreadType.B32, [_warpGroup], [number, Source.Constant(0)]);
+        }
+        return _warpGroup;
+    }
+
     // Rows of A run along the outer extent, a warp group's 64 rows after the other.
     private Func<int, Source[]> DescribeLeft(SharedTile tile)
     {
-        const int groupRows = 64, groupThreadBits = 7;
+        const int groupRows = 64;
         var start = tile.Offset;
         if (tile.Rows > groupRows)
         {
-            var group = _builder.ShiftRight(ThreadType.U32, _builder.Special(SpecialRegister.ThreadId), groupThreadBits);
-            start = _builder.Add(ThreadType.U32, start, _builder.Multiply(ThreadType.U32, group, Source.Constant(groupRows * tile.Pitch)));
+            start = _builder.Add(ThreadType.U32, start, _builder.Multiply(ThreadType.U32, WarpGroup(), Source.Constant(groupRows * tile.Pitch)));
         }
         var describe = Describe(tile, start, 0);
         return step => [describe(tile.Step(0, step * 16))];

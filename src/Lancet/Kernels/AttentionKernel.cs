@@ -90,7 +90,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {
         k.Warps = choice.ForwardWarps;
-        var parts = new Parts(k, choice);
+        var parts = new Parts(k, choice, choice.QueryColumns);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
         var v = k.Pointer(choice.DType, "v");
@@ -100,7 +100,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var ends = k.Pointer(DType.Int32, "key_end");
         var count = k.Scalar(DType.Int32, "count");
         var head = k.ProgramId(1);
-        var first = k.ProgramId(0) * choice.RowBlock;
+        var first = parts.LastFirst() * choice.RowBlock;
         var row = first + k.Range(choice.RowBlock);
         var queries = parts.Load(q, row, count, head, choice.StrideQ);
         var begin = k.Load(begins + row, row < count, int.MaxValue);
@@ -108,11 +108,11 @@ public sealed class AttentionKernel(AttentionShape shape)
         var last = Min(first + choice.RowBlock, count) - 1;
         var edges = (k.Load(begins + last), k.Load(ends + first));
         var state = k.For(
-            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock),
+            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.QueryColumns),
             [k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
             (start, carried) =>
             {
-                var column = start + k.Range(choice.ColumnBlock);
+                var column = start + k.Range(choice.QueryColumns);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var s = parts.Mask(parts.Capped(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(s, 1));
@@ -133,7 +133,7 @@ public sealed class AttentionKernel(AttentionShape shape)
 
     private static Kernel TraceDelta(Choice choice) => Kernel.Trace("attention_delta", k =>
     {
-        var parts = new Parts(k, choice);
+        var parts = new Parts(k, choice, choice.ColumnBlock);
         var o = k.Pointer(choice.DType, "o");
         var dOut = k.Pointer(choice.DType, "d_o");
         var delta = k.Pointer(choice.Accumulator, "delta");
@@ -148,7 +148,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceQueryGradient(Choice choice) => Kernel.Trace("attention_backward_q", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var parts = new Parts(k, choice);
+        var parts = new Parts(k, choice, choice.QueryColumns);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
         var v = k.Pointer(choice.DType, "v");
@@ -160,7 +160,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var ends = k.Pointer(DType.Int32, "key_end");
         var count = k.Scalar(DType.Int32, "count");
         var head = k.ProgramId(1);
-        var first = k.ProgramId(0) * choice.RowBlock;
+        var first = parts.LastFirst() * choice.RowBlock;
         var row = first + k.Range(choice.RowBlock);
         var queries = parts.Load(q, row, count, head, choice.StrideQ);
         var gradients = parts.Load(dOut, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
@@ -171,10 +171,10 @@ public sealed class AttentionKernel(AttentionShape shape)
         var last = Min(first + choice.RowBlock, count) - 1;
         var edges = (k.Load(begins + last), k.Load(ends + first));
         var sum = k.For(
-            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
+            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.QueryColumns), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
             (start, carried) =>
             {
-                var column = start + k.Range(choice.ColumnBlock);
+                var column = start + k.Range(choice.QueryColumns);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 var s = parts.Capped(Dot(queries, keys.Transposed()));
@@ -189,7 +189,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var parts = new Parts(k, choice);
+        var parts = new Parts(k, choice, choice.ColumnBlock);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
         var v = k.Pointer(choice.DType, "v");
@@ -235,8 +235,11 @@ public sealed class AttentionKernel(AttentionShape shape)
     });
 
     /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂.</summary>
-    private sealed class Parts(KernelBuilder k, Choice choice)
+    private sealed class Parts(KernelBuilder k, Choice choice, int columns)
     {
+        /// <summary>The program's block of rows, last first: under causality late rows see the most, and what takes longest should not start last.</summary>
+        public Tile.Tile LastFirst() => k.ProgramCount(0) - 1 - k.ProgramId(0);
+
         public Tile.Tile Load(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride) => k.Load(Address(pointer, row, head, stride), Inside(row, count));
 
         public void Store(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride, Tile.Tile value) =>
@@ -253,7 +256,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// row's end is visible to all rows and skips this.
         /// </summary>
         public Tile.Tile Mask(Tile.Tile value, Tile.Tile column, Tile.Tile start, Tile.Tile begin, Tile.Tile end, (Tile.Tile LastBegin, Tile.Tile FirstEnd) edges, double other) =>
-            k.If((start < edges.LastBegin) | (start + choice.ColumnBlock > edges.FirstEnd), [value], () =>
+            k.If((start < edges.LastBegin) | (start + columns > edges.FirstEnd), [value], () =>
                 [Select((column.AsRow() >= begin.AsColumn()) & (column.AsRow() < end.AsColumn()), value, other)])[0];
 
         /// <summary>Gradient of q·k, but for the scale, from the gradient of the score; <paramref name="s"/> is what <see cref="Capped"/> gave.</summary>
@@ -274,8 +277,11 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory; 64 for each warp group.</summary>
         public int RowBlock => IsForWarpGroups ? 128 : IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
-        /// <summary>Columns of a step.</summary>
+        /// <summary>Columns of a step where rows are keys.</summary>
         public int ColumnBlock => IsTight ? 16 : IsWide ? 32 : 64;
+
+        /// <summary>Columns of a step where rows are queries: warp groups have registers for twice as many, and narrow heads leave room for two programs instead.</summary>
+        public int QueryColumns => IsForWarpGroups && Width == 128 ? 128 : ColumnBlock;
 
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
