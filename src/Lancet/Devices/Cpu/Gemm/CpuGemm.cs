@@ -1,14 +1,15 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Lancet.Tile;
 using Lancet.Tile.Cpu;
 
 namespace Lancet.Devices.Cpu;
 
 /// <summary>
-/// Matrix products on the processor: C = alpha · op(A) · op(B) + beta · C + bias. B is packed slab by slab into columns of the register tile's
-/// width, A block by block into rows of its height, both converted to fp32 on the way; a block of C is accumulated in fp32 and written once
-/// (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
+/// Matrix products on the processor: C = alpha · op(A) · op(B) + beta · C + bias. A is packed once for all threads into rows of the register tile's
+/// height; each thread packs the columns of B that it needs, in strips of the tile's width, and multiplies them while they are in its cache. Both are
+/// converted to fp32 on the way; a block of C is accumulated in fp32 and each tile written once, when its last product is in (after Goto and van de Geijn,
+/// "Anatomy of High-Performance Matrix Multiplication", 2008).
 /// </summary>
 /// <remarks>
 /// An element of C is the sum of its blocks of <see cref="DepthBlock"/> products, each a chain of fused multiply-adds in order of k, added up
@@ -21,14 +22,14 @@ public static unsafe class CpuGemm
 
     // Up to so many register tiles of rows, packing B costs more than it saves.
     private const int DirectRows = 3;
-    private const int PackedRows = 8;
-    private const int PrefetchedRows = 8;
-    private const int RowBlock = 96;
-    private const int ColumnBlock = 512;
-    private const long SlabBytes = 8 << 20;
-    private const int StripsPerTask = 4;
-    private const int LongDepth = 4096;
-    private const int LongDepthColumns = 1024;
+    private const int RowBlock = 528;
+    private const int PackedRows = 96;
+    private const int ColumnBlock = 96;
+    private const int LongColumnBlock = 320;
+    private const int SharedFloats = 2 << 20;
+    private const int TasksPerThread = 6;
+    // A result that no cache holds goes past the caches, which saves reading it first.
+    private const long StreamedBytes = 32 << 20;
 
     /// <summary>Computes the product and returns when it is done.</summary>
     /// <param name="pool">Threads.</param>
@@ -52,12 +53,12 @@ public static unsafe class CpuGemm
             MultiplyDouble(m, n, k, a, b, (double*)c, ldc, alpha, beta, (double*)bias);
             return;
         }
-        var isDirect = m <= DirectRows * MicroKernel.Rows && !b.IsTransposed && b.IsFloat32;
-        var blocks = new Blocking(m, n, k, pool.ThreadCount, isDirect);
+        var blocks = new Blocking(m, n, k, pool.ThreadCount);
         var memory = (float*)workspace.Ensure(blocks.WorkspaceBytes);
         var product = new Product
         {
-            M = m,
+            N = n,
+            K = k,
             A = a,
             B = b,
             C = c,
@@ -66,34 +67,27 @@ public static unsafe class CpuGemm
             Alpha = alpha,
             Beta = beta,
             Bias = (float*)bias,
-            IsDirect = isDirect,
+            IsDirect = m <= DirectRows * MicroKernel.Rows && !b.IsTransposed && b.IsFloat32,
+            IsStreamed = cType == DType.Float32 && beta == 0 && (long)m * n * sizeof(float) >= StreamedBytes && (nint)c % Vector512<byte>.Count == 0 && ldc % Vector512<float>.Count == 0,
             RowBlock = blocks.Rows,
             ColumnBlock = blocks.Columns,
-            PackedB = memory,
-            Accumulator = blocks.Accumulator == 0 ? null : memory + blocks.PackedB,
-            AccumulatorStride = blocks.AccumulatorStride,
-            Worker = memory + blocks.PackedB + blocks.Accumulator,
+            PackedA = blocks.IsShared ? memory : null,
+            Worker = memory + blocks.Shared,
             PerWorker = blocks.PerWorker,
-            TileOffset = blocks.PackedA,
-            RowOffset = blocks.PackedA + blocks.Tile,
+            PackedBOffset = blocks.OwnA,
+            TileOffset = blocks.OwnA + blocks.PackedB,
+            BufferOffset = blocks.OwnA + blocks.PackedB + blocks.Tile,
         };
-        for (var start = 0; start < n; start += blocks.Slab)
+        for (product.RowStart = 0; product.RowStart < m; product.RowStart += blocks.Panel)
         {
-            (product.SlabStart, product.SlabCount) = (start, Math.Min(blocks.Slab, n - start));
-            product.From = 0;
-            do
-            {
-                (product.Depth, product.IsLast) = (Math.Min(blocks.Depth, k - product.From), k - product.From <= blocks.Depth);
-                if (!isDirect) pool.Run(Blocks(product.SlabCount, StripsPerTask * MicroKernel.Columns), &PackB, (nint)(&product));
-                pool.Run(Blocks(m, blocks.Rows) * Blocks(product.SlabCount, blocks.Columns), &Block, (nint)(&product));
-                product.From += product.Depth;
-            }
-            while (product.From < k);
+            product.RowCount = Math.Min(blocks.Panel, m - product.RowStart);
+            if (blocks.IsShared) pool.Run(Blocks(product.RowCount, PackedRows) * Blocks(k, DepthBlock), &PackA, (nint)(&product));
+            pool.Run(Blocks(product.RowCount, blocks.Rows) * Blocks(n, blocks.Columns), &Block, (nint)(&product));
         }
     }
 
     /// <summary>Bytes of packing buffers that a product needs.</summary>
-    public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads, false).WorkspaceBytes;
+    public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads).WorkspaceBytes;
 
     private static int RoundUp(int value, int to) => (value + to - 1) / to * to;
 
@@ -101,153 +95,71 @@ public static unsafe class CpuGemm
 
     private static long Aligned(long floats) => (floats + 15) / 16 * 16;
 
-    /// <summary>Packs a few strips of columns of B, each [depth][width], missing columns as zeros.</summary>
-    private static void PackB(nint context, int task, int worker)
+    /// <summary>Packs some rows of A over one block of depth for all threads.</summary>
+    private static void PackA(nint context, int task, int worker)
     {
         ref var p = ref *(Product*)context;
-        var width = MicroKernel.Columns;
-        var strip = task * StripsPerTask;
-        var first = p.SlabStart + (strip * width);
-        var count = Math.Min(StripsPerTask * width, p.SlabStart + p.SlabCount - first);
-        var target = p.PackedB + ((long)strip * width * p.Depth);
-        if (!p.B.IsTransposed)
-        {
-            PackAlong(p.B, first, count, p.From, p.Depth, width, target);
-            return;
-        }
-        for (var i = 0; i < count; i += width) PackAcross(p.B, first + i, Math.Min(width, count - i), p.From, p.Depth, width, target + ((long)i * p.Depth), p.WorkerRow(worker));
+        var rowTasks = Blocks(p.RowCount, PackedRows);
+        int row = task % rowTasks * PackedRows, start = task / rowTasks * DepthBlock;
+        var depth = Math.Min(DepthBlock, p.K - start);
+        OperandPacking.Pack(p.A, p.A.IsTransposed, p.RowStart + row, Math.Min(PackedRows, p.RowCount - row), start, depth, MicroKernel.Rows, p.SharedA(row, start, depth), p.Own(worker) + p.BufferOffset);
     }
 
-    /// <summary>Packs strips whose elements lie along stored rows: stored row k holds them side by side, so all strips are filled row by row.</summary>
-    private static void PackAlong(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target)
-    {
-        var whole = count / width;
-        var rest = count - (whole * width);
-        var stripSize = (long)depth * width;
-        for (var k = 0; k < depth; k++, target += width)
-        {
-            operand.Prefetch(start + k + PrefetchedRows, first, count);
-            var strip = target;
-            if (operand.IsFloat32)
-            {
-                var source = operand.Float32At(start + k, first);
-                for (var s = 0; s < whole; s++, strip += stripSize, source += width) CopyStrip(source, strip, width);
-            }
-            else if (operand.IsBFloat16)
-            {
-                var source = operand.BFloat16At(start + k, first);
-                for (var s = 0; s < whole; s++, strip += stripSize, source += width) WidenStrip(source, strip, width);
-            }
-            else
-            {
-                for (var s = 0; s < whole; s++, strip += stripSize) operand.ReadRow(start + k, first + (s * width), width, strip);
-            }
-            if (rest == 0) continue;
-            operand.ReadRow(start + k, first + (whole * width), rest, strip);
-            for (var i = rest; i < width; i++) strip[i] = 0;
-        }
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void CopyStrip(float* source, float* target, int width)
-    {
-        var i = 0;
-        for (; i + 16 <= width; i += 16) Vector512.Load(source + i).Store(target + i);
-        if (i + 8 <= width)
-        {
-            Vector256.Load(source + i).Store(target + i);
-            i += 8;
-        }
-        if (i + 4 <= width)
-        {
-            Vector128.Load(source + i).Store(target + i);
-            i += 4;
-        }
-        for (; i < width; i++) target[i] = source[i];
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void WidenStrip(ushort* source, float* target, int width)
-    {
-        var i = 0;
-        for (; i + 16 <= width; i += 16) (Vector512.WidenLower(Vector256.Load(source + i).ToVector512()) << 16).AsSingle().Store(target + i);
-        for (; i < width; i++) target[i] = BFloat16.FromBits(source[i]);
-    }
-
-    /// <summary>Packs strips whose elements lie across stored rows: each stored row is one of them, running along k.</summary>
-    private static void PackAcross(in GemmOperand operand, int first, int count, int start, int depth, int width, float* target, float* rows)
-    {
-        for (var from = 0; from < depth; from += DepthBlock)
-        {
-            var run = Math.Min(DepthBlock, depth - from);
-            var at = target + ((long)from * width);
-            if (operand.IsFloat32)
-            {
-                TransposedCopy.Copy(operand.Float32At(first, start + from), operand.RowStride, count, run, at, width);
-            }
-            else
-            {
-                // Rows of other formats are widened eight at a time and then transposed.
-                for (var i = 0; i < count; i += PackedRows)
-                {
-                    var some = Math.Min(PackedRows, count - i);
-                    for (var j = 0; j < some; j++) operand.ReadRow(first + i + j, start + from, run, rows + (j * DepthBlock));
-                    TransposedCopy.Copy(rows, DepthBlock, some, run, at + i, width);
-                }
-            }
-            for (var i = count; i < width; i++)
-                for (var k = 0; k < run; k++) at[((long)k * width) + i] = 0;
-        }
-    }
-
+    /// <summary>Computes a block of C, all of its depth.</summary>
     private static void Block(nint context, int task, int worker)
     {
         ref var p = ref *(Product*)context;
         int height = MicroKernel.Rows, width = MicroKernel.Columns;
-        var rowBlocks = Blocks(p.M, p.RowBlock);
-        int firstRow = task % rowBlocks * p.RowBlock, firstColumn = task / rowBlocks * p.ColumnBlock;
-        int rows = Math.Min(p.RowBlock, p.M - firstRow), columns = Math.Min(p.ColumnBlock, p.SlabCount - firstColumn);
-        var packed = p.Worker + (worker * p.PerWorker);
-        long stride = RoundUp(columns, width);
-        var tile = packed + p.TileOffset;
-        if (p.Accumulator is not null)
+        var rowBlocks = Blocks(p.RowCount, p.RowBlock);
+        int row = task % rowBlocks * p.RowBlock, column = task / rowBlocks * p.ColumnBlock;
+        int rows = Math.Min(p.RowBlock, p.RowCount - row), columns = Math.Min(p.ColumnBlock, p.N - column);
+        var own = p.Own(worker);
+        float* packedB = own + p.PackedBOffset, tile = own + p.TileOffset, buffer = own + p.BufferOffset;
+        var stride = TileStride(p.ColumnBlock);
+        var start = 0;
+        do
         {
-            stride = p.AccumulatorStride;
-            tile = p.Accumulator + (firstRow * stride) + firstColumn;
-        }
-        for (var start = 0; start < p.Depth; start += DepthBlock)
-        {
-            var depth = Math.Min(DepthBlock, p.Depth - start);
-            if (p.A.IsTransposed) PackAlong(p.A, firstRow, rows, p.From + start, depth, height, packed);
-            else for (var i = 0; i < rows; i += height) PackAcross(p.A, firstRow + i, Math.Min(height, rows - i), p.From + start, depth, height, packed + ((long)i * depth), p.WorkerRow(worker));
+            var depth = Math.Min(DepthBlock, p.K - start);
+            var a = own;
+            if (p.PackedA is not null) a = p.SharedA(row, start, depth);
+            else OperandPacking.Pack(p.A, p.A.IsTransposed, p.RowStart + row, rows, start, depth, height, a, buffer);
+            // Columns that lie along stored rows are packed all at once, because those rows are then read in longer pieces.
+            var isPacked = !p.B.IsTransposed && !p.IsDirect;
+            if (isPacked) OperandPacking.Pack(p.B, true, column, columns, start, depth, width, packedB, buffer);
             for (var j = 0; j < columns; j += width)
             {
+                var count = Math.Min(width, columns - j);
+                var b = packedB;
                 long strideB = width;
-                var b = p.PackedB + ((long)(firstColumn + j) * p.Depth) + ((long)start * width);
-                if (p.IsDirect && columns - j >= width)
+                if (isPacked)
                 {
-                    b = p.B.Float32At(start, firstColumn + j);
+                    b += (long)j * depth;
+                }
+                else if (p.IsDirect && count == width)
+                {
+                    b = p.B.Float32At(start, column + j);
                     strideB = p.B.RowStride;
                 }
-                else if (p.IsDirect)
+                else
                 {
-                    b = p.WorkerRow(worker);
-                    PackAlong(p.B, firstColumn + j, columns - j, start, depth, width, b);
+                    OperandPacking.Pack(p.B, !p.B.IsTransposed, column + j, count, start, depth, width, b, buffer);
                 }
-                // The first tiles ask for the strip of B that comes next, or for more of this one's A once that is done.
-                var next = b + (width * (long)p.Depth);
                 for (var i = 0; i < rows; i += height)
                 {
-                    MicroKernel.Multiply(depth, packed + ((long)i * depth), b, strideB, tile + (i * stride) + j, stride, p.From + start == 0, next);
-                    next += depth * (long)MicroKernel.LineFloats;
-                    if (next >= b + (width * ((long)p.Depth + depth))) next = packed + ((long)i * depth);
+                    var sums = tile + (i * stride) + j;
+                    MicroKernel.Multiply(depth, a + ((long)i * depth), b, strideB, sums, stride, start == 0, a + ((long)(i + height) * depth));
+                    if (start + depth < p.K) continue;
+                    for (var r = i; r < Math.Min(i + height, rows); r++, sums += stride) WriteRow(ref p, sums, p.RowStart + row + r, column + j, count);
                 }
             }
+            start += depth;
         }
-        if (!p.IsLast) return;
-        if (p.Depth == 0) new Span<float>(tile, checked((int)(RoundUp(rows, height) * stride))).Clear();
-        for (var i = 0; i < rows; i++) WriteRow(ref p, tile + (i * stride), firstRow + i, p.SlabStart + firstColumn, columns);
+        while (start < p.K);
+        if (p.IsStreamed) Sse.StoreFence();
     }
+
+    // One cache line more than needed, lest the rows of a tile fall on the same few sets of the cache.
+    private static int TileStride(int columns) => columns + 16;
 
     private static void WriteRow(ref Product p, float* tile, int row, int column, int count)
     {
@@ -262,7 +174,8 @@ public static unsafe class CpuGemm
                 var value = Vector512.Load(tile + i) * Vector512.Create(p.Alpha);
                 if (p.Beta != 0) value += Vector512.Create(p.Beta) * Vector512.Load(target + i);
                 if (bias is not null) value += Vector512.Load(bias + i);
-                value.Store(target + i);
+                if (p.IsStreamed) value.StoreAlignedNonTemporal(target + i);
+                else value.Store(target + i);
             }
             for (; i < count; i++) target[i] = Finish(ref p, tile[i], target[i], bias, i);
         }
@@ -299,48 +212,48 @@ public static unsafe class CpuGemm
         }
     }
 
-    /// <summary>How a product is cut up: blocks of C that keep every thread busy, and columns of B that are packed at a time.</summary>
+    /// <summary>How a product is cut up: blocks of C that keep every thread busy, and rows of A that are packed at a time.</summary>
     private readonly struct Blocking
     {
-        public Blocking(int m, int n, int k, int threads, bool isDirect)
+        public Blocking(int m, int n, int k, int threads)
         {
             int height = MicroKernel.Rows, width = MicroKernel.Columns;
+            // Neither this nor the size of a buffer depends on how m is cut, so that a smaller batch never needs a larger workspace.
+            IsShared = (long)RowBlock * k <= SharedFloats;
+            var columns = IsShared ? ColumnBlock : LongColumnBlock;
+            int mostRows = Math.Min(RoundUp(m, height), RowBlock), mostColumns = Math.Min(RoundUp(n, width), columns);
             // Blocks of equal size rather than a small one at the end.
             Rows = RoundUp(Blocks(m, Blocks(m, RowBlock)), height);
-            Columns = RoundUp(Blocks(n, Blocks(n, ColumnBlock)), width);
-            // What is packed of B at a time does not depend on m, so that a smaller batch never needs a larger workspace. A long K is cut, not
-            // N, because A is read once for each cut of N.
-            Slab = isDirect ? RoundUp(n, Columns) : k <= LongDepth
-                ? (int)Math.Clamp(SlabBytes / (sizeof(float) * Math.Max(1L, k)) / Columns * Columns, Columns, RoundUp(n, Columns))
-                : Math.Min(Blocks(n, Columns), Math.Max(1, LongDepthColumns / Columns)) * Columns;
-            Depth = isDirect || k <= LongDepth ? k : (int)(SlabBytes / (sizeof(float) * Slab) / DepthBlock * DepthBlock);
-            PackedB = isDirect ? 0 : Aligned((long)Slab * Depth);
-            AccumulatorStride = Depth >= k ? 0 : Slab + 16;
-            Accumulator = RoundUp(m, height) * AccumulatorStride;
-            while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Columns > 2 * width) Columns = RoundUp(Columns / 2, width);
-            while ((long)Blocks(m, Rows) * Blocks(n, Columns) < 3 * threads && Rows > 2 * height) Rows = RoundUp(Rows / 2, height);
-            PackedA = Aligned((long)Rows * Math.Min(DepthBlock, Math.Max(k, 1)));
-            Tile = Accumulator > 0 ? 0 : Aligned((long)Rows * Columns);
-            PerWorker = PackedA + Tile + (Math.Max(PackedRows, width) * DepthBlock);
-            WorkspaceBytes = (PackedB + Accumulator + (PerWorker * threads)) * sizeof(float);
+            Columns = RoundUp(Blocks(n, Blocks(n, columns)), width);
+            Panel = IsShared ? Math.Max(1, SharedFloats / Math.Max(1, k) / Rows) * Rows : m;
+            // A thread that packs A for itself had better use it for many columns.
+            var tasks = IsShared ? TasksPerThread * threads : threads;
+            while (Blocks(m, Rows) * (long)Blocks(n, Columns) < tasks && Columns > width) Columns = RoundUp(Columns / 2, width);
+            while (Blocks(m, Rows) * (long)Blocks(n, Columns) < tasks && Rows > 2 * height) Rows = RoundUp(Rows / 2, height);
+            var depth = Math.Min(DepthBlock, k);
+            Shared = IsShared ? Aligned(Math.Min((long)RoundUp(m, height) * k, SharedFloats)) : 0;
+            OwnA = IsShared ? 0 : Aligned((long)mostRows * depth);
+            PackedB = Aligned((long)mostColumns * depth);
+            Tile = Aligned((long)mostRows * TileStride(mostColumns));
+            PerWorker = OwnA + PackedB + Tile + OperandPacking.BufferSize;
+            WorkspaceBytes = (Shared + (PerWorker * threads)) * sizeof(float);
         }
+
+        /// <summary>Whether A is packed once for all threads: unless its rows are so long that too few of them fit.</summary>
+        public bool IsShared { get; }
 
         public int Rows { get; }
 
         public int Columns { get; }
 
-        public int Slab { get; }
+        /// <summary>Rows of A that are packed at a time.</summary>
+        public int Panel { get; }
 
-        /// <summary>Extent of K that is packed at a time; where it is less than k, sums are kept in an accumulator in between.</summary>
-        public int Depth { get; }
+        public long Shared { get; }
+
+        public long OwnA { get; }
 
         public long PackedB { get; }
-
-        public long Accumulator { get; }
-
-        public long AccumulatorStride { get; }
-
-        public long PackedA { get; }
 
         public long Tile { get; }
 
@@ -351,15 +264,17 @@ public static unsafe class CpuGemm
 
     private struct Product
     {
-        public int M, RowBlock, ColumnBlock, SlabStart, SlabCount, From, Depth;
+        public int RowStart, RowCount, N, K, RowBlock, ColumnBlock;
         public GemmOperand A, B;
         public void* C;
         public DType CType;
-        public bool IsDirect, IsLast;
-        public long Ldc, PerWorker, TileOffset, RowOffset, AccumulatorStride;
+        public bool IsDirect, IsStreamed;
+        public long Ldc, PerWorker, PackedBOffset, TileOffset, BufferOffset;
         public float Alpha, Beta;
-        public float* Bias, PackedB, Accumulator, Worker;
+        public float* Bias, PackedA, Worker;
 
-        public readonly float* WorkerRow(int worker) => Worker + (worker * PerWorker) + RowOffset;
+        public readonly float* Own(int worker) => Worker + (worker * PerWorker);
+
+        public readonly float* SharedA(int row, int start, int depth) => PackedA + ((long)start * RoundUp(RowCount, MicroKernel.Rows)) + ((long)row * depth);
     }
 }
