@@ -228,7 +228,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var sumOfValues = Dot(p.To(choice.DType), gradients, carried[1]);
                 var ds = parts.UncappedGradient(p * (dp - columnDelta), s);
                 return [Dot(ds.To(choice.DType), queries, carried[0]), sumOfValues];
-            }, stages: choice.Stages);
+            }, stages: choice.KeyStages);
         });
         parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
@@ -275,7 +275,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         public int Width => Blocks.PowerOfTwo(Shape.HeadDimension);
 
         /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory; 64 for each warp group.</summary>
-        public int RowBlock => IsForWarpGroups ? 128 : IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
+        public int RowBlock => IsForWarpGroups ? 16 * ForwardWarps : IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
         /// <summary>Columns of a step where rows are keys.</summary>
         public int ColumnBlock => IsTight ? 16 : IsWide ? 32 : 64;
@@ -286,13 +286,15 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
 
-        /// <summary>Warps of the forward kernel.</summary>
-        public int ForwardWarps => IsForWarpGroups ? 8 : 4;
+        /// <summary>Steps of loading ahead where rows are keys: warp groups have room for one more, and use it.</summary>
+        public int KeyStages => IsForWarpGroups ? 3 : Stages;
+
+        /// <summary>Warps of the forward kernel. Two warp groups share what is read of a step's wide heads; narrow ones rather make more programs.</summary>
+        public int ForwardWarps => IsForWarpGroups && Width > 64 ? 8 : 4;
 
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
-        public int BackwardWarps => IsForWarpGroups || Width > 128 ? 8 : 4;
+        public int BackwardWarps => IsForWarpGroups ? ForwardWarps : Width > 128 ? 8 : 4;
 
-        // Two warp groups share the keys and values of a step, which halves what is read of them.
         private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2 && Width <= 128;
 
         private bool IsTight => IsSmall && Width * DType.SizeInBytes() > 512;

@@ -78,11 +78,12 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         });
         k.If(label >= 0, () =>
         {
-            // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Missing columns count as a
-            // number so low that its power vanishes when the lanes meet. A soft cap would turn that into −c, so they are masked after it.
+            // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Maxima start from a number so low
+            // that its power vanishes when the lanes meet. Missing columns are −∞, whose power is 0; a soft cap would turn that into −c, so they are masked after it.
             var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
             {
-                var value = Select(first + column < choice.Vocabulary, Read(first, 0), Lowest);
+                var value = Read(first, double.NegativeInfinity);
+                if (choice.SoftCap != 0) value = Select(first + column < choice.Vocabulary, value, double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(value, 0));
                 return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0)];
             });
@@ -95,17 +96,18 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             if (!choice.HasGradient) return;
             var factor = k.Load(gradientScale);
             if (choice.Scale != 1) factor *= choice.Scale;
+            Tile.Tile Slope(Tile.Tile z) => choice.SoftCap == 0 ? factor : (1 - z * z * (1 / (choice.SoftCap * choice.SoftCap))) * factor;
             // From the end, because the blocks that were read last are the likeliest to be cached.
             var last = (choice.Vocabulary - 1) / (rows * width) * (rows * width);
             k.For(zero, end, step, [], (distance, _) =>
             {
                 var first = last - distance;
                 var value = Read(first, 0);
-                var gradient = (Power(value - logSum) - Select((first + column).EqualTo(label), k.Full(accumulator, 1, rows, width), 0)) * factor;
-                if (choice.SoftCap != 0) gradient *= 1 - value * value * (1 / (choice.SoftCap * choice.SoftCap));
-                k.Store(start + (first + column), gradient.To(choice.DType), first + column < choice.Vocabulary);
+                k.Store(start + (first + column), (Power(value - logSum) * Slope(value)).To(choice.DType), first + column < choice.Vocabulary);
                 return [];
             });
+            // The label's column once more, instead of asking every column whether it is the label's.
+            k.Store(start + label, ((Power(target - logSum) - 1) * Slope(target)).To(choice.DType));
         });
     });
 
