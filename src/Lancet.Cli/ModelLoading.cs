@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Lancet.ChatTemplates;
 using Lancet.Data;
 using Lancet.Devices;
@@ -61,5 +62,29 @@ internal static class ModelLoading
         MaxLength = settings.Count("max-seq-length", 2),
         VocabularySize = config.VocabularySize,
         TrainsOnResponsesOnly = settings.Flag("train-on-responses-only"),
+        Columns = Columns(settings),
+        TemplateVariables = TemplateVariables(settings),
     };
+
+    public static ColumnMapping Columns(Settings settings) => ColumnMapping.Parse(settings.Text("columns"));
+
+    /// <summary>--chat-template-kwargs, with --enable-thinking among them.</summary>
+    public static IReadOnlyDictionary<string, JsonElement> TemplateVariables(Settings settings)
+    {
+        var variables = new Dictionary<string, JsonElement>();
+        if (settings.Text("chat-template-kwargs") is { } text)
+        {
+            try
+            {
+                using var document = JsonDocument.Parse(text);
+                foreach (var property in document.RootElement.EnumerateObject()) variables[property.Name] = property.Value.Clone();
+            }
+            catch (Exception error) when (error is JsonException or InvalidOperationException)
+            {
+                throw new LancetException($"--chat-template-kwargs is {text}; expected a JSON object such as {{\"reasoning_effort\": \"low\"}}.", error);
+            }
+        }
+        if (settings.Text("enable-thinking") is not null) variables["enable_thinking"] = JsonDocument.Parse(settings.Flag("enable-thinking") ? "true" : "false").RootElement;
+        return variables;
+    }
 }

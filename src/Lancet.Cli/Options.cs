@@ -13,6 +13,9 @@ internal static class Options
     private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
     private static readonly Setting s_length = new("max-seq-length", "2048", "Rows are cut to this many tokens");
     private static readonly Setting s_template = new("chat-template", null, $"Name ({string.Join(", ", ChatTemplates.ChatTemplate.Names)}) or Jinja file of a chat template to use instead of the model's");
+    private static readonly Setting s_thinking = new("enable-thinking", null, "Sets enable_thinking for chat templates that read it", true);
+    private static readonly Setting s_kwargs = new("chat-template-kwargs", null, "Further variables of the chat template as JSON, such as {\"reasoning_effort\": \"low\"}");
+    private static readonly Setting s_columns = new("columns", null, "Columns of other names, such as prompt=question,completion=answer");
     private static readonly Setting s_responses = new("train-on-responses-only", "true", "Train assistant turns and completions only", true);
     private static readonly Setting s_json = new("json", "false", "Machine-readable result on stdout", true);
     private static readonly Setting s_seed = new("seed", "3407", "Seed of everything random");
@@ -57,7 +60,7 @@ internal static class Options
         new("sample-answers", "3", "Questions of the data that are answered before and after the run, for the report"),
         new("overwrite-output", "false", "Let a new run drop the checkpoints of a former one in --output", true),
         new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
-        s_template,
+        s_template, s_thinking, s_kwargs, s_columns,
         s_dumpPtx,
         new("dry-run", "false", "Print the resolved options and stop", true),
         s_json,
@@ -65,7 +68,7 @@ internal static class Options
 
     public static Setting[] Eval { get; } =
     [
-        s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_responses, s_template,
+        s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_responses, s_template, s_thinking, s_kwargs, s_columns,
         new("quantize", "none", "none or nf4"),
         new("per-example", "false", "Loss of every row", true),
         s_dumpPtx,
@@ -74,7 +77,7 @@ internal static class Options
 
     public static Setting[] Generate { get; } =
     [
-        s_model, s_adapter, s_config, s_device, s_dtype, s_length, s_template, s_seed,
+        s_model, s_adapter, s_config, s_device, s_dtype, s_length, s_template, s_thinking, s_kwargs, s_seed,
         new("quantize", "none", "none or nf4"),
         new("prompt", null, "Text to answer"),
         new("raw", "false", "Continue the prompt as it is, without the chat template", true),
@@ -105,7 +108,7 @@ internal static class Options
         s_json,
     ];
 
-    public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, new("rows", "3", "Rows to show"), s_json];
+    public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, s_thinking, s_kwargs, s_columns, new("rows", "3", "Rows to show"), s_json];
 
     public static Setting[] Doctor { get; } =
     [

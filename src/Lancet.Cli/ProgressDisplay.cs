@@ -12,26 +12,29 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     private const string Levels = "▁▂▃▄▅▆▇█";
     private readonly IAnsiConsole _console;
     private readonly bool _isLive;
+    private readonly IReadOnlyList<string> _notes;
     private readonly Action _onStart;
     private readonly List<double> _losses = [];
     private readonly Stopwatch _clock = new();
     private SftRun? _run;
     private double _lastPlainLine;
 
-    private ProgressDisplay(IAnsiConsole console, bool isLive, Action onStart) => (_console, _isLive, _onStart) = (console, isLive, onStart);
+    private ProgressDisplay(IAnsiConsole console, bool isLive, IReadOnlyList<string> notes, Action onStart) => (_console, _isLive, _notes, _onStart) = (console, isLive, notes, onStart);
 
     /// <summary>Creates the display.</summary>
+    /// <param name="notes">What was found in the data, shown when the run starts.</param>
     /// <param name="onStart">Called when a run is about to start.</param>
-    public static ProgressDisplay Create(Action onStart)
+    public static ProgressDisplay Create(IReadOnlyList<string> notes, Action onStart)
     {
         var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
-        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi, onStart);
+        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi, notes, onStart);
     }
 
     public void OnStart(SftRun run)
     {
         _run = run;
         _onStart();
+        foreach (var note in _notes) Line(note);
         _clock.Start();
         Line(string.Create(CultureInfo.InvariantCulture,
             $"{run.Rows} rows, {run.TotalSteps} steps, {run.TrainableParameters:N0} of {run.Parameters:N0} parameters trained, planned peak {run.Plan.PeakBytes / 1048576.0:N0} MiB ({run.Plan.ActivationPolicy})"));

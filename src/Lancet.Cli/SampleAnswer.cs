@@ -10,7 +10,7 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
 {
     public IReadOnlyList<ChatMessage> Prompt { get; } = prompt;
 
-    public string Question => Prompt[^1].Content;
+    public string Question => Prompt[^1].Content ?? "";
 
     public string Before { get; set; } = "";
 
@@ -25,6 +25,7 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
         var split = settings.Number("eval-split");
         var rows = RowReader.Read(settings.Text("eval-data") ?? settings.Required("data"));
         if (split > 0) rows = rows.Where((_, i) => SftDataset.IsHeldOut(i, split));
+        var columns = ModelLoading.Columns(settings);
         var result = new List<SampleAnswer>();
         var (at, next) = (0, 0);
         foreach (var (row, place) in rows)
@@ -32,16 +33,16 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
             if (next == wanted) break;
             if (at++ < (long)next * count / wanted) continue;
             next++;
-            if (PromptOf(row, place) is { } prompt) result.Add(new(prompt));
+            if (PromptOf(row, columns, place) is { } prompt) result.Add(new(prompt));
         }
         return result;
     }
 
-    private static List<ChatMessage>? PromptOf(JsonElement row, string place)
+    private static List<ChatMessage>? PromptOf(JsonElement row, ColumnMapping columns, string place)
     {
-        if (row.TryGetProperty("input_ids", out _) || (row.TryGetProperty("text", out _) && !row.TryGetProperty("messages", out _))) return null;
-        var messages = RowRenderer.Messages(row, place);
-        var last = messages.FindLastIndex(message => message.Role == "assistant");
-        return last > 0 ? messages[..last] : null;
+        if (Conversation.TryRead(row, columns, place) is not { Messages: var messages }) return null;
+        var last = messages.ToList().FindLastIndex(message => message.Role == "assistant");
+        // The last question is shown beside the answers, so a turn without text is passed over.
+        return last > 0 && messages[last - 1].Content is { Length: > 0 } ? [.. messages.Take(last)] : null;
     }
 }

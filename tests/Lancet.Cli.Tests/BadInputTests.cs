@@ -178,6 +178,25 @@ public class BadInputTests
     }
 
     [Fact]
+    public void A_preview_of_no_rows_says_so()
+    {
+        using var work = new Workspace();
+        var result = LancetCommand.Run("data", "preview", "--model", work.Model, "--data", work.Rows());
+        Assert.Equal(2, result.ExitCode);
+        Assert.Contains("rows.jsonl: no rows.", result.Error);
+    }
+
+    [Theory]
+    [InlineData("--columns", "question", "--columns: 'question'")]
+    [InlineData("--chat-template-kwargs", "[1]", "--chat-template-kwargs is [1]; expected")]
+    [InlineData("--enable-thinking", "perhaps", "--enable-thinking is perhaps; expected")]
+    public void Bad_data_options_are_refused_by_a_dry_run(string option, string value, string expected)
+    {
+        using var work = new Workspace();
+        AssertRefused(work, work.Train(option, value, "--dry-run", "true"), expected);
+    }
+
+    [Fact]
     public void A_row_without_a_trained_token_is_named()
     {
         using var work = new Workspace();

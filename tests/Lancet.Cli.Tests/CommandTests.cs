@@ -104,6 +104,19 @@ public class CommandTests
     }
 
     [Fact]
+    public void A_run_says_what_it_found_and_maps_columns()
+    {
+        using var work = new Workspace();
+        var mixed = work.Rows("{\"input_ids\": [1, 2, 3]}", "{\"ids\": [1, 2, 3], \"input_ids\": [4, 5, 6]}");
+        var run = LancetCommand.Run(work.Train("--data", mixed));
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains($"{mixed}: 2 rows: tokens (input_ids)", run.Error);
+        var preview = LancetCommand.Run("data", "preview", "--model", s_bundled, "--data", work.Rows("{\"question\": \"q\", \"answer\": \"a\", \"text\": \"t\"}"), "--columns", "prompt=question,completion=answer");
+        Assert.Contains("prompts with completions", preview.Error);
+        Assert.Contains("⟦a<|im_end|>", preview.Output);
+    }
+
+    [Fact]
     public void Help_shows_examples_and_doctor_reports_as_json()
     {
         foreach (var command in (string[])["train", "eval", "generate", "chat", "export", "plan", "doctor", "quickstart", "data preview"])

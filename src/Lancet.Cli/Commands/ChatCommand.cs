@@ -12,7 +12,8 @@ internal static class ChatCommand
         using var model = ModelLoading.LoadForInference(settings);
         var tokenizer = Tokenizer.Load(model.Folder);
         var template = ModelLoading.TemplateOf(settings, tokenizer);
-        var options = ChatSession.OptionsOf(settings, tokenizer);
+        var variables = ModelLoading.TemplateVariables(settings);
+        var options = ChatSession.OptionsOf(settings, tokenizer, template);
         using var generator = new TextGenerator(model, 1, Math.Min(settings.Count("max-seq-length", 2), model.Config.MaxPositions));
         var messages = Start(settings);
         Console.Error.WriteLine("/reset forgets the conversation, /exit ends.");
@@ -29,7 +30,7 @@ internal static class ChatCommand
             if (string.IsNullOrWhiteSpace(line)) continue;
             messages.Add(new("user", line));
             var stream = new TokenStream(tokenizer);
-            var tokens = generator.Generate([ChatGeneration.Prompt(tokenizer, template, messages)], options, (_, id) => Console.Write(stream.Add(id)))[0];
+            var tokens = generator.Generate([ChatGeneration.Prompt(tokenizer, template, messages, variables)], options, (_, id) => Console.Write(stream.Add(id)))[0];
             Console.WriteLine(stream.Finish());
             messages.Add(new("assistant", tokenizer.Decode(tokens)));
         }

@@ -16,6 +16,7 @@ internal static class EvalCommand
         var dataset = SftDataset.Load(settings.Required("data"), ModelLoading.Renderer(settings, model.Config, ModelLoading.TokenizerOf(model.Folder)));
         var maxTokens = Math.Max(dataset.MaxLength, Math.Min(BatchTokens, dataset.Rows.Sum(row => row.InputIds.Length)));
         using var engine = new EvaluationEngine(model, maxTokens, dataset.MaxLength);
+        foreach (var note in dataset.Notes) Console.Error.WriteLine(note);
         var result = Evaluator.Evaluate(engine, dataset, maxTokens);
         if (settings.Flag("json")) WriteJson(result, settings.Flag("per-example"));
         else WriteText(result, settings.Flag("per-example"));

@@ -12,8 +12,9 @@ internal static class GenerateCommand
         var prompt = settings.Required("prompt");
         using var model = ModelLoading.LoadForInference(settings);
         var tokenizer = Tokenizer.Load(model.Folder);
-        var ids = settings.Flag("raw") ? tokenizer.Encode(prompt) : ChatGeneration.Prompt(tokenizer, ModelLoading.TemplateOf(settings, tokenizer), [new("user", prompt)]);
-        var options = ChatSession.OptionsOf(settings, tokenizer);
+        var template = ModelLoading.TemplateOf(settings, tokenizer);
+        var ids = settings.Flag("raw") ? tokenizer.Encode(prompt) : ChatGeneration.Prompt(tokenizer, template, [new("user", prompt)], ModelLoading.TemplateVariables(settings));
+        var options = ChatSession.OptionsOf(settings, tokenizer, template);
         var isJson = settings.Flag("json");
         using var generator = new TextGenerator(model, 1, Math.Min(settings.Count("max-seq-length", 2), ids.Length + options.MaxNewTokens));
         var stream = new TokenStream(tokenizer);

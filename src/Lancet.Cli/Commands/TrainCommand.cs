@@ -42,6 +42,7 @@ internal static class TrainCommand
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
         var training = SftDataset.Load(settings.Required("data"), renderer);
         var evaluation = settings.Text("eval-data") is { } path ? SftDataset.Load(path, renderer) : null;
+        string[] notes = [.. training.Notes, .. evaluation?.Notes ?? []];
         var split = settings.Number("eval-split", 0, 0.9);
         if (split > 0) (training, evaluation) = training.Split(split);
         if (tokenizer is not null && tokenizer.VocabularySize > config.VocabularySize)
@@ -53,7 +54,7 @@ internal static class TrainCommand
         var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, evaluation?.Rows.Count ?? training.Rows.Count);
         Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
         // Only a run that really starts replaces the configuration of the one before.
-        using var progress = ProgressDisplay.Create(() => AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml()));
+        using var progress = ProgressDisplay.Create(notes, () => AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml()));
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.After = answer);
@@ -72,6 +73,8 @@ internal static class TrainCommand
         _ = settings.DType("dtype");
         _ = settings.Count("sample-answers");
         _ = settings.Flag("train-on-responses-only");
+        _ = ModelLoading.Columns(settings);
+        _ = ModelLoading.TemplateVariables(settings);
         var method = settings.OneOf("method", "lora", "qlora", "full");
         if (settings.Flag("from-scratch") && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
         if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
@@ -141,7 +144,7 @@ internal static class TrainCommand
     private static void Answer(LanguageModel model, Tokenizer? tokenizer, Settings settings, List<SampleAnswer> samples, CancellationToken cancellation, Action<SampleAnswer, string> store)
     {
         if (tokenizer is null || samples.Count == 0) return;
-        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), [.. samples.Select(sample => sample.Prompt)], SampleTokens, cancellation);
+        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), ModelLoading.TemplateVariables(settings), [.. samples.Select(sample => sample.Prompt)], SampleTokens, cancellation);
         for (var i = 0; i < samples.Count; i++) store(samples[i], answers[i]);
     }
 

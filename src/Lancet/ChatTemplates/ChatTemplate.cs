@@ -30,38 +30,81 @@ public sealed class ChatTemplate
 
     /// <summary>The text of a conversation.</summary>
     /// <exception cref="LancetException">The template refuses the conversation or fails.</exception>
-    public string Render(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options) => _template.Render(Variables(messages, options));
+    public string Render(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options) => Track(messages, options).Text;
 
     /// <summary>
-    /// The text of a conversation and the parts that the assistant wrote. A turn's part begins where the template's generation prompt for
-    /// the turns before it ends, so that what is trained is exactly what the model has to write in a chat.
+    /// The text of a conversation and the parts that the assistant wrote. They are noted while the template runs: what its
+    /// <c>{% generation %}</c> blocks write, if it has any, else what its loop over the messages writes for an assistant's turn, less what the
+    /// generation prompt would have written: exactly what the model has to write in a chat. For templates that write their turns in another
+    /// way, the parts are where the renderings of the conversation up to a turn and with it differ.
     /// </summary>
-    /// <exception cref="LancetException">The template rewrites earlier turns, so that the parts cannot be told.</exception>
+    /// <exception cref="LancetException">The template rewrites earlier turns in a way that the parts cannot be told.</exception>
     public RenderedChat RenderWithSpans(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options)
     {
-        var text = Render(messages, options);
+        var (text, tracker) = Track(messages, options);
+        if (tracker.Generated.Count > 0 && !tracker.HasLostGeneration) return new(text, [.. tracker.Generated.Where(IsTrained)]);
         var spans = new List<(int, int)>();
         for (var i = 0; i < messages.Count; i++)
-        {
-            if (messages[i].Role != "assistant") continue;
-            var before = i == 0 ? "" : Render([.. messages.Take(i)], options with { AddsGenerationPrompt = true });
-            var after = i + 1 == messages.Count && !options.AddsGenerationPrompt ? text : Render([.. messages.Take(i + 1)], options with { AddsGenerationPrompt = false });
-            var end = CommonPrefix(text, after);
-            var start = CommonPrefix(text, before);
-            if (start < before.Length && !messages[i].Content.StartsWith(before[start..], StringComparison.Ordinal) && text.IndexOf(messages[i].Content, start, StringComparison.Ordinal) < 0)
-                throw new LancetException($"the chat template rewrites earlier turns, so the assistant's turn {i + 1} cannot be found in the text.");
-            spans.Add((start, Math.Max(start, end)));
-        }
+            if (messages[i] is { Role: "assistant", IsTrained: true } && (tracker.Turn(i) is { } turn ? WithinTurn(text, turn, messages, i, options) : BetweenRenderings(text, messages, i, options)) is var span && span.End > span.Start) spans.Add(span);
         return new(text, spans);
+
+        bool IsTrained((int Start, int End) span)
+        {
+            for (var i = 0; i < messages.Count; i++)
+                if (!messages[i].IsTrained && tracker.Turn(i) is { } turn && span.Start >= turn.Start && span.End <= turn.End) return false;
+            return true;
+        }
+    }
+
+    /// <summary>A turn less its opening, which is what the template writes behind the turns before it when it is asked for a generation prompt.</summary>
+    private (int Start, int End) WithinTurn(string text, (int Start, int End) turn, IReadOnlyList<ChatMessage> messages, int index, ChatTemplateOptions options)
+    {
+        if (index == 0) return turn;
+        var (before, tracker) = Track([.. messages.Take(index)], options with { AddsGenerationPrompt = true });
+        var opening = before.AsSpan(tracker.LastTurnEnd);
+        var written = text.AsSpan(turn.Start, turn.End - turn.Start);
+        var shared = written.CommonPrefixLength(opening);
+        // Where only a part of the opening is there (the start of a thought, for one), what follows must not be taken for the rest of it.
+        if (shared < opening.Length && messages[index].Content is { } content && content.AsSpan().Trim() is { Length: > 0 } core && written.IndexOf(core) is >= 0 and var at) shared = Math.Min(shared, at);
+        return (turn.Start + shared, turn.End);
+    }
+
+    private (int Start, int End) BetweenRenderings(string text, IReadOnlyList<ChatMessage> messages, int index, ChatTemplateOptions options)
+    {
+        var before = index == 0 ? "" : Render([.. messages.Take(index)], options with { AddsGenerationPrompt = true });
+        var after = index + 1 == messages.Count && !options.AddsGenerationPrompt ? text : Render([.. messages.Take(index + 1)], options with { AddsGenerationPrompt = false });
+        var end = CommonPrefix(text, after);
+        var start = CommonPrefix(text, before);
+        var content = messages[index].Content ?? "";
+        if (start < before.Length && !content.StartsWith(before[start..], StringComparison.Ordinal) && text.IndexOf(content, start, StringComparison.Ordinal) < 0)
+            throw new LancetException($"the chat template rewrites earlier turns, so the assistant's turn {index + 1} cannot be found in the text.");
+        return (start, Math.Max(start, end));
     }
 
     private static int CommonPrefix(string a, string b) => a.AsSpan().CommonPrefixLength(b);
 
-    private static Dictionary<string, object?> Variables(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options) => new()
+    private (string Text, OutputTracker Tracker) Track(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options)
     {
-        ["messages"] = messages.Select(message => (object?)new Dictionary<string, object?> { ["role"] = message.Role, ["content"] = message.Content }).ToList(),
-        ["add_generation_prompt"] = options.AddsGenerationPrompt,
-        ["bos_token"] = options.BosToken ?? "",
-        ["eos_token"] = options.EosToken ?? "",
-    };
+        List<object?> turns = [.. messages.Select(Turn)];
+        var variables = new Dictionary<string, object?>
+        {
+            ["messages"] = turns,
+            // As Hugging Face does, these are none rather than undefined where there are none.
+            ["tools"] = options.Tools is { } tools ? Values.FromJson(tools) : null,
+            ["documents"] = null,
+            ["add_generation_prompt"] = options.AddsGenerationPrompt,
+            ["bos_token"] = options.BosToken ?? "",
+            ["eos_token"] = options.EosToken ?? "",
+        };
+        foreach (var (name, value) in options.Variables) variables[name] = Values.FromJson(value);
+        var text = _template.Render(variables, turns, out var tracker);
+        return (text, tracker!);
+    }
+
+    private static object Turn(ChatMessage message)
+    {
+        var turn = new Dictionary<string, object?> { ["role"] = message.Role, ["content"] = message.Content };
+        foreach (var (name, value) in message.Fields) turn[name] = Values.FromJson(value);
+        return turn;
+    }
 }

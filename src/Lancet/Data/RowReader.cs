@@ -1,8 +1,6 @@
-using System.Buffers;
 using System.IO.Compression;
 using System.Text;
 using System.Text.Json;
-using nietras.SeparatedValues;
 
 namespace Lancet.Data;
 
@@ -48,7 +46,7 @@ public static class RowReader
     {
         ".json" => Array(path),
         ".jsonl" or ".ndjson" => Lines(path),
-        ".csv" or ".tsv" => Separated(path),
+        ".csv" or ".tsv" => SeparatedValues.Read(path, Open(path), ExtensionOf(path) == ".tsv"),
         var other => throw new LancetException($"{path}: {(other.Length == 0 ? "no file extension" : other)}; {Known}."),
     };
 
@@ -78,36 +76,8 @@ public static class RowReader
         foreach (var row in root.EnumerateArray()) yield return (Object(row, $"{path}: row {++number}"), $"{path}: row {number}");
     }
 
-    private static IEnumerable<(JsonElement, string)> Separated(string path)
-    {
-        using var text = Open(path);
-        // The separator is found from the header unless the extension says it.
-        using var reader = Guarded(path, $"{path}:1", () => Sep.Reader(options => options with { Sep = ExtensionOf(path) == ".tsv" ? new Sep('\t') : null, Unescape = true }).From(text));
-        if (reader.Header.ColNames.Count == 0) throw new LancetException($"{path}: no rows.");
-        var last = 1;
-        while (Guarded(path, $"{path}, after line {last}", reader.MoveNext))
-        {
-            var (row, line) = Guarded(path, $"{path}, after line {last}", () => (ObjectOf(reader), reader.Current.LineNumberFrom));
-            last = line;
-            yield return (row, $"{path}:{line}");
-        }
-    }
-
-    private static JsonElement ObjectOf(SepReader reader)
-    {
-        var buffer = new ArrayBufferWriter<byte>();
-        using (var json = new Utf8JsonWriter(buffer))
-        {
-            json.WriteStartObject();
-            for (var i = 0; i < reader.Header.ColNames.Count; i++) json.WriteString(reader.Header.ColNames[i], reader.Current[i].Span);
-            json.WriteEndObject();
-        }
-        using var document = JsonDocument.Parse(buffer.WrittenMemory);
-        return document.RootElement.Clone();
-    }
-
     /// <summary>What a damaged file throws, in words.</summary>
-    private static T Guarded<T>(string path, string place, Func<T> read)
+    internal static T Guarded<T>(string path, string place, Func<T> read)
     {
         try
         {

@@ -1,3 +1,4 @@
+using System.Collections.ObjectModel;
 using System.Text.Json;
 using Lancet.ChatTemplates;
 using Lancet.Tokenization;
@@ -21,63 +22,50 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     /// <summary>Whether only assistant turns and completions are trained.</summary>
     public bool TrainsOnResponsesOnly { get; init; } = true;
 
+    /// <summary>Columns of other names than the shapes'.</summary>
+    public ColumnMapping Columns { get; init; } = ColumnMapping.None;
+
+    /// <summary>Further variables of the chat template, such as <c>enable_thinking</c>; a row's own <c>chat_template_kwargs</c> win.</summary>
+    public IReadOnlyDictionary<string, JsonElement> TemplateVariables { get; init; } = ReadOnlyDictionary<string, JsonElement>.Empty;
+
     /// <summary>Tokens and labels of a row.</summary>
     /// <param name="row">JSON object.</param>
     /// <param name="place">Where it is, for messages.</param>
     /// <exception cref="LancetException">The row has no known shape or wrong values.</exception>
-    public TokenizedRow Render(JsonElement row, string place)
+    public TokenizedRow Render(JsonElement row, string place) => Cut(RenderWhole(row, place, out _));
+
+    /// <summary>Tokens and labels of a row before it is cut to <see cref="MaxLength"/>, and its shape.</summary>
+    /// <exception cref="LancetException">The row has no known shape or wrong values.</exception>
+    public TokenizedRow RenderWhole(JsonElement row, string place, out RowShape shape)
     {
-        var result = row.TryGetProperty("input_ids", out var ids) ? PreTokenized(row, ids, place)
-            : row.TryGetProperty("text", out var text) && !row.TryGetProperty("messages", out _) ? PlainText(Text(text, "text", place), place)
-            : Conversation(Messages(row, place), place);
-        return result.InputIds.Length <= MaxLength ? result : new(result.InputIds[..MaxLength], result.Labels[..MaxLength]);
+        try
+        {
+            shape = RowShapes.Detect(row, Columns, place);
+            return shape switch
+            {
+                RowShape.Tokens => PreTokenized(row, place),
+                RowShape.Text => PlainText(Conversation.Text(Part(row, "text"), "text", Columns, place), place),
+                _ => Chat(Conversation.Read(row, shape, Columns, place), place),
+            };
+        }
+        catch (InvalidOperationException error)
+        {
+            // The one thing that valid JSON can say and a string cannot hold.
+            throw new LancetException($"{place}: a text holds half of a surrogate pair (\\ud800 to \\udfff): {error.Message}", error);
+        }
     }
 
-    /// <summary>The messages of a conversational row.</summary>
-    /// <exception cref="LancetException">The row has no known shape.</exception>
-    public static List<ChatMessage> Messages(JsonElement row, string place)
+    /// <summary>A row cut to <see cref="MaxLength"/>.</summary>
+    public TokenizedRow Cut(TokenizedRow row) => row.InputIds.Length <= MaxLength ? row : new(row.InputIds[..MaxLength], row.Labels[..MaxLength]);
+
+    private JsonElement Part(JsonElement row, string part) => Columns.TryGet(row, part, out var value) ? value : default;
+
+    private TokenizedRow PreTokenized(JsonElement row, string place)
     {
-        if (row.TryGetProperty("messages", out var list) || row.TryGetProperty("conversations", out list))
-        {
-            if (list.ValueKind != JsonValueKind.Array || list.GetArrayLength() == 0) throw new LancetException($"{place}: messages must be a non-empty list.");
-            return [.. list.EnumerateArray().Select(message => Message(message, place))];
-        }
-        if (row.TryGetProperty("prompt", out var prompt) && row.TryGetProperty("completion", out var completion))
-        {
-            // Both may be lists of messages themselves.
-            if (prompt.ValueKind == JsonValueKind.Array && completion.ValueKind == JsonValueKind.Array)
-                return [.. prompt.EnumerateArray().Concat(completion.EnumerateArray()).Select(message => Message(message, place))];
-            return [new("user", Text(prompt, "prompt", place)), new("assistant", Text(completion, "completion", place))];
-        }
-        if (row.TryGetProperty("instruction", out var instruction) && row.TryGetProperty("output", out var output))
-        {
-            var question = Text(instruction, "instruction", place);
-            if (row.TryGetProperty("input", out var input) && input.ValueKind == JsonValueKind.String && input.GetString()!.Length > 0) question += "\n\n" + input.GetString();
-            return [new("user", question), new("assistant", Text(output, "output", place))];
-        }
-        throw new LancetException(
-            $"{place}: unknown row shape with keys {string.Join(", ", row.EnumerateObject().Select(property => property.Name))}. " +
-            "Expected messages (or conversations), prompt + completion, instruction (+ input) + output, text, or input_ids (+ labels).");
-    }
-
-    private static ChatMessage Message(JsonElement message, string place)
-    {
-        if (message.ValueKind != JsonValueKind.Object) throw new LancetException($"{place}: every message must be an object with role and content.");
-        var role = Property("role") ?? Property("from") ?? throw new LancetException($"{place}: a message has no role.");
-        var content = Property("content") ?? Property("value") ?? throw new LancetException($"{place}: a message has no text content.");
-        return new ChatMessage(role switch { "human" or "user" => "user", "gpt" or "assistant" or "model" or "output" => "assistant", _ => role }, content);
-
-        string? Property(string name) => message.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString() : null;
-    }
-
-    private static string Text(JsonElement value, string key, string place) => value.ValueKind == JsonValueKind.String ? value.GetString()! : throw new LancetException($"{place}: {key} must be a string.");
-
-    private TokenizedRow PreTokenized(JsonElement row, JsonElement ids, string place)
-    {
-        var tokens = Integers(ids, "input_ids", place);
+        var tokens = Integers(Part(row, "input_ids"), "input_ids", place);
         foreach (var id in tokens)
             if (id < 0 || id >= VocabularySize) throw new LancetException($"{place}: token id {id} is outside the model's vocabulary of {VocabularySize}.");
-        var labels = row.TryGetProperty("labels", out var list) ? Integers(list, "labels", place) : (int[])tokens.Clone();
+        var labels = Columns.TryGet(row, "labels", out var list) ? Integers(list, "labels", place) : (int[])tokens.Clone();
         if (labels.Length != tokens.Length) throw new LancetException($"{place}: {tokens.Length} input_ids but {labels.Length} labels.");
         foreach (var label in labels)
             if (label != PackedBatch.IgnoredLabel && (label < 0 || label >= VocabularySize)) throw new LancetException($"{place}: label {label} is neither -100 nor inside the model's vocabulary of {VocabularySize}.");
@@ -104,13 +92,16 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
         return new(ids, (int[])ids.Clone());
     }
 
-    private TokenizedRow Conversation(List<ChatMessage> messages, string place)
+    private TokenizedRow Chat(Conversation conversation, string place)
     {
         var needed = Needed(place);
         RenderedChat rendered;
         try
         {
-            rendered = (template ?? ChatTemplate.ChatMl).RenderWithSpans(messages, new ChatTemplateOptions { BosToken = needed.BosToken, EosToken = needed.EosToken });
+            var options = new ChatTemplateOptions { BosToken = needed.BosToken, EosToken = needed.EosToken, Tools = conversation.Tools, Variables = Merged(conversation.Variables) };
+            rendered = TrainsOnResponsesOnly
+                ? (template ?? ChatTemplate.ChatMl).RenderWithSpans(conversation.Messages, options)
+                : new((template ?? ChatTemplate.ChatMl).Render(conversation.Messages, options), []);
         }
         catch (LancetException error)
         {
@@ -118,11 +109,25 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
         }
         // The template writes the special tokens itself, so the tokenizer must not add a second beginning-of-text.
         var ids = needed.Encode(rendered.Text, false, out var starts);
+        if (!TrainsOnResponsesOnly) return new(ids, (int[])ids.Clone());
         var labels = new int[ids.Length];
+        var span = 0;
         for (var i = 0; i < ids.Length; i++)
-            labels[i] = !TrainsOnResponsesOnly || rendered.Spans.Any(span => starts[i] >= span.Start && starts[i] < span.End) ? ids[i] : PackedBatch.IgnoredLabel;
+        {
+            // Starts and spans both ascend.
+            while (span < rendered.Spans.Count && rendered.Spans[span].End <= starts[i]) span++;
+            labels[i] = span < rendered.Spans.Count && starts[i] >= rendered.Spans[span].Start ? ids[i] : PackedBatch.IgnoredLabel;
+        }
         return new(ids, labels);
     }
 
-    private Tokenizer Needed(string place) => tokenizer ?? throw new LancetException($"{place}: the row is text, but the model folder has no tokenizer.json.");
+    private IReadOnlyDictionary<string, JsonElement> Merged(IReadOnlyDictionary<string, JsonElement> own)
+    {
+        if (own.Count == 0) return TemplateVariables;
+        var all = new Dictionary<string, JsonElement>(TemplateVariables);
+        foreach (var (name, value) in own) all[name] = value;
+        return all;
+    }
+
+    private Tokenizer Needed(string place) => tokenizer ?? throw new LancetException($"{place}: the row is text, but the model folder has no tokenizer (tokenizer.json or tokenizer.model).");
 }

@@ -16,6 +16,9 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     /// <summary>Longest row.</summary>
     public int MaxLength => Rows.Count == 0 ? 0 : Rows.Max(row => row.InputIds.Length);
 
+    /// <summary>What was found in the data files, in words: shapes of rows, and a warning where they mix.</summary>
+    public IReadOnlyList<string> Notes { get; init; } = [];
+
     /// <summary>Reads and tokenises data files, see <see cref="RowReader"/>.</summary>
     /// <param name="path">A file, a folder or a pattern.</param>
     /// <param name="renderer">Turns rows into tokens.</param>
@@ -23,13 +26,15 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     public static SftDataset Load(string path, RowRenderer renderer)
     {
         var rows = new List<TokenizedRow>();
+        var census = new ShapeCensus();
         foreach (var (row, place) in RowReader.Read(path))
         {
-            var tokens = renderer.Render(row, place);
+            var tokens = renderer.Cut(renderer.RenderWhole(row, place, out var shape));
+            census.Add(shape, place);
             if (tokens.LabelTokenCount == 0) throw new LancetException($"{place}: no token of this row is trained (after cutting to {renderer.MaxLength} tokens). Raise --max-seq-length, remove the row, or check its roles.");
             rows.Add(tokens);
         }
-        return rows.Count > 0 ? new SftDataset(rows) : throw new LancetException($"{path}: no rows.");
+        return rows.Count > 0 ? new SftDataset(rows) { Notes = [.. census.Describe(path)] } : throw new LancetException($"{path}: no rows.");
     }
 
     /// <summary>A hash (FNV-1a over 64 bits) of all ids and labels, which tells whether two runs see the same data.</summary>

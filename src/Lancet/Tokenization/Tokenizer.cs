@@ -172,6 +172,9 @@ public sealed class Tokenizer
     /// <summary>Id of a token by its exact text, or null.</summary>
     public int? IdOf(string token) => _added.TryGetValue(token, out var added) ? added : _vocabulary.TryGetValue(token, out var id) ? id : null;
 
+    /// <summary>Whether an id is a special token.</summary>
+    internal bool IsSpecial(int id) => _special.Contains(id);
+
     /// <summary>A token as the vocabulary writes it; null where there is none or it is left out.</summary>
     internal string? TextOf(int id, bool skipsSpecialTokens) => id < 0 || id >= _texts.Length || (skipsSpecialTokens && _special.Contains(id)) ? null : _texts[id];
 

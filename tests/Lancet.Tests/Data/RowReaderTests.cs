@@ -39,7 +39,11 @@ public sealed class RowReaderTests : IDisposable
     [Fact]
     public void Damaged_files_are_named_with_the_row()
     {
-        Assert.Contains("ragged.csv", Message(Write("ragged.csv", "a,b\n1,2\n3\n")));
+        Assert.Contains("ragged.csv:5: 1 values, but the header names 2", Message(Write("ragged.csv", "a,b\n1,\"2\nx\"\n\n3\n4,5\n")));
+        Assert.Contains("open.csv:3: the quote that opens b is never closed", Message(Write("open.csv", "a,b\n1,2\n3,\"4\n5,6\n")));
+        Assert.Contains("stray.csv:3: b has a quote inside", Message(Write("stray.csv", "a,b\n1,say \"hi\"\n3,5\" pipe\n5,6\n7,8\" pipe\n")));
+        Assert.Contains("after.csv:2: b goes on after its closing quote", Message(Write("after.csv", "a,b\n1,\"2\"x\n")));
+        Assert.Contains("twice.csv:1: Col name 'a'", Message(Write("twice.csv", "a,a\n1,2\n")));
         Assert.Contains("bytes.jsonl:2: not valid UTF-8", Message(Write("bytes.jsonl", [.. "{\"text\":\"a\"}\n"u8, .. new byte[] { (byte)'"', 0xff, 0xfe, (byte)'"' }])));
         var whole = Compress("whole.jsonl.gz", string.Concat(Enumerable.Range(0, 5000).Select(i => $"{{\"text\":\"{i * 7919 % 10007}\"}}\n")));
         Assert.Equal(5000, RowReader.Read(whole).Count());

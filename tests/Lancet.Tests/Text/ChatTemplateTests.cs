@@ -90,6 +90,24 @@ public class ChatTemplateTests
         }
     }
 
+    [Theory]
+    // Only what a generation block writes, though the turn writes more around it.
+    [InlineData("{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}!{% endgeneration %};{% else %}{{ m.role }}:{{ m.content }};{% endif %}{% endfor %}", "Yes?!|Fine!")]
+    // Earlier answers are rewritten (as Qwen 3 drops their thoughts), so renderings of a part do not begin as the whole does.
+    [InlineData("{% for m in messages %}{{ m.role }}:{{ m.content if loop.last or m.role == 'user' else m.content | upper }};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "YES?;|Fine;")]
+    // The generation prompt opens a thought that the answers do not have; the answer's own < is not a part of it.
+    [InlineData("{% for m in messages %}{{ m.role }}:<{{ m.content }}>;{% endfor %}{% if add_generation_prompt %}assistant:<think>{% endif %}", "Yes?>;|Fine>;")]
+    // No loop over the messages: found by comparing renderings.
+    [InlineData("{% for i in range(messages | length) %}{{ messages[i].role }}:{{ messages[i].content }};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "Yes?;|Fine;")]
+    // A macro collects its text aside.
+    [InlineData("{% macro turn(m) %}{{ m.role }}:{% generation %}{{ m.content }}{% endgeneration %};{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "Yes?;|Fine;")]
+    public void Trained_parts_are_noted_while_the_template_runs(string template, string expected)
+    {
+        ChatMessage[] messages = [.. s_messages, new("assistant", "Fine")];
+        var rendered = ChatTemplate.Parse(template).RenderWithSpans(messages, new ChatTemplateOptions());
+        Assert.Equal(expected, string.Join('|', rendered.Spans.Select(span => rendered.Text[span.Start..span.End])));
+    }
+
     [Fact]
     public void A_template_may_refuse_a_conversation()
     {

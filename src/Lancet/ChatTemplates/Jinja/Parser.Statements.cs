@@ -91,7 +91,13 @@ internal sealed partial class Parser
                 Close(TokenKind.BlockEnd);
                 var body = ParseBlock("endgeneration");
                 CloseTag("endgeneration");
-                return body;
+                return (scope, output) =>
+                {
+                    var start = output.Length;
+                    var flow = body(scope, output);
+                    scope.Tracker?.EndGeneration(output, start);
+                    return flow;
+                };
             case "filter":
                 var held = "";
                 var filter = ParseFilter(_ => held);
@@ -164,7 +170,10 @@ internal sealed partial class Parser
                     ["previtem"] = i == 0 ? Undefined.Value : items[i - 1],
                     ["nextitem"] = i == items.Count - 1 ? Undefined.Value : items[i + 1],
                 });
-                if (body(inner, output) == Flow.Break) break;
+                var start = output.Length;
+                var flow = body(inner, output);
+                scope.Tracker?.EndTurn(items[i], output, start);
+                if (flow == Flow.Break) break;
             }
             return Flow.Normal;
         };

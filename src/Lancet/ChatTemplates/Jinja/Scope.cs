@@ -35,6 +35,13 @@ internal sealed class Scope(Scope? parent)
     /// <summary>The scope around all.</summary>
     public Scope Root => Parent?.Root ?? this;
 
+    /// <summary>Watches where output comes from, or null.</summary>
+    public OutputTracker? Tracker
+    {
+        get => _limits.Tracker;
+        set => _limits.Tracker = value;
+    }
+
     /// <summary>Counts a step of work.</summary>
     public void Step()
     {
@@ -56,6 +63,7 @@ internal sealed class Scope(Scope? parent)
         public int Steps;
         public long Characters;
         public int Depth;
+        public OutputTracker? Tracker;
     }
 
     private sealed class Call : IDisposable

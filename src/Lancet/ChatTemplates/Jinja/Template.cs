@@ -13,16 +13,20 @@ internal sealed class Template
 
     public static Template Parse(string source) => new(new Parser(Lexer.Tokenize(source)).ParseTemplate());
 
-    public string Render(Dictionary<string, object?> variables)
+    public string Render(Dictionary<string, object?> variables) => Render(variables, null, out _);
+
+    /// <summary>Renders, and tells where the text of each of the messages comes from.</summary>
+    public string Render(Dictionary<string, object?> variables, List<object?>? messages, out OutputTracker? tracker)
     {
-        var scope = new Scope(null);
+        var output = new StringBuilder();
+        tracker = messages is null ? null : new OutputTracker(output, messages);
+        var scope = new Scope(null) { Tracker = tracker };
         scope.Set("raise_exception", (Callable)((arguments, _) => throw new LancetException($"the chat template refuses the conversation: {Values.Text(arguments.FirstOrDefault())}")));
         scope.Set("namespace", (Callable)((_, named) => new Dictionary<string, object?>(named)));
         scope.Set("dict", (Callable)((_, named) => new Dictionary<string, object?>(named)));
         scope.Set("range", (Callable)((arguments, _) => Range(arguments)));
         scope.Set("strftime_now", (Callable)((arguments, _) => DateTime.Now.ToString(Format(Values.Text(arguments[0])), CultureInfo.InvariantCulture)));
         foreach (var (name, value) in variables) scope.Set(name, value);
-        var output = new StringBuilder();
         try
         {
             _body(scope, output);

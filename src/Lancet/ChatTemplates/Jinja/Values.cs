@@ -224,9 +224,17 @@ internal static class Values
         JsonValueKind.True => true,
         JsonValueKind.False => false,
         JsonValueKind.Array => element.EnumerateArray().Select(FromJson).ToList(),
-        JsonValueKind.Object => element.EnumerateObject().ToDictionary(property => property.Name, property => FromJson(property.Value)),
+        JsonValueKind.Object => Mapping(element),
         _ => null,
     };
+
+    // Of a key that occurs twice the last value counts, as in Python.
+    private static Dictionary<string, object?> Mapping(JsonElement element)
+    {
+        var map = new Dictionary<string, object?>();
+        foreach (var property in element.EnumerateObject()) map[property.Name] = FromJson(property.Value);
+        return map;
+    }
 
     private static string Quoted(object? value) => value is string s ? "'" + s.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("'", "\\'", StringComparison.Ordinal).Replace("\n", "\\n", StringComparison.Ordinal) + "'" : Text(value);
 }
