@@ -3,6 +3,7 @@ using Lancet.Models;
 using Lancet.Tests.Devices;
 using Lancet.Tests.Training;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 using Lancet.Training;
 
 namespace Lancet.Tests.Lowering;
@@ -24,10 +25,19 @@ public class SimulatedStepTests
     [InlineData("gemma3", DType.BFloat16, false, false)]
     [InlineData("cohere-qk-norm", DType.BFloat16, true, false)]
     [InlineData("cohere2", DType.BFloat16, false, false, false, 0.0)]
-    public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized = true, double dropout = 0.1)
+    public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized = true, double dropout = 0.1) =>
+        Step(new SimulatorDevice(), name, dtype, isFullyTrained, hasEightBitState, isQuantized, dropout);
+
+    /// <summary>With products of warp groups, where warps and blocks differ as well.</summary>
+    [Theory]
+    [InlineData("llama", DType.BFloat16)]
+    [InlineData("gemma2", DType.Float16)]
+    public void So_does_a_step_on_Hopper(string name, DType dtype) => Step(new SimulatorDevice(PtxTarget.Sm90), name, dtype, false, false, false, 0);
+
+    private static void Step(SimulatorDevice device, string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized, double dropout)
     {
+        using var closed = device;
         var fixture = new Fixture(name);
-        using var device = new SimulatorDevice();
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype, IsFullyTrained = isFullyTrained, QuantizesToNf4 = !isFullyTrained && isQuantized });
         if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout);
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens, HasEightBitState = hasEightBitState });

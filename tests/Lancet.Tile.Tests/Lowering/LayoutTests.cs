@@ -305,7 +305,7 @@ public class LayoutTests
     }
 
     /// <summary>Addresses as the lowering computes them: its instructions for constant coordinates, carried out here where they were not folded.</summary>
-    private static int[,] Addresses(SharedTile tile)
+    internal static int[,] Addresses(SharedTile tile)
     {
         var nodes = new List<ThreadNode>();
         var builder = new ThreadBuilder(new ThreadProgram { Name = "swizzle", Warps = 1, Parameters = [] });

@@ -14,6 +14,9 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
     private readonly Stack<List<ThreadNode>> _scopes = new([[]]);
     private int _registers;
 
+    /// <summary>What the program is printed for.</summary>
+    public PtxTarget Target { get; init; } = PtxTarget.Sm80;
+
     public List<float[]> Tables { get; } = [];
 
     /// <summary>The register of the predicate under which the next instructions run.</summary>
@@ -114,7 +117,7 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
         return ThreadSimulator.Run(Program, grid, arguments, 1_000_000);
     }
 
-    public string Print() => PtxPrinter.Print(Program, PtxTarget.Sm80);
+    public string Print() => PtxPrinter.Print(Program, Target);
 
     /// <summary>Runs one program.</summary>
     public SimulationReport Run(params KernelArgument[] arguments) => Run(new Grid(1), arguments);
