@@ -63,6 +63,7 @@ internal static class PlanCommand
     {
         foreach (var entry in plan.Memory.Entries) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{entry.Purpose,-28}{entry.Bytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"peak",-28}{plan.Memory.PeakBytes / 1048576.0,12:N1} MiB"));
+        if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.HostBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"host memory besides",-28}{plan.Memory.HostBytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
     }
@@ -72,6 +73,7 @@ internal static class PlanCommand
         using var json = new Utf8JsonWriter(Console.OpenStandardOutput());
         json.WriteStartObject();
         json.WriteNumber("peak_bytes", plan.Memory.PeakBytes);
+        json.WriteNumber("driver_bytes", plan.Memory.DriverBytes);
         json.WriteNumber("host_bytes", plan.Memory.HostBytes);
         json.WriteString("activation_policy", plan.Memory.ActivationPolicy);
         json.WriteStartObject("breakdown");

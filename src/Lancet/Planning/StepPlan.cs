@@ -127,7 +127,7 @@ public sealed class StepPlan
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = HostBytes(decoder, policies, options, dtype).Sum() }, device) { MatMulOperations = operations };
+        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = HostBytes(decoder, policies, options, dtype).Sum(), DriverBytes = target.DriverBytes }, device) { MatMulOperations = operations };
 
         void Dry(StepMemory memory, bool isTraining)
         {
