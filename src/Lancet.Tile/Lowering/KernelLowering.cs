@@ -30,7 +30,7 @@ internal sealed partial class KernelLowering
         (_kernel, _target, _divisible) = (kernel, target, divisible);
         _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Parameters = kernel.Parameters };
         _builder = new ThreadBuilder(_program);
-        _plan = new LayoutPlan(kernel);
+        _plan = new LayoutPlan(kernel, target.HasWarpGroups);
         _usesWarpGroups = target.HasWarpGroups && _plan.SuitsWarpGroups;
         _arithmetic = new ElementArithmetic(_builder, avoidsCalls: _usesWarpGroups);
         _shared = new SharedMemory(_builder);

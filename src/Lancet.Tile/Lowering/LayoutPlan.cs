@@ -11,6 +11,7 @@ namespace Lancet.Tile.Lowering;
 internal sealed class LayoutPlan
 {
     private readonly Kernel _kernel;
+    private readonly bool _hasWarpGroups;
     private readonly Dictionary<Value, LinearLayout> _layouts = [];
     private readonly HashSet<Value> _lazy = [];
     private readonly Dictionary<Value, List<Operation>> _uses = [];
@@ -19,9 +20,9 @@ internal sealed class LayoutPlan
     private readonly List<Operation> _operations = [];
     private bool _hasChanged;
 
-    public LayoutPlan(Kernel kernel)
+    public LayoutPlan(Kernel kernel, bool hasWarpGroups)
     {
-        _kernel = kernel;
+        (_kernel, _hasWarpGroups) = (kernel, hasWarpGroups);
         Collect(kernel.Body);
         foreach (var operation in _operations.Where(operation => operation.Opcode == Opcode.Load && IsProductOperand(operation.Result, 0))) _sharedLoads.Add(operation);
         foreach (var operation in _operations) MarkLazy(operation);
@@ -209,7 +210,7 @@ internal sealed class LayoutPlan
         var (a, b) = (dot.Operands[0].Type, dot.Operands[1].Type);
         var (m, k, n) = (a.Dimensions[0], a.Dimensions[1], b.Dimensions[1]);
         if (a.Element is not (DType.BFloat16 or DType.Float16) || !ProductLayouts.Fits(m, n, k)) return ProductLayouts.Scalar(m, n, _kernel.Warps);
-        if (!_products.TryGetValue(dot, out var layouts)) _products[dot] = layouts = ProductLayouts.Choose(m, n, k, _kernel.Warps, IsChained());
+        if (!_products.TryGetValue(dot, out var layouts)) _products[dot] = layouts = ProductLayouts.Choose(m, n, k, _kernel.Warps, IsChained(), _hasWarpGroups);
         return layouts.Accumulator();
     }
 

@@ -28,10 +28,12 @@ internal sealed record ProductLayouts(int M, int N, int K, int WarpsM, int Warps
 
     /// <summary>
     /// Shares out warps. A product that feeds another product keeps whole rows inside a warp as long as there are rows for all warps
-    /// (attention's softmax then needs no other warp); others are cut into blocks as square as possible, which read the least shared memory.
+    /// (attention's softmax then needs no other warp), and so does one that suits warp groups where there are any; others are cut into blocks as
+    /// square as possible, which read the least shared memory.
     /// </summary>
-    public static ProductLayouts Choose(int m, int n, int k, int warps, bool isChained)
+    public static ProductLayouts Choose(int m, int n, int k, int warps, bool isChained, bool hasWarpGroups = false)
     {
+        isChained |= hasWarpGroups && new ProductLayouts(m, n, k, warps, 1).SuitsWarpGroups;
         var (warpsM, warpsN) = (1, 1);
         while (warpsM * warpsN < warps)
         {

@@ -2,7 +2,9 @@ using CsCheck;
 using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Tensors;
+using Lancet.Tests.Devices;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tests.Kernels;
 
@@ -46,6 +48,25 @@ public class GemmKernelTests
                 var rounding = c switch { DType.BFloat16 => 4e-3, DType.Float16 => 5e-4, _ => 6e-8 };
                 Assert.True(Math.Abs(expected[i] - actual[i]) <= (rounding * Math.Abs(expected[i])) + 2e-5, $"element {i}: expected {expected[i]}, got {actual[i]}");
             }
+        }
+    }
+
+    /// <summary>On Hopper: operands in shared memory as rows of either extent, aligned for asynchronous copies or not.</summary>
+    [Theory]
+    [InlineData(false, true, 0)]
+    [InlineData(true, false, 8)]
+    [InlineData(false, false, 1)]
+    [InlineData(true, true, 0)]
+    public void Warp_groups_multiply_every_transposition(bool ta, bool tb, int padding)
+    {
+        using var lab = new KernelLab(1, new SimulatorDevice(PtxTarget.Sm90));
+        foreach (var blocks in (GemmBlocks[])[GemmBlocks.Small, new(128, 64, 64, 3, 8)])
+        {
+            var product = Product(lab, 136, 72, 200, ta, tb, padding, true, DType.BFloat16, DType.BFloat16, DType.BFloat16, true);
+            var expected = Expected(product);
+            GemmKernel.Multiply(lab.Device, product, blocks);
+            var actual = Block(product);
+            for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(expected[i] - actual[i]) <= (4e-3 * Math.Abs(expected[i])) + 2e-5, $"element {i}: expected {expected[i]}, got {actual[i]}");
         }
     }
 

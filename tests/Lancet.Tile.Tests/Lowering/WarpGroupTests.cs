@@ -56,7 +56,7 @@ public class WarpGroupTests
         {
             k.Warps = 4;
             Pointer a = k.Pointer(DType.BFloat16), c = k.Pointer(DType.Float32);
-            var address = (k.Range(64) * 64).AsColumn() + k.Range(64).AsRow();
+            var address = (k.Range(32) * 32).AsColumn() + k.Range(32).AsRow();
             var x = k.Load(a + address);
             k.Store(c + address, Dot(x, x));
         });
