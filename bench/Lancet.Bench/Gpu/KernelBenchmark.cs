@@ -155,7 +155,6 @@ internal sealed class KernelBenchmark(CudaDevice device, Arguments arguments, Re
             {
                 foreach (var (from, to) in copies) device.Copy(from, to);
             });
-            if (Environment.GetEnvironmentVariable("LOGS") is not null) foreach (var info in infos) Console.Error.WriteLine(info.Log);
             return (timing, verdict, infos);
         }
         finally

@@ -25,13 +25,10 @@ internal sealed partial class KernelLowering
         var left = a is SharedItem { IsTransposed: false } shared && CanDescribe(a) ? DescribeLeft(shared.Tile) : FragmentsOf(a, layouts);
         var right = DescribeRight(InSharedMemory(b));
         var replaces = Array.TrueForAll(accumulator, element => element.Source is { IsConstant: true, Bits: 0 });
-        var sums = Accumulators(operation) ?? [.. accumulator.Select(_ => _builder.New(RegisterClass.Bits32))];
-        if (!replaces)
-        {
-            _builder.Forget(sums);
-            for (var i = 0; i < sums.Length; i++) _builder.Assign(sums[i], accumulator[i].Source);
-        }
         var steps = Enumerable.Range(0, layouts.K / 16).Select(step => (Source[])[.. left(step), right.Step(step)]).ToArray();
+        var sums = Accumulators(operation) ?? [.. accumulator.Select(_ => _builder.New(RegisterClass.Bits32))];
+        _builder.Forget(sums);
+        for (var i = 0; i < sums.Length && !replaces; i++) _builder.Assign(sums[i], accumulator[i].Source);
         _builder.Effect(ThreadOpcode.WarpGroupFence, ThreadType.B32, [], []);
         for (var step = 0; step < steps.Length; step++)
         {
@@ -77,7 +74,8 @@ internal sealed partial class KernelLowering
         if (!_warpGroup.Exists || !_builder.IsOpen(_warpGroupScope))
         {
             (_warpGroup, _warpGroupScope) = (_builder.New(RegisterClass.Bits32), _builder.Scope);
-            var number = _builder.ShiftRight(ThreadType.U32, _builder.Special(SpecialRegister.ThreadId), 7);
+            const int threadBits = 7;
+            var number = _builder.ShiftRight(ThreadType.U32, _builder.Special(SpecialRegister.ThreadId), threadBits);
             _builder.Effect(ThreadOpcode.ShuffleIndex, ThreadType.B32, [_warpGroup], [number, Source.Constant(0)]);
         }
         return _warpGroup;

@@ -234,7 +234,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
 
-    /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂.</summary>
+    /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂. <c>columns</c> is the width of a step.</summary>
     private sealed class Parts(KernelBuilder k, Choice choice, int columns)
     {
         /// <summary>The program's block of rows, last first: under causality late rows see the most, and what takes longest should not start last.</summary>
