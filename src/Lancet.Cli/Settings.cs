@@ -47,6 +47,9 @@ internal sealed class Settings
 
     public string? Text(string name) => string.IsNullOrEmpty(_values[name]) ? null : _values[name];
 
+    /// <summary>Whether the command has such an option.</summary>
+    public bool Knows(string name) => _values.ContainsKey(name);
+
     public string Required(string name) => Text(name) ?? throw new LancetException($"--{name} is needed.");
 
     public void Default(string name, string value)

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Lancet.ChatTemplates;
 
 namespace Lancet.Cli.Tests;
 
@@ -211,6 +212,22 @@ public class CommandTests
         Assert.True(losses[1] < 1, $"{losses[0]} → {losses[1]}");
         var answer = LancetCommand.Run("generate", "--model", work.Output, "--raw", "--prompt", "The method number 1", "--max-new-tokens", "8");
         Assert.Contains("returns the value", answer.Output);
+    }
+
+    [Fact]
+    public void A_chosen_chat_template_goes_along_with_the_adapter()
+    {
+        using var work = new Workspace();
+        var rows = work.Rows("{\"prompt\": \"What is it?\", \"completion\": \"A number.\"}", "{\"prompt\": \"And this?\", \"completion\": \"A text.\"}");
+        var run = LancetCommand.Run("train", "--model", s_bundled, "--method", "lora", "--data", rows, "--output", work.Output, "--max-steps", "1", "--chat-template", "zephyr");
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Equal(ChatTemplate.Named("zephyr").Source, File.ReadAllText(work.At("out", "chat_template.jinja")));
+        File.WriteAllText(work.At("out", "chat_template.jinja"), "{{ raise_exception('the adapter was asked') }}");
+        string[] ask = ["generate", "--model", s_bundled, "--adapter", work.Output, "--prompt", "What is it?", "--max-new-tokens", "1"];
+        Assert.Contains("the adapter was asked", LancetCommand.Run(ask).Error, StringComparison.Ordinal);
+        Assert.Equal(0, LancetCommand.Run([.. ask, "--chat-template", "zephyr"]).ExitCode);
+        Assert.Equal(0, LancetCommand.Run("export", "--model", s_bundled, "--adapter", work.Output, "--output", work.At("merged")).ExitCode);
+        Assert.True(File.Exists(work.At("merged", "chat_template.jinja")));
     }
 
     private static double Loss(params string[] arguments)

@@ -59,6 +59,8 @@ internal static class TrainCommand
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.After = answer);
         foreach (var file in tokenizer?.Files ?? []) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
+        // What was trained with a template is to be asked with it.
+        if (tokenizer is not null && ModelLoading.TemplateOf(settings, tokenizer).Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, ModelLoading.TemplateFile), template);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);
         progress.Finish(result, output, samples);
         return result;
