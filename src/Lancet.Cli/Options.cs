@@ -108,7 +108,13 @@ internal static class Options
         s_json,
     ];
 
-    public static Setting[] DataPreview { get; } = [s_model, s_data, s_config, s_length, s_responses, s_template, s_thinking, s_kwargs, s_columns, new("rows", "3", "Rows to show"), s_json];
+    private static readonly Setting[] s_rendering = [s_model, s_data, s_config, s_length, s_responses, s_template, s_thinking, s_kwargs, s_columns];
+
+    public static Setting[] DataPreview { get; } = [.. s_rendering, new("rows", "3", "Rows to show"), s_json];
+
+    public static Setting[] DataStats { get; } = [.. s_rendering, s_json];
+
+    public static Setting[] DataValidate { get; } = [.. s_rendering, new("max-errors", "20", "Bad rows to name; further ones are counted"), s_json];
 
     public static Setting[] Doctor { get; } =
     [

@@ -20,9 +20,11 @@ internal static class Program
         Add("chat", "Talk to a model in the terminal.\n\nExample:\n  lancet chat --model models/base --adapter out --temperature 0.7", Options.Chat, ChatCommand.Run);
         Add("export", "Merge an adapter into its model and write safetensors.\n\nExample:\n  lancet export --model models/base --adapter out --output merged --dtype bfloat16", Options.Export, ExportCommand.Run);
         Add("plan", "Peak memory of a run, by purpose, before it starts.\n\nExample:\n  lancet plan --model models/base --method qlora --max-seq-length 4096 --memory-budget 8GB", Options.Plan, PlanCommand.Run);
-        var data = new Command("data", "Look at training data.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl --rows 5");
+        var data = new Command("data", "Look at training data.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl --rows 5\n  lancet data validate --model models/base --data rows.jsonl");
         root.Add(data);
         AddTo(data, "preview", "Rendered rows, with the trained tokens marked.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl", Options.DataPreview, DataCommand.Preview);
+        AddTo(data, "stats", "Lengths, truncated rows, trained tokens and duplicates of all rows.\n\nExample:\n  lancet data stats --model models/base --data rows.jsonl --max-seq-length 2048", Options.DataStats, DataStatsCommand.Run);
+        AddTo(data, "validate", "Name every row that a training run would refuse; exit code 2 if there is one.\n\nExample:\n  lancet data validate --model models/base --data rows.jsonl", Options.DataValidate, DataValidateCommand.Run);
         Add("doctor", "What this machine offers and whether Lancet works here.\n\nExample:\n  lancet doctor --json", Options.Doctor, DoctorCommand.Run);
         Add("quickstart", "Fine-tune the bundled model on the bundled questions, offline, in about a minute.\n\nExample:\n  lancet quickstart --output lancet-output/quickstart", Options.Quickstart, QuickstartCommand.Run);
         if (arguments.Length == 0) arguments = ["--help"];

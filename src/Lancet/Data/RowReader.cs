@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.IO.Compression;
 using System.Text;
 using System.Text.Json;
@@ -20,7 +21,13 @@ public static class RowReader
     /// <summary>Reads all rows, each with its place for messages (<c>file:line</c>).</summary>
     /// <param name="path">A file, a folder or a pattern.</param>
     /// <exception cref="LancetException">A file is missing or damaged, or a row is not what its file promises; the message names file and row.</exception>
-    public static IEnumerable<(JsonElement Row, string Place)> Read(string path) => Files(path).SelectMany(ReadFile);
+    public static IEnumerable<(JsonElement Row, string Place)> Read(string path) => Files(path).SelectMany(file => ReadFile(file, null));
+
+    /// <summary>Reads all rows, going on behind those that cannot be read. Damage that hides where the next row begins ends its file, never the files after it.</summary>
+    /// <param name="path">A file, a folder or a pattern.</param>
+    /// <param name="refused">Receives what <see cref="Read(string)"/> would have thrown, once for each such row, in order with the rows.</param>
+    /// <exception cref="LancetException">There is no such file.</exception>
+    public static IEnumerable<(JsonElement Row, string Place)> Read(string path, Action<LancetException> refused) => Files(path).SelectMany(file => ReadFile(file, refused));
 
     private static IReadOnlyList<string> Files(string path)
     {
@@ -42,11 +49,11 @@ public static class RowReader
 
     private static bool IsCompressed(string path) => path.EndsWith(".gz", StringComparison.OrdinalIgnoreCase);
 
-    private static IEnumerable<(JsonElement Row, string Place)> ReadFile(string path) => ExtensionOf(path) switch
+    private static IEnumerable<(JsonElement Row, string Place)> ReadFile(string path, Action<LancetException>? refused) => ExtensionOf(path) switch
     {
-        ".json" => Array(path),
-        ".jsonl" or ".ndjson" => Lines(path),
-        ".csv" or ".tsv" => SeparatedValues.Read(path, Open(path), ExtensionOf(path) == ".tsv"),
+        ".json" => Array(path, refused),
+        ".jsonl" or ".ndjson" => Lines(path, refused),
+        ".csv" or ".tsv" => SeparatedValues.Read(path, Open(path), ExtensionOf(path) == ".tsv", refused),
         var other => throw new LancetException($"{path}: {(other.Length == 0 ? "no file extension" : other)}; {Known}."),
     };
 
@@ -56,24 +63,61 @@ public static class RowReader
         return new StreamReader(IsCompressed(path) ? new GZipStream(stream, CompressionMode.Decompress) : stream, encoding ?? s_utf8);
     }
 
-    private static IEnumerable<(JsonElement, string)> Lines(string path)
+    private static IEnumerable<(JsonElement, string)> Lines(string path, Action<LancetException>? refused)
     {
-        using var reader = Open(path);
+        // Bytes as characters: lines end at the same places, and text that is no UTF-8 spoils its own line only.
+        using var reader = Open(path, Encoding.Latin1);
         for (var number = 1; ; number++)
         {
             var place = $"{path}:{number}";
-            if (Guarded(path, place, reader.ReadLine) is not { } line) yield break;
-            if (!string.IsNullOrWhiteSpace(line)) yield return (Object(Parse(line, place), place), place);
+            if (!IsRead(() => Guarded(path, place, reader.ReadLine), refused, out var line) || line is null) yield break;
+            if (!string.IsNullOrWhiteSpace(line) && IsRead(() => Object(Parse(Decoded(reader, line, place), place), place), refused, out var row)) yield return (row, place);
         }
     }
 
-    private static IEnumerable<(JsonElement, string)> Array(string path)
+    private static IEnumerable<(JsonElement, string)> Array(string path, Action<LancetException>? refused)
     {
         using var reader = Open(path);
-        var root = Parse(Guarded(path, path, reader.ReadToEnd), path);
-        if (root.ValueKind != JsonValueKind.Array) throw new LancetException($"{path}: a JSON array of rows is expected; for one object a line use the extension .jsonl.");
+        if (!IsRead(() => ArrayIn(Guarded(path, path, reader.ReadToEnd), path), refused, out var rows)) yield break;
         var number = 0;
-        foreach (var row in root.EnumerateArray()) yield return (Object(row, $"{path}: row {++number}"), $"{path}: row {number}");
+        foreach (var item in rows.EnumerateArray())
+        {
+            var place = $"{path}: row {++number}";
+            if (IsRead(() => Object(item, place), refused, out var row)) yield return (row, place);
+        }
+    }
+
+    private static JsonElement ArrayIn(string text, string path) => Parse(text, path) is { ValueKind: JsonValueKind.Array } rows ? rows
+        : throw new LancetException($"{path}: a JSON array of rows is expected; for one object a line use the extension .jsonl.");
+
+    /// <summary>The text of a line of bytes; a file that began with a byte order mark has been decoded by it.</summary>
+    private static string Decoded(StreamReader reader, string line, string place)
+    {
+        if (reader.CurrentEncoding.CodePage != Encoding.Latin1.CodePage) return line;
+        try
+        {
+            return s_utf8.GetString(Encoding.Latin1.GetBytes(line));
+        }
+        catch (DecoderFallbackException error)
+        {
+            throw new LancetException($"{place}: not valid UTF-8.", error);
+        }
+    }
+
+    /// <summary>Reads something and says whether that went well. What does not is given to <paramref name="refused"/>, or thrown without one.</summary>
+    internal static bool IsRead<T>(Func<T> read, Action<LancetException>? refused, [MaybeNullWhen(false)] out T value)
+    {
+        try
+        {
+            value = read();
+            return true;
+        }
+        catch (LancetException error) when (refused is not null)
+        {
+            refused(error);
+            value = default;
+            return false;
+        }
     }
 
     /// <summary>What a damaged file throws, in words.</summary>

@@ -58,6 +58,15 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     /// <summary>A row cut to <see cref="MaxLength"/>.</summary>
     public TokenizedRow Cut(TokenizedRow row) => row.InputIds.Length <= MaxLength ? row : new(row.InputIds[..MaxLength], row.Labels[..MaxLength]);
 
+    /// <summary>Tokens and labels of a row as a run trains it: cut to <see cref="MaxLength"/>, with something left to learn.</summary>
+    /// <exception cref="LancetException">The row has no known shape, wrong values, or no trained token.</exception>
+    public TokenizedRow RenderTrained(JsonElement row, string place, out RowShape shape)
+    {
+        var tokens = Cut(RenderWhole(row, place, out shape));
+        return tokens.LabelTokenCount > 0 ? tokens
+            : throw new LancetException($"{place}: no token of this row is trained (after cutting to {MaxLength} tokens). Raise --max-seq-length, remove the row, or check its roles.");
+    }
+
     private JsonElement Part(JsonElement row, string part) => Columns.TryGet(row, part, out var value) ? value : default;
 
     private TokenizedRow PreTokenized(JsonElement row, string place)

@@ -7,22 +7,37 @@ namespace Lancet.Data;
 /// <summary>CSV and TSV with a header, as objects whose values are strings. Sep finds the fields; quotes are checked here, so that damage is named by its line and never swallows rows.</summary>
 internal static class SeparatedValues
 {
-    public static IEnumerable<(JsonElement Row, string Place)> Read(string path, StreamReader text, bool isTabbed)
+    public static IEnumerable<(JsonElement Row, string Place)> Read(string path, StreamReader text, bool isTabbed, Action<LancetException>? refused)
     {
         using (text)
         {
-            // The separator is found from the header unless the extension says it.
-            using var reader = RowReader.Guarded(path, $"{path}:1", () => Sep.Reader(options => options with { Sep = isTabbed ? new Sep('\t') : null, DisableColCountCheck = true }).From(text));
-            if (reader.Header.ColNames.Count == 0) throw new LancetException($"{path}: no rows.");
-            string[] names = [.. reader.Header.ColNames.Select((name, i) => Unquoted(name, reader.Spec.Sep.Separator, () => $"{path}:1", $"column {i + 1}"))];
+            if (!RowReader.IsRead(() => Header(path, text, isTabbed), refused, out var header)) yield break;
+            var (reader, names) = header;
+            using var owned = reader;
             var next = 2;
-            while (RowReader.Guarded(path, $"{path}:{next}", reader.MoveNext))
+            while (RowReader.IsRead(() => RowReader.Guarded(path, $"{path}:{next}", reader.MoveNext), refused, out var isRow) && isRow)
             {
                 var line = reader.Current.LineNumberFrom;
                 next = reader.Current.LineNumberToExcl;
                 if (reader.Current.ColCount == 1 && names.Length > 1 && reader.Current[0].Span.IsWhiteSpace()) continue;
-                yield return (ObjectOf(reader, names, $"{path}:{line}"), $"{path}:{line}");
+                if (RowReader.IsRead(() => ObjectOf(reader, names, $"{path}:{line}"), refused, out var row)) yield return (row, $"{path}:{line}");
             }
+        }
+    }
+
+    private static (SepReader Reader, string[] Names) Header(string path, StreamReader text, bool isTabbed)
+    {
+        // The separator is found from the header unless the extension says it.
+        var reader = RowReader.Guarded(path, $"{path}:1", () => Sep.Reader(options => options with { Sep = isTabbed ? new Sep('\t') : null, DisableColCountCheck = true }).From(text));
+        try
+        {
+            if (reader.Header.ColNames.Count == 0) throw new LancetException($"{path}: no rows.");
+            return (reader, [.. reader.Header.ColNames.Select((name, i) => Unquoted(name, reader.Spec.Sep.Separator, () => $"{path}:1", $"column {i + 1}"))]);
+        }
+        catch
+        {
+            reader.Dispose();
+            throw;
         }
     }
 

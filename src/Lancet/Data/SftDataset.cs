@@ -29,10 +29,8 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
         var census = new ShapeCensus();
         foreach (var (row, place) in RowReader.Read(path))
         {
-            var tokens = renderer.Cut(renderer.RenderWhole(row, place, out var shape));
+            rows.Add(renderer.RenderTrained(row, place, out var shape));
             census.Add(shape, place);
-            if (tokens.LabelTokenCount == 0) throw new LancetException($"{place}: no token of this row is trained (after cutting to {renderer.MaxLength} tokens). Raise --max-seq-length, remove the row, or check its roles.");
-            rows.Add(tokens);
         }
         return rows.Count > 0 ? new SftDataset(rows) { Notes = [.. census.Describe(path)] } : throw new LancetException($"{path}: no rows.");
     }

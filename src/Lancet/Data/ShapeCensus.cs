@@ -3,11 +3,17 @@ using System.Globalization;
 namespace Lancet.Data;
 
 /// <summary>Which shapes the rows of a source have, to be said in words.</summary>
-internal sealed class ShapeCensus
+public sealed class ShapeCensus
 {
     private const int Named = 5;
     private readonly SortedDictionary<RowShape, (int Count, List<string> Places)> _shapes = [];
 
+    /// <summary>Rows of each shape that was found.</summary>
+    public IReadOnlyDictionary<RowShape, int> Counts => _shapes.ToDictionary(item => item.Key, item => item.Value.Count);
+
+    /// <summary>Counts a row.</summary>
+    /// <param name="shape">Its shape.</param>
+    /// <param name="place">Where it is, for the warning.</param>
     public void Add(RowShape shape, string place)
     {
         var (count, places) = _shapes.GetValueOrDefault(shape, (0, []));
@@ -16,6 +22,7 @@ internal sealed class ShapeCensus
     }
 
     /// <summary>What was found, and a warning where shapes mix, which names the rows of the rarer ones.</summary>
+    /// <param name="source">The file, folder or pattern, as it was given.</param>
     public IEnumerable<string> Describe(string source)
     {
         var byCount = _shapes.OrderByDescending(item => item.Value.Count).ToList();

@@ -57,6 +57,35 @@ public sealed class RowReaderTests : IDisposable
         Assert.Contains("empty.csv", Message(Write("empty.csv", "")));
     }
 
+    [Fact]
+    public void Lines_are_decoded_as_utf8_or_by_their_byte_order_mark()
+    {
+        const string Text = "ä 漢字 🎉 \u0085 \ufffd";
+        var line = $"{{\"text\":\"{Text}\"}}\n";
+        foreach (var encoding in (Encoding[])[new UTF8Encoding(false), new UTF8Encoding(true), Encoding.Unicode, Encoding.BigEndianUnicode])
+            Assert.Equal([Text, Text], Texts(Write("marked.jsonl", [.. encoding.GetPreamble(), .. encoding.GetBytes(line + line)])));
+    }
+
+    [Fact]
+    public void Reading_goes_on_behind_what_is_refused()
+    {
+        var bytes = Write("bytes.jsonl", [.. "{\"text\":\"a\"}\n"u8, 0xff, .. "\n{\"text\":\"b\"}\n["u8, 0xfe, .. "\n{\"text\":\"c\"}\n"u8]);
+        var (texts, refused) = Tolerant(bytes);
+        Assert.Equal(["a", "b", "c"], texts);
+        Assert.Equal([$"{bytes}:2: not valid UTF-8.", $"{bytes}:4: not valid UTF-8."], refused);
+        var ragged = Write("ragged.csv", "text,b\na,1\n2\nb,\"3\"4\nc,5\n");
+        (texts, refused) = Tolerant(ragged);
+        Assert.Equal(["a", "c"], texts);
+        Assert.Equal([$"{ragged}:3", $"{ragged}:4"], refused.Select(message => message[..(ragged.Length + 2)]));
+        Assert.Throws<LancetException>(() => RowReader.Read(Path.Combine(_folder, "none.jsonl"), _ => { }).ToList());
+
+        static (List<string> Texts, List<string> Refused) Tolerant(string path)
+        {
+            var refused = new List<string>();
+            return ([.. RowReader.Read(path, error => refused.Add(error.Message)).Select(item => item.Row.GetProperty("text").GetString()!)], refused);
+        }
+    }
+
     private static string Message(string path) => Assert.Throws<LancetException>(() => RowReader.Read(path).ToList()).Message;
 
     private static List<string> Texts(string path) => [.. RowReader.Read(path).Select(item => item.Row.GetProperty("text").GetString()!)];
