@@ -2,17 +2,18 @@ using System.Diagnostics.CodeAnalysis;
 using System.IO.Compression;
 using System.Text;
 using System.Text.Json;
+using ZstdSharp;
 
 namespace Lancet.Data;
 
 /// <summary>
 /// Rows of data files: JSONL (one JSON object a line), JSON (an array of objects), and CSV or TSV with a header (every value a string), each also
-/// compressed with gzip (<c>.gz</c>). A folder stands for all such files in it, a pattern such as <c>data/*.jsonl</c> for those that it matches, in
+/// compressed with gzip (<c>.gz</c>) or Zstandard (<c>.zst</c>). A folder stands for all such files in it, a pattern such as <c>data/*.jsonl</c> for those that it matches, in
 /// order of their names.
 /// </summary>
 public static class RowReader
 {
-    private const string Known = ".jsonl, .ndjson, .json, .csv and .tsv are read, each also with .gz behind it";
+    private const string Known = ".jsonl, .ndjson, .json, .csv and .tsv are read, each also with .gz or .zst behind it";
     private static readonly string[] s_extensions = [".jsonl", ".ndjson", ".json", ".csv", ".tsv"];
 
     // Bytes that are no UTF-8 are an error rather than question marks in the training data.
@@ -45,9 +46,11 @@ public static class RowReader
         return files.Length > 0 ? files : throw new LancetException(ifNone);
     }
 
-    private static string ExtensionOf(string path) => Path.GetExtension(IsCompressed(path) ? path[..^3] : path).ToLowerInvariant();
+    private static string ExtensionOf(string path) => Path.GetExtension(IsGzip(path) || IsZstandard(path) ? Path.ChangeExtension(path, null) : path).ToLowerInvariant();
 
-    private static bool IsCompressed(string path) => path.EndsWith(".gz", StringComparison.OrdinalIgnoreCase);
+    private static bool IsGzip(string path) => path.EndsWith(".gz", StringComparison.OrdinalIgnoreCase);
+
+    private static bool IsZstandard(string path) => path.EndsWith(".zst", StringComparison.OrdinalIgnoreCase);
 
     private static IEnumerable<(JsonElement Row, string Place)> ReadFile(string path, Action<LancetException>? refused) => ExtensionOf(path) switch
     {
@@ -60,7 +63,9 @@ public static class RowReader
     private static StreamReader Open(string path, Encoding? encoding = null)
     {
         Stream stream = File.OpenRead(path);
-        return new StreamReader(IsCompressed(path) ? new GZipStream(stream, CompressionMode.Decompress) : stream, encoding ?? s_utf8);
+        if (IsGzip(path)) stream = new GZipStream(stream, CompressionMode.Decompress);
+        else if (IsZstandard(path)) stream = new DecompressionStream(stream, leaveOpen: false);
+        return new StreamReader(stream, encoding ?? s_utf8);
     }
 
     private static IEnumerable<(JsonElement, string)> Lines(string path, Action<LancetException>? refused)
@@ -131,7 +136,7 @@ public static class RowReader
         {
             throw new LancetException($"{path}:{FirstInvalidLine(path)}: not valid UTF-8.", error);
         }
-        catch (Exception error) when (error is InvalidDataException or ArgumentException or EndOfStreamException)
+        catch (Exception error) when (error is InvalidDataException or ArgumentException or EndOfStreamException or ZstdException)
         {
             throw new LancetException($"{place}: {error.Message.ReplaceLineEndings(" ")}", error);
         }

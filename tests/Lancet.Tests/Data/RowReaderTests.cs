@@ -1,6 +1,7 @@
 using System.IO.Compression;
 using System.Text;
 using Lancet.Data;
+using ZstdSharp;
 
 namespace Lancet.Tests.Data;
 
@@ -25,14 +26,17 @@ public sealed class RowReaderTests : IDisposable
     }
 
     [Fact]
-    public void Folders_and_patterns_stand_for_their_files_in_order_and_gzip_is_read()
+    public void Folders_and_patterns_stand_for_their_files_in_order_and_compressed_ones_are_read()
     {
         Write("2.jsonl", "{\"text\":\"b\"}\n");
         Compress("1.jsonl.gz", "{\"text\":\"a\"}\n\n{\"text\":\"a2\"}\n");
         Compress("3.csv.gz", "text\nc\n");
+        Compress("4.jsonl.zst", "{\"text\":\"d\"}\n");
+        Compress("5.csv.zst", "text\ne\n");
+        Compress("6.json.zst", "[{\"text\":\"f\"}]");
         Write("notes.md", "# not data");
-        Assert.Equal(["a", "a2", "b", "c"], Texts(_folder));
-        Assert.Equal(["a", "a2", "b"], Texts(Path.Combine(_folder, "*.jsonl*")));
+        Assert.Equal(["a", "a2", "b", "c", "d", "e", "f"], Texts(_folder));
+        Assert.Equal(["a", "a2", "b", "d"], Texts(Path.Combine(_folder, "*.jsonl*")));
         Assert.Equal(["b"], Texts(Path.Combine(_folder, "?.jsonl")));
     }
 
@@ -45,10 +49,15 @@ public sealed class RowReaderTests : IDisposable
         Assert.Contains("after.csv:2: b goes on after its closing quote", Message(Write("after.csv", "a,b\n1,\"2\"x\n")));
         Assert.Contains("twice.csv:1: Col name 'a'", Message(Write("twice.csv", "a,a\n1,2\n")));
         Assert.Contains("bytes.jsonl:2: not valid UTF-8", Message(Write("bytes.jsonl", [.. "{\"text\":\"a\"}\n"u8, .. new byte[] { (byte)'"', 0xff, 0xfe, (byte)'"' }])));
-        var whole = Compress("whole.jsonl.gz", string.Concat(Enumerable.Range(0, 5000).Select(i => $"{{\"text\":\"{i * 7919 % 10007}\"}}\n")));
+        var text = string.Concat(Enumerable.Range(0, 5000).Select(i => $"{{\"text\":\"{i * 7919 % 10007}\"}}\n"));
+        var whole = Compress("whole.jsonl.gz", text);
         Assert.Equal(5000, RowReader.Read(whole).Count());
         Assert.Contains("cut.jsonl.gz:", Message(Write("cut.jsonl.gz", File.ReadAllBytes(whole)[..5000])));
         Assert.Contains("plain.jsonl.gz:1", Message(Write("plain.jsonl.gz", "{\"text\":\"a\"}\n")));
+        var zstandard = Compress("whole.jsonl.zst", text);
+        Assert.Equal(5000, RowReader.Read(zstandard).Count());
+        Assert.Contains("cut.jsonl.zst:", Message(Write("cut.jsonl.zst", File.ReadAllBytes(zstandard)[..5000])));
+        Assert.Contains("plain.jsonl.zst:1", Message(Write("plain.jsonl.zst", "{\"text\":\"a\"}\n")));
         Assert.Contains(".csv", Message(Write("a.xlsx", "")));
         Assert.Contains("no data file matches", Message(Path.Combine(_folder, "*.parquet")));
         Assert.Contains("there is no folder", Message(Path.Combine(_folder, "none", "*.csv")));
@@ -102,7 +111,7 @@ public sealed class RowReaderTests : IDisposable
     private string Compress(string name, string text)
     {
         var path = Path.Combine(_folder, name);
-        using var stream = new GZipStream(File.Create(path), CompressionLevel.Fastest);
+        using Stream stream = name.EndsWith(".zst", StringComparison.Ordinal) ? new CompressionStream(File.Create(path), leaveOpen: false) : new GZipStream(File.Create(path), CompressionLevel.Fastest);
         stream.Write(Encoding.UTF8.GetBytes(text));
         return path;
     }
