@@ -46,9 +46,6 @@ internal static class ModelLoading
 
     public static Tokenizer? TokenizerOf(string folder) => Tokenizer.Exists(folder) ? Tokenizer.Load(folder) : null;
 
-    /// <summary>The template that a run with --chat-template leaves in its output, as Hugging Face names it.</summary>
-    public const string TemplateFile = "chat_template.jinja";
-
     /// <summary>The template of the command line, else of the adapter, which was trained with it, else of the checkpoint, else ChatML.</summary>
     public static ChatTemplate TemplateOf(Settings settings, Tokenizer? tokenizer)
     {
@@ -57,7 +54,7 @@ internal static class ModelLoading
             if (ChatTemplate.Names.Contains(choice, StringComparer.OrdinalIgnoreCase)) return ChatTemplate.Named(choice);
             return File.Exists(choice) ? ChatTemplate.Parse(File.ReadAllText(choice)) : throw new LancetException($"{choice}: chat template not found. A file is expected, or a name: {string.Join(", ", ChatTemplate.Names)}.");
         }
-        if (settings.Knows("adapter") && settings.Text("adapter") is { } adapter && Path.Combine(adapter, TemplateFile) is var trained && File.Exists(trained)) return ChatTemplate.Parse(File.ReadAllText(trained));
+        if (settings.Knows("adapter") && settings.Text("adapter") is { } adapter && Path.Combine(adapter, Tokenizer.ChatTemplateFile) is var trained && File.Exists(trained)) return ChatTemplate.Parse(File.ReadAllText(trained));
         return tokenizer?.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
     }
 

@@ -15,7 +15,7 @@ internal static class ExportCommand
         ModelWriter.Save(output, model, settings.DType("dtype"), settings.Bytes("max-shard-size"));
         if (Tokenizer.Exists(folder))
             foreach (var file in Tokenizer.Load(folder).Files) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
-        if (settings.Text("adapter") is { } trained && Path.Combine(trained, ModelLoading.TemplateFile) is var template && File.Exists(template)) File.Copy(template, Path.Combine(output, ModelLoading.TemplateFile), true);
+        if (settings.Text("adapter") is { } trained && Path.Combine(trained, Tokenizer.ChatTemplateFile) is var template && File.Exists(template)) File.Copy(template, Path.Combine(output, Tokenizer.ChatTemplateFile), true);
         Console.Error.WriteLine($"Merged model: {Path.GetFullPath(output)}");
         return 0;
     }

@@ -52,15 +52,15 @@ internal static class TrainCommand
         using var handler = new InterruptHandler(cancellation);
         using var model = Load(settings, folder, device);
         var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, evaluation?.Rows.Count ?? training.Rows.Count);
-        Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
+        Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
         // Only a run that really starts replaces the configuration of the one before.
         using var progress = ProgressDisplay.Create(notes, () => AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml()));
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
         if (result.IsInterrupted) samples.Clear();
-        Answer(model, tokenizer, settings, samples, cancellation.Token, (sample, answer) => sample.After = answer);
+        Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.After = answer);
         foreach (var file in tokenizer?.Files ?? []) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
         // What was trained with a template is to be asked with it.
-        if (tokenizer is not null && ModelLoading.TemplateOf(settings, tokenizer).Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, ModelLoading.TemplateFile), template);
+        if (tokenizer is not null && renderer.Template.Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, Tokenizer.ChatTemplateFile), template);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);
         progress.Finish(result, output, samples);
         return result;
@@ -143,10 +143,10 @@ internal static class TrainCommand
         }
     }
 
-    private static void Answer(LanguageModel model, Tokenizer? tokenizer, Settings settings, List<SampleAnswer> samples, CancellationToken cancellation, Action<SampleAnswer, string> store)
+    private static void Answer(LanguageModel model, Tokenizer? tokenizer, RowRenderer renderer, List<SampleAnswer> samples, CancellationToken cancellation, Action<SampleAnswer, string> store)
     {
         if (tokenizer is null || samples.Count == 0) return;
-        var answers = ChatSession.Answer(model, tokenizer, ModelLoading.TemplateOf(settings, tokenizer), ModelLoading.TemplateVariables(settings), [.. samples.Select(sample => sample.Prompt)], SampleTokens, cancellation);
+        var answers = ChatSession.Answer(model, tokenizer, renderer.Template, renderer.TemplateVariables, [.. samples.Select(sample => sample.Prompt)], SampleTokens, cancellation);
         for (var i = 0; i < samples.Count; i++) store(samples[i], answers[i]);
     }
 

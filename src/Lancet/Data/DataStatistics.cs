@@ -78,11 +78,11 @@ public sealed class DataStatistics(int maxLength)
     public void Add(TokenizedRow row, RowShape shape, string place)
     {
         var length = row.InputIds.Length;
-        var kept = Math.Min(length, MaxLength);
-        var trained = length <= MaxLength ? row.LabelTokenCount : new TokenizedRow(row.InputIds[..kept], row.Labels[..kept]).LabelTokenCount;
+        var kept = row.Cut(MaxLength);
+        var trained = kept.LabelTokenCount;
         Rows++;
         Tokens += length;
-        KeptTokens += kept;
+        KeptTokens += kept.InputIds.Length;
         TrainedTokens += trained;
         if (length > MaxLength) TruncatedRows++;
         if (trained == 0) RowsWithoutTrainedTokens++;

@@ -22,6 +22,9 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     /// <summary>Whether only assistant turns and completions are trained.</summary>
     public bool TrainsOnResponsesOnly { get; init; } = true;
 
+    /// <summary>Renders conversations: the one given, else ChatML.</summary>
+    public ChatTemplate Template { get; } = template ?? ChatTemplate.ChatMl;
+
     /// <summary>Columns of other names than the shapes'.</summary>
     public ColumnMapping Columns { get; init; } = ColumnMapping.None;
 
@@ -56,7 +59,7 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     }
 
     /// <summary>A row cut to <see cref="MaxLength"/>.</summary>
-    public TokenizedRow Cut(TokenizedRow row) => row.InputIds.Length <= MaxLength ? row : new(row.InputIds[..MaxLength], row.Labels[..MaxLength]);
+    public TokenizedRow Cut(TokenizedRow row) => row.Cut(MaxLength);
 
     /// <summary>Tokens and labels of a row as a run trains it: cut to <see cref="MaxLength"/>, with something left to learn.</summary>
     /// <exception cref="LancetException">The row has no known shape, wrong values, or no trained token.</exception>
@@ -109,8 +112,8 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
         {
             var options = new ChatTemplateOptions { BosToken = needed.BosToken, EosToken = needed.EosToken, Tools = conversation.Tools, Variables = Merged(conversation.Variables) };
             rendered = TrainsOnResponsesOnly
-                ? (template ?? ChatTemplate.ChatMl).RenderWithSpans(conversation.Messages, options)
-                : new((template ?? ChatTemplate.ChatMl).Render(conversation.Messages, options), []);
+                ? Template.RenderWithSpans(conversation.Messages, options)
+                : new(Template.Render(conversation.Messages, options), []);
         }
         catch (LancetException error)
         {

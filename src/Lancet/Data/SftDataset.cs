@@ -7,6 +7,9 @@ public readonly record struct TokenizedRow(int[] InputIds, int[] Labels)
 {
     /// <summary>Places that take part in the loss; the first token of a row is never predicted.</summary>
     public int LabelTokenCount => Labels.AsSpan(Math.Min(1, Labels.Length)).Length - Labels.AsSpan(Math.Min(1, Labels.Length)).Count(PackedBatch.IgnoredLabel);
+
+    /// <summary>The first tokens of the row, all if there are no more.</summary>
+    public TokenizedRow Cut(int maxLength) => InputIds.Length <= maxLength ? this : new(InputIds[..maxLength], Labels[..maxLength]);
 }
 
 /// <summary>Tokenised examples in order.</summary>

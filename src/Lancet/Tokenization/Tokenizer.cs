@@ -9,6 +9,9 @@ namespace Lancet.Tokenization;
 /// </summary>
 public sealed class Tokenizer
 {
+    /// <summary>Name of the file with the chat template, beside the tokenizer or an adapter.</summary>
+    public const string ChatTemplateFile = "chat_template.jinja";
+
     private readonly string _folder;
     private readonly Normalizer _normalizer;
     private readonly PreTokenizer _preTokenizer;
@@ -72,7 +75,7 @@ public sealed class Tokenizer
     public string? ChatTemplate { get; private set; }
 
     /// <summary>Files of the folder that belong to the tokenizer, to be copied beside a trained model.</summary>
-    public IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"])
+    public IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", ChatTemplateFile, "generation_config.json"])
         .Select(name => Path.Combine(_folder, name)).Where(File.Exists);
 
     /// <summary>Reads the tokenizer of a model folder.</summary>
@@ -250,7 +253,7 @@ public sealed class Tokenizer
         }
         BosTokenId = TokenText("bos_token") is { } bos ? IdOf(bos) : null;
         EosTokenId = TokenText("eos_token") is { } eos ? IdOf(eos) : null;
-        var jinja = Path.Combine(_folder, "chat_template.jinja");
+        var jinja = Path.Combine(_folder, ChatTemplateFile);
         if (File.Exists(jinja))
         {
             ChatTemplate = File.ReadAllText(jinja);

@@ -171,14 +171,7 @@ public sealed class FamilyTests : IDisposable
     {
         using var model = LanguageModel.Load(folder);
         using var engine = new EvaluationEngine(model, fixture.MaxBatchTokens, fixture.MaxBatchTokens);
-        var expected = fixture.Losses(key);
-        for (var row = 0; row < expected.Length; row++)
-        {
-            var batch = fixture.Batch([row]);
-            var losses = new float[batch.TokenCount];
-            engine.Evaluate(batch, losses);
-            Assert.Equal(expected[row], losses.Sum(loss => (double)loss) / batch.LabelTokenCount, Math.Max(4 * fixture.LossError, 4e-6));
-        }
+        fixture.AssertLosses((batch, losses) => engine.Evaluate(batch, losses), key);
     }
 
     private static IEnumerable<string> Describe(SafetensorsFile file) => file.Entries.Values.Select(entry => $"{entry.Name} [{string.Join(", ", entry.Dimensions)}]").Order(StringComparer.Ordinal);

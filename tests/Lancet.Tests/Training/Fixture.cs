@@ -41,6 +41,19 @@ internal sealed class Fixture
 
     public double[] Losses(string key) => [.. _expected.GetProperty(key).EnumerateArray().Select(value => value.GetDouble())];
 
+    /// <summary>Asserts the losses of all rows.</summary>
+    public void AssertLosses(Action<PackedBatch, float[]> evaluate, string key)
+    {
+        var expected = Losses(key);
+        for (var row = 0; row < expected.Length; row++)
+        {
+            var batch = Batch([row]);
+            var losses = new float[batch.TokenCount];
+            evaluate(batch, losses);
+            Assert.Equal(expected[row], losses.Sum(loss => (double)loss) / batch.LabelTokenCount, Math.Max(4 * LossError, 4e-6));
+        }
+    }
+
     public PackedBatch Batch(int[] rows)
     {
         var batch = new PackedBatch(MaxBatchTokens, rows.Length);
