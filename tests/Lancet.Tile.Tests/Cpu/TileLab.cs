@@ -171,6 +171,8 @@ internal sealed unsafe class TileLab(int seed)
     private Operand Constant(DType type, int[] shape)
     {
         var value = Fresh(type, 1)[0];
+        // A constant is given as a double, and to become one makes a signalling NaN quiet: the quiet one is the constant.
+        if (Elements.IsNaN(type, value)) value = Elements.FromDouble(type, Elements.ToDouble(type, value));
         var all = new long[Count(shape)];
         Array.Fill(all, value);
         return new Operand(all, (k, _) => (type.IsFloat() ? k.Constant(type, Elements.ToDouble(type, value)) : k.Constant(type, value)).BroadcastTo(shape));
