@@ -2,19 +2,20 @@ using System.Diagnostics.CodeAnalysis;
 using System.IO.Compression;
 using System.Text;
 using System.Text.Json;
+using Lancet.Data.Parquet;
 using ZstdSharp;
 
 namespace Lancet.Data;
 
 /// <summary>
 /// Rows of data files: JSONL (one JSON object a line), JSON (an array of objects), and CSV or TSV with a header (every value a string), each also
-/// compressed with gzip (<c>.gz</c>) or Zstandard (<c>.zst</c>). A folder stands for all such files in it, a pattern such as <c>data/*.jsonl</c> for those that it matches, in
+/// compressed with gzip (<c>.gz</c>) or Zstandard (<c>.zst</c>), and Parquet. A folder stands for all such files in it, a pattern such as <c>data/*.jsonl</c> for those that it matches, in
 /// order of their names.
 /// </summary>
 public static class RowReader
 {
-    private const string Known = ".jsonl, .ndjson, .json, .csv and .tsv are read, each also with .gz or .zst behind it";
-    private static readonly string[] s_extensions = [".jsonl", ".ndjson", ".json", ".csv", ".tsv"];
+    private const string Known = ".jsonl, .ndjson, .json, .csv and .tsv are read, each also with .gz or .zst behind it, and .parquet";
+    private static readonly string[] s_extensions = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
 
     // Bytes that are no UTF-8 are an error rather than question marks in the training data.
     private static readonly UTF8Encoding s_utf8 = new(false, true);
@@ -57,6 +58,9 @@ public static class RowReader
         ".json" => Array(path, refused),
         ".jsonl" or ".ndjson" => Lines(path, refused),
         ".csv" or ".tsv" => SeparatedValues.Read(path, Open(path), ExtensionOf(path) == ".tsv", refused),
+        ".parquet" => IsGzip(path) || IsZstandard(path)
+            ? throw new LancetException($"{path}: Parquet is read from its end and compresses its own columns; unpack the file first.")
+            : ParquetRows.Read(path, refused),
         var other => throw new LancetException($"{path}: {(other.Length == 0 ? "no file extension" : other)}; {Known}."),
     };
 
