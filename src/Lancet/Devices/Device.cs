@@ -33,6 +33,12 @@ public abstract class Device : IDisposable
     /// <summary>Queues a matrix product.</summary>
     public abstract void MatMul(in MatMul product);
 
+    /// <summary>Queues a product for each expert: in the tile language, where a device has nothing better.</summary>
+    public virtual void MatMul(in GroupedMatMul product) => Kernels.GroupedGemmKernel.Multiply(this, product);
+
+    /// <summary>Queues the gradients of experts' matrices, likewise.</summary>
+    public virtual void MatMul(in GroupedGradient product) => Kernels.GroupedGemmKernel.Accumulate(this, product);
+
     /// <summary>Sets aside the workspace of later matrix products, so that none of them has to allocate.</summary>
     /// <param name="bytes">What the largest product needs.</param>
     public virtual void ReserveMatMulWorkspace(long bytes)

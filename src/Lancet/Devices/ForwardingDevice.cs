@@ -25,6 +25,10 @@ internal abstract class ForwardingDevice(Device inner) : Device
 
     public override void MatMul(in MatMul product) => inner.MatMul(product);
 
+    public override void MatMul(in GroupedMatMul product) => inner.MatMul(product);
+
+    public override void MatMul(in GroupedGradient product) => inner.MatMul(product);
+
     public override void ReserveMatMulWorkspace(long bytes) => inner.ReserveMatMulWorkspace(bytes);
 
     public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => inner.Prepare(kernels);

@@ -42,4 +42,10 @@ public sealed class PlanTarget
     public long MatMulWorkspaceBytes(in MatMul product) => IsCuda
         ? MatMulRoute.Of(product).WorkspaceBytes
         : Devices.Cpu.CpuGemm.WorkspaceBytes(product.M, product.N, product.K, product.C.DType, _threads);
+
+    /// <summary>Workspace that a product for each expert needs, however the rows are distributed.</summary>
+    public long MatMulWorkspaceBytes(in GroupedMatMul product) => IsCuda ? 0 : Devices.Cpu.CpuGemm.WorkspaceBytes(product.Rows.Count, product.N, product.K, product.C.Tensor.DType, _threads);
+
+    /// <summary>Workspace that the gradients of experts' matrices need, however the rows are distributed.</summary>
+    public long MatMulWorkspaceBytes(in GroupedGradient product) => IsCuda ? 0 : Devices.Cpu.CpuGemm.LargestWorkspaceBytes(product.M, product.N, product.Rows.Count, product.A.Tensor.DType, _threads);
 }

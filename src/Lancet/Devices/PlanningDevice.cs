@@ -66,6 +66,24 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     }
 
     /// <inheritdoc/>
+    public override void MatMul(in GroupedMatMul product)
+    {
+        if (target.IsCuda) base.MatMul(product);
+        else LaunchCount++;
+        MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
+        MatMulOperations += 2.0 * product.Rows.Count * product.N * product.K;
+    }
+
+    /// <inheritdoc/>
+    public override void MatMul(in GroupedGradient product)
+    {
+        if (target.IsCuda) base.MatMul(product);
+        else LaunchCount++;
+        MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
+        MatMulOperations += 2.0 * product.Rows.Count * product.M * product.N;
+    }
+
+    /// <inheritdoc/>
     public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination)
     {
     }

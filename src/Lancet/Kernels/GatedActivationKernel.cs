@@ -77,7 +77,8 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         k.Store(up, (dh * f).To(choice.DType), inside);
     });
 
-    private static Tile.Tile Activate(GatedActivation activation, Tile.Tile e, out Tile.Tile derivative)
+    /// <summary>f(e), and f'(e).</summary>
+    internal static Tile.Tile Activate(GatedActivation activation, Tile.Tile e, out Tile.Tile derivative)
     {
         switch (activation)
         {

@@ -32,27 +32,32 @@ public sealed class DecoderLayer
     {
         (_config, _layer) = (config, layer);
         Attention = new SelfAttention(config, layer, weights);
-        Mlp = new GatedMlp(config, layer, weights, config.IsParallel ? Attention.Input : null);
+        Mlp = config.IsSparse(layer) ? new MixtureOfExperts(config, layer, weights) : new GatedMlp(config, layer, weights, config.IsParallel ? Attention.Input : null);
     }
 
     /// <summary>First half.</summary>
     public SelfAttention Attention { get; }
 
     /// <summary>Second half.</summary>
-    public GatedMlp Mlp { get; }
+    public FeedForward Mlp { get; }
 
     /// <summary>The layer's projections, in the order of the computation.</summary>
-    public IEnumerable<LoraLinear> Projections => Groups.SelectMany(group => group.Projections);
+    public IEnumerable<LoraLinear> Projections => AttentionGroups.SelectMany(group => group.Projections).Concat(Mlp.Projections);
 
-    /// <summary>The layer's projections by input.</summary>
-    public IEnumerable<ProjectionGroup> Groups => [Attention.Projections, Attention.Output.Projection, Mlp.GateUpProjections, Mlp.Down.Projection];
+    /// <summary>The layer's projections that all tokens go through, by input.</summary>
+    public IEnumerable<ProjectionGroup> Groups => [.. AttentionGroups, .. Mlp.Groups];
+
+    /// <summary>Matrices of the layer's adapters.</summary>
+    public IEnumerable<Weight> Adapters => AttentionGroups.SelectMany(group => group.Adapters).Concat(Mlp.Adapters);
+
+    private ProjectionGroup[] AttentionGroups => [Attention.Projections, Attention.Output.Projection];
 
     /// <summary>What one forward pass leaves for the backward pass.</summary>
     internal struct State
     {
         public Tensor Input, Middle, NormedGradient;
         public SelfAttention.State Attention;
-        public GatedMlp.State Mlp;
+        public FeedForwardState Mlp;
     }
 
     /// <summary>The layer's output; the input x belongs to the state afterwards, or is freed if no backward pass follows.</summary>
@@ -125,7 +130,7 @@ public sealed class DecoderLayer
 
     private void Drop(StepContext c, ref State state, ActivationPolicy policy)
     {
-        GatedMlp.Drop(c, ref state.Mlp);
+        Mlp.Drop(c, ref state.Mlp);
         if (policy < ActivationPolicy.KeepInput) return;
         var isOffloaded = policy == ActivationPolicy.Offload;
         if (isOffloaded) c.Device.AwaitCopy(_layer);

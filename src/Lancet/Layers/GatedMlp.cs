@@ -13,7 +13,7 @@ namespace Lancet.Layers;
 /// overwritten  dh ← h, [e | g] ← [de | dg]; the stream's gradient d is added to
 /// </code>
 /// </summary>
-public sealed class GatedMlp
+public sealed class GatedMlp : FeedForward
 {
     private readonly ModelConfig _config;
     private readonly GatedActivationKernel _activation;
@@ -56,15 +56,17 @@ public sealed class GatedMlp
         public ResidualProjection.State Down;
     }
 
+    /// <inheritdoc/>
+    public override IEnumerable<ProjectionGroup> Groups => [GateUpProjections, DownProjection];
+
+    internal override int Room => DownProjection.Room;
+
     private ProjectionGroup DownProjection => Down.Projection;
 
-    /// <summary>x₃ [T, hidden] as a new saved buffer.</summary>
-    /// <param name="c">The step.</param>
-    /// <param name="x">What is normed: x₂, or the layer's input in a parallel block.</param>
-    /// <param name="stream">x₂, which the result is added to.</param>
-    /// <param name="state">What the backward pass reads.</param>
-    internal Tensor Forward(StepContext c, Tensor x, Tensor stream, out State state)
+    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, out FeedForwardState all)
     {
+        all = default;
+        ref var state = ref all.Dense;
         Intermediate(c, x, out state);
         var h = Activate(c, state);
         if (!c.IsTraining) c.Free(state.GateUp);
@@ -74,18 +76,19 @@ public sealed class GatedMlp
         return result;
     }
 
-    /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
-    internal static void Drop(StepContext c, ref State state)
+    internal override void Drop(StepContext c, ref FeedForwardState all)
     {
+        ref var state = ref all.Dense;
         c.Free(state.Statistics, state.GateUp);
         state.GateUpU.Free(c);
         state.Down.Free(c);
-        state = default;
+        all = default;
     }
 
-    /// <summary>The forward pass's state once more, with the same bits.</summary>
-    internal void Recompute(StepContext c, Tensor x, out State state)
+    internal override void Recompute(StepContext c, Tensor x, out FeedForwardState all)
     {
+        all = default;
+        ref var state = ref all.Dense;
         Intermediate(c, x, out state);
         if (Down.Norm is null && !DownProjection.HasAdapters) return;
         // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
@@ -94,15 +97,9 @@ public sealed class GatedMlp
         c.Free(h);
     }
 
-    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state. Rows of d have the down projection's room behind them.</summary>
-    /// <param name="c">The step.</param>
-    /// <param name="x">What was normed.</param>
-    /// <param name="state">From the forward pass.</param>
-    /// <param name="d">Gradient of x₃.</param>
-    /// <param name="needsInput">Whether the gradient of x is wanted.</param>
-    /// <returns>In a parallel block the gradient of the normed input, to be freed by the caller, instead of adding x's gradient to d. Absent elsewhere.</returns>
-    internal Tensor Backward(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
+    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState all, Tensor d, bool needsInput)
     {
+        ref readonly var state = ref all.Dense;
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
         var gradients = Down.BackwardInput(c, d, state.Down, dh);
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);

@@ -39,6 +39,9 @@ public sealed class LoraLinear
     /// <summary>Last part of the name, such as <c>q_proj</c>.</summary>
     public string ModuleName => Name[(Name.LastIndexOf('.') + 1)..];
 
+    /// <summary>Whether the outputs choose a token's experts.</summary>
+    public bool IsRouter => Weight.Role == WeightRole.Router;
+
     /// <summary>Base weight [out, in].</summary>
     public Weight Weight { get; }
 
@@ -197,6 +200,9 @@ public sealed class LoraLinear
         c.Free(v);
         c.Free(u);
     }
+
+    /// <summary>y = dropout(x) as in this step; y may be x.</summary>
+    internal void Drop(StepContext c, Tensor x, Tensor y) => _dropout!.Apply(c.Device, x, y, c.DropoutSeed, _dropoutSite);
 
     private Tensor DropInput(StepContext c, Tensor x)
     {

@@ -76,6 +76,9 @@ public sealed class StepContext
     /// <summary>A [T, columns] buffer in the activation dtype that the backward pass reads, or workspace if none follows.</summary>
     public Tensor Saved(long columns) => Activations(IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, columns);
 
+    /// <summary>A [rows, columns] buffer in the activation dtype that the backward pass reads, or workspace if none follows.</summary>
+    public Tensor Saved(long rows, long columns) => Memory.Allocate(IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, DType, new Shape(rows, columns));
+
     /// <summary>A vector of statistics that the backward pass reads, or workspace if none follows.</summary>
     public Tensor SavedStatistics(long count) => Memory.Allocate(IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, Accumulator, new Shape(count));
 

@@ -48,15 +48,15 @@ public sealed class DecoderModel
     /// <summary>All projections, in the order of the computation.</summary>
     public IEnumerable<LoraLinear> Projections => Layers.SelectMany(layer => layer.Projections);
 
-    /// <summary>Last parts of the projections' names, such as <c>q_proj</c>: what LoRA can target.</summary>
-    public IEnumerable<string> ModuleNames => Projections.Select(projection => projection.ModuleName).Distinct();
+    /// <summary>Last parts of the projections' names, such as <c>q_proj</c>: what LoRA targets unless it is told otherwise. Routers have to be named.</summary>
+    public IEnumerable<string> ModuleNames => Projections.Where(projection => !projection.IsRouter).Select(projection => projection.ModuleName).Distinct();
 
     /// <summary>All projections by input, in the order of the computation.</summary>
     public IEnumerable<ProjectionGroup> Groups => Layers.SelectMany(layer => layer.Groups);
 
     /// <summary>Weights of the checkpoint and of adapters that are trained.</summary>
     public IEnumerable<Weight> TrainedWeights => Weights
-        .Concat(Groups.SelectMany(group => group.Adapters))
+        .Concat(Layers.SelectMany(layer => layer.Adapters))
         .Where(weight => weight.IsTrained);
 
     /// <summary>Loss of every token, and the gradients of everything that is trained.</summary>
@@ -68,7 +68,7 @@ public sealed class DecoderModel
         var x = Embed(c);
         for (var layer = 0; layer < Layers.Count; layer++) x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
         Fetch(c, policies, Layers.Count - 1);
-        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Down.Projection.Room)));
+        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room)));
         c.Free(x);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {

@@ -214,6 +214,7 @@ public sealed class LanguageModel : IDisposable
             var b = new Weight(projection.Name + ".lora_B.weight", new Shape(projection.OutFeatures, rank), WeightRole.Adapter) { IsTrained = true };
             projection.Attach(a, b, (float)(scaleOf?.Invoke(projection) ?? options.Scale(rank)), options.Dropout, site);
         }
+        foreach (var layer in decoder.Layers) layer.Mlp.CheckAdapters();
     }
 
     private static bool Matches(LoraLinear projection, string target) => projection.Name == target || projection.Name.EndsWith("." + target, StringComparison.Ordinal);

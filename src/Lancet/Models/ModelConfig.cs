@@ -131,11 +131,17 @@ public sealed record ModelConfig
     /// <summary>Ids that end a generated text.</summary>
     public IReadOnlyList<int> EosTokenIds { get; init; } = [];
 
+    /// <summary>Experts, or null in dense models.</summary>
+    public ExpertConfig? Experts { get; init; }
+
     /// <summary>Number of parameters of the whole model.</summary>
     public long ParameterCount => new DecoderModel(this).Weights.Sum(weight => weight.Shape.Count);
 
     /// <summary>Rotary embedding of a layer; null without one.</summary>
     public RotaryConfig? RotaryOf(int layer) => LayerRotaries.Count == 0 ? Rotary : LayerRotaries[layer];
+
+    /// <summary>Whether a layer has experts instead of one MLP.</summary>
+    public bool IsSparse(int layer) => Experts is { } experts && experts.Layers[layer];
 
     /// <summary>What the names of a layer's weights begin with.</summary>
     internal string LayerPrefix(int layer) => $"{WeightPrefix}layers.{layer}.";

@@ -16,6 +16,9 @@ public enum WeightRole
     /// <summary>Output head; never quantised.</summary>
     Head,
 
+    /// <summary>Matrix of a router, which chooses experts; never quantised.</summary>
+    Router,
+
     /// <summary>Scale of a norm; no weight decay.</summary>
     Norm,
 
@@ -52,6 +55,9 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
 
     /// <summary>Whether the computation reads the weight from the border of a base weight, see <see cref="Layers.ProjectionGroup"/>, and not from <see cref="Dense"/>.</summary>
     public bool IsInBorder { get; set; }
+
+    /// <summary>Where the weight gets its memory among others of its kind, or null.</summary>
+    public (WeightStack Memory, int Index)? Stack { get; set; }
 
     /// <summary>The NF4 form, or null.</summary>
     public Nf4Weight? Quantized { get; set; }

@@ -22,6 +22,9 @@ internal sealed class WeightList
         return new LoraLinear(name, weight, hasBias ? Add(new Weight(name + ".bias", new Shape(outFeatures), WeightRole.Bias)) : null);
     }
 
+    /// <summary>Projection to the logits of a router.</summary>
+    public LoraLinear Router(string name, int experts, int inFeatures) => new(name, Add(new Weight(name + ".weight", new Shape(experts, inFeatures), WeightRole.Router)), null);
+
     public Norm Norm(string name, ModelConfig config) => Norm(name, new Shape(config.HiddenSize), config, 1);
 
     /// <summary>Norm of what half a layer reads, which some families leave out.</summary>

@@ -26,7 +26,7 @@ internal sealed partial class WeightLoader
             Quantize(weight, dense);
             return;
         }
-        weight.Dense = Allocate(weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape, weight.Name);
+        weight.Dense = weight.Role is WeightRole.Norm or WeightRole.Bias ? Allocate(dtype.Accumulator(), weight.Shape, weight.Name) : AllocateDense(weight);
         Draw(weight, weight.Dense);
     }
 

@@ -36,7 +36,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             Draw(weight, quantize);
             return;
         }
-        if (weight.Role == WeightRole.Projection && Source.Entries.ContainsKey(StoredName(weight) + ".quant_state.bitsandbytes__nf4"))
+        if (weight.Role is WeightRole.Projection or WeightRole.Router && Source.Entries.ContainsKey(StoredName(weight) + ".quant_state.bitsandbytes__nf4"))
         {
             LoadNf4(weight);
             return;
@@ -58,10 +58,13 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
         }
         else
         {
-            weight.Dense = Allocate(dtype, weight.Shape, weight.Name);
+            weight.Dense = AllocateDense(weight);
             CopyTo(entry, weight.Dense);
         }
     }
+
+    private Tensor AllocateDense(Weight weight) =>
+        weight.Stack is { } stack ? stack.Memory.Take(dtype, weight.Shape, stack.Index, shape => Allocate(dtype, shape, weight.Name)) : Allocate(dtype, weight.Shape, weight.Name);
 
     /// <inheritdoc/>
     public void Dispose()

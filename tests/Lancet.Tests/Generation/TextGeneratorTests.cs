@@ -13,7 +13,7 @@ public class TextGeneratorTests
     public static TheoryData<string, int> Fixtures => new()
     {
         { "gemma2", 6 }, { "llama31-rope", 6 }, { "mistral-swa", 6 }, { "qwen3", 6 }, { "phi3-longrope", 28 }, { "granite", 6 }, { "smollm3", 6 }, { "olmo2", 6 }, { "gemma3", 6 },
-        { "cohere-qk-norm", 6 }, { "cohere2", 6 },
+        { "cohere-qk-norm", 6 }, { "cohere2", 6 }, { "mixtral", 6 }, { "qwen3-moe", 6 },
     };
 
     [Theory]

@@ -34,3 +34,14 @@ public sealed class AttentionKernelHopperSimulatorTests : AttentionKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
 }
+
+public sealed class ExpertKernelSimulatorTests : ExpertKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+/// <summary>Products of experts by warp groups.</summary>
+public sealed class ExpertKernelHopperSimulatorTests : ExpertKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
+}

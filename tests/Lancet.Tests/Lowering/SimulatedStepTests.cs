@@ -25,6 +25,7 @@ public class SimulatedStepTests
     [InlineData("gemma3", DType.BFloat16, false, false)]
     [InlineData("cohere-qk-norm", DType.BFloat16, true, false)]
     [InlineData("cohere2", DType.BFloat16, false, false, false, 0.0)]
+    [InlineData("mixtral", DType.BFloat16, true, false)]
     public void A_step_computes_what_the_executor_computes(string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized = true, double dropout = 0.1) =>
         Step(new SimulatorDevice(), name, dtype, isFullyTrained, hasEightBitState, isQuantized, dropout);
 
@@ -51,6 +52,7 @@ public class SimulatedStepTests
     [InlineData("llama31-rope", DType.BFloat16)]
     [InlineData("gemma2", DType.Float16)]
     [InlineData("cohere", DType.BFloat16)]
+    [InlineData("qwen3-moe", DType.BFloat16)]
     public void Generation_computes_what_the_executor_computes(string name, DType dtype)
     {
         var fixture = new Fixture(name);

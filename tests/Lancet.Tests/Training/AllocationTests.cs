@@ -11,10 +11,12 @@ public class ProcessMeasurements;
 [Collection(nameof(ProcessMeasurements))]
 public class AllocationTests
 {
-    [Fact]
-    public void A_step_allocates_no_managed_memory()
+    [Theory]
+    [InlineData("qwen3")]
+    [InlineData("qwen3-moe")]
+    public void A_step_allocates_no_managed_memory(string name)
     {
-        var fixture = new Fixture("qwen3");
+        var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model);
         model.LoadAdapter(fixture.Adapter, dropout: 0.1);
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new Lancet.Kernels.AdamWConstants(0.9, 0.999, 1e-8, 0.01) });

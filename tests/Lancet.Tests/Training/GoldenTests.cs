@@ -18,7 +18,7 @@ namespace Lancet.Tests.Training;
 /// </summary>
 public class GoldenTests
 {
-    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3", "phi3", "phi3-longrope", "granite", "smollm3", "olmo2", "gemma3", "cohere", "cohere-qk-norm", "cohere2"];
+    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3", "phi3", "phi3-longrope", "granite", "smollm3", "olmo2", "gemma3", "cohere", "cohere-qk-norm", "cohere2", "mixtral", "qwen3-moe"];
 
     [Theory]
     [MemberData(nameof(Fixtures))]
@@ -110,6 +110,8 @@ public class GoldenTests
     [InlineData("olmo2", false, true)]
     [InlineData("cohere", false, true)]
     [InlineData("cohere2", true, true)]
+    [InlineData("mixtral", true, false)]
+    [InlineData("qwen3-moe", false, true)]
     public void Activation_policies_give_the_same_bits(string name, bool isFullyTrained, bool isLikeGpu)
     {
         var fixture = new Fixture(name);
@@ -162,6 +164,8 @@ public class GoldenTests
     [InlineData("gemma3")]
     [InlineData("cohere-qk-norm")]
     [InlineData("cohere2")]
+    [InlineData("mixtral")]
+    [InlineData("qwen3-moe")]
     public void All_gradients_of_full_training_agree_with_central_differences_in_fp64(string name)
     {
         var fixture = new Fixture(name);

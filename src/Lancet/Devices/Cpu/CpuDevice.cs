@@ -66,6 +66,54 @@ public sealed unsafe class CpuDevice : Device
     }
 
     /// <inheritdoc/>
+    public override void MatMul(in GroupedMatMul product)
+    {
+        // Work on the processor is done when it is queued, so the experts' counts can be read.
+        var starts = product.Rows.Starts.HostSpan<int>();
+        for (var expert = 0; expert < product.Rows.ExpertCount; expert++)
+        {
+            var rows = starts[expert + 1] - starts[expert];
+            if (rows == 0) continue;
+            var (a, c) = (product.A.At(starts[expert] * product.A.RowStride), product.C.At(starts[expert] * product.C.RowStride));
+            MatMul(new MatMul
+            {
+                M = rows,
+                N = product.N,
+                K = product.K,
+                A = new(a.Tensor, false, a.RowStride),
+                B = product.B[expert],
+                C = c.Tensor,
+                LeadingDimensionC = c.RowStride,
+                Alpha = product.Alpha,
+                Beta = product.Beta,
+            });
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void MatMul(in GroupedGradient product)
+    {
+        var starts = product.Rows.Starts.HostSpan<int>();
+        for (var expert = 0; expert < product.Rows.ExpertCount; expert++)
+        {
+            var rows = starts[expert + 1] - starts[expert];
+            if (rows == 0) continue;
+            var (a, b) = (product.A.At(starts[expert] * product.A.RowStride), product.B.At(starts[expert] * product.B.RowStride));
+            MatMul(new MatMul
+            {
+                M = product.M,
+                N = product.N,
+                K = rows,
+                A = new(a.Tensor, true, a.RowStride),
+                B = new(b.Tensor, false, b.RowStride),
+                C = product.C[expert].Tensor,
+                Alpha = product.Alpha,
+                Beta = 1,
+            });
+        }
+    }
+
+    /// <inheritdoc/>
     public override void ReserveMatMulWorkspace(long bytes) => _workspace.Ensure(bytes);
 
     /// <inheritdoc/>

@@ -6,7 +6,7 @@ internal abstract class ModelFamily
     private static readonly ModelFamily[] s_all =
     [
         new Llama(), new Mistral(), new Gemma(), new Gemma2(), new Gemma3("gemma3_text"), new Gemma3("gemma3"), new Qwen2(), new Qwen3(), new Phi3(), new Granite(), new SmolLM3(), new Olmo2(),
-        new Cohere(), new Cohere2(),
+        new Cohere(), new Cohere2(), new Mixtral(), new Qwen3Moe(),
     ];
 
     /// <summary>Value of <c>model_type</c> in config.json.</summary>

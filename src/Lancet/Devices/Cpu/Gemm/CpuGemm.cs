@@ -89,6 +89,10 @@ public static unsafe class CpuGemm
     /// <summary>Bytes of packing buffers that a product needs.</summary>
     public static long WorkspaceBytes(int m, int n, int k, DType cType, int threads) => m == 0 || n == 0 || cType == DType.Float64 ? 0 : new Blocking(m, n, k, threads).WorkspaceBytes;
 
+    /// <summary>Bytes of packing buffers that suffice for every summed extent up to <paramref name="mostK"/>: they grow with it until A is too large to be shared, and then no more.</summary>
+    public static long LargestWorkspaceBytes(int m, int n, int mostK, DType cType, int threads) =>
+        Math.Max(WorkspaceBytes(m, n, Math.Min(mostK, SharedFloats / RowBlock), cType, threads), WorkspaceBytes(m, n, mostK, cType, threads));
+
     private static int RoundUp(int value, int to) => (value + to - 1) / to * to;
 
     private static int Blocks(int count, int size) => (count + size - 1) / size;

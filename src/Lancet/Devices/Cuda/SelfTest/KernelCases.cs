@@ -20,7 +20,7 @@ internal static partial class KernelCases
     private static readonly DType[] s_all = [DType.Float32, DType.BFloat16, DType.Float16];
     private static readonly DType[] s_single = [DType.Float32];
 
-    public static IEnumerable<KernelCase> All => Pointwise().Concat(Norms()).Concat(Losses()).Concat(Attention()).Concat(Optimizers()).Concat(Quantization()).Concat(Products());
+    public static IEnumerable<KernelCase> All => Pointwise().Concat(Norms()).Concat(Losses()).Concat(Attention()).Concat(Optimizers()).Concat(Quantization()).Concat(Products()).Concat(Experts());
 
     private static IEnumerable<KernelCase> Pointwise()
     {
