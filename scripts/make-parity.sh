@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes what the reference tokenizers and chat templates give into artifacts/parity, for the parity tests; says why where that cannot be.
+# Installs llama.cpp for the export tests, and writes what the reference tokenizers and chat templates give into artifacts/parity; says why where that cannot be.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 output=$PWD/artifacts/parity
@@ -12,8 +12,18 @@ unavailable() { # the parity tests skip with this reason
   exit 0
 }
 
+install() { # install FOLDER NAME OPTION...: the packages of a folder's package.json; what went wrong goes to NAME.log
+  local folder=$1 log=$output/$2.log
+  shift 2
+  (cd "$folder" && timeout 100 npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefer-offline "$@") > "$log" 2>&1 && return
+  echo "npm could not install $folder/package.json: $(grep -m 1 -i error "$log" || echo 'it took more than 100 s')"
+  return 1
+}
+
 command -v node > /dev/null && command -v npm > /dev/null || unavailable "node and npm are not installed"
+# Optional dependencies are llama.cpp for other systems and GPUs; the one for this processor is named.
+reason=$(install tests/llama-cpp npm-llama-cpp --omit=optional) || echo "exports not checked in llama.cpp: $reason" | tee "$output/llama-cpp-unavailable.txt"
+reason=$(install tests/parity npm) || unavailable "$reason"
 cd tests/parity
-timeout 100 npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefer-offline > "$output/npm.log" 2>&1 || unavailable "npm could not install tests/parity/package.json: $(grep -m 1 -i error "$output/npm.log" || echo 'it took more than 100 s')"
 # From here on a failure is one of ours.
 node tokenizers.mjs "$output" 20000 && node templates.mjs "$output"

@@ -1,3 +1,5 @@
+using Lancet.Formats.Gguf;
+
 namespace Lancet.Cli;
 
 /// <summary>The options of the commands, once each.</summary>
@@ -96,9 +98,12 @@ internal static class Options
     public static Setting[] Export { get; } =
     [
         s_model, s_adapter, s_config,
-        new("output", null, "Folder for the merged model"),
-        new("dtype", "bfloat16", "float32, bfloat16 or float16"),
-        new("max-shard-size", "5GB", "Most bytes of a file"),
+        new("output", null, "Folder for the exported model, or with --format gguf a file that ends in .gguf"),
+        new("format", "safetensors", "safetensors (a Hugging Face folder) or gguf (llama.cpp, Ollama)"),
+        new("type", "q8_0", $"With --format gguf, one or several separated by commas: {string.Join(", ", GgufMix.Names)}"),
+        new("dtype", "bfloat16", "With --format safetensors: float32, bfloat16 or float16"),
+        new("max-shard-size", "5GB", "With --format safetensors: most bytes of a file"),
+        s_template,
     ];
 
     public static Setting[] Plan { get; } =

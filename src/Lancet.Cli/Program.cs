@@ -18,7 +18,7 @@ internal static class Program
         Add("eval", "Loss and perplexity of rows.\n\nExample:\n  lancet eval --model models/base --adapter out --data held-out.jsonl --per-example --json", Options.Eval, EvalCommand.Run);
         Add("generate", "Answer a prompt.\n\nExample:\n  lancet generate --model models/base --adapter out --prompt \"What does List.Add do?\"", Options.Generate, GenerateCommand.Run);
         Add("chat", "Talk to a model in the terminal.\n\nExample:\n  lancet chat --model models/base --adapter out --temperature 0.7", Options.Chat, ChatCommand.Run);
-        Add("export", "Merge an adapter into its model and write safetensors.\n\nExample:\n  lancet export --model models/base --adapter out --output merged --dtype bfloat16", Options.Export, ExportCommand.Run);
+        Add("export", "Write a model, with its adapter merged, for other programs.\n\nExamples:\n  lancet export --model models/base --adapter out --output merged --dtype bfloat16\n  lancet export --model models/base --adapter out --format gguf --type q4_k_m --output model.gguf", Options.Export, ExportCommand.Run);
         Add("plan", "Peak memory of a run, by purpose, before it starts.\n\nExample:\n  lancet plan --model models/base --method qlora --max-seq-length 4096 --memory-budget 8GB", Options.Plan, PlanCommand.Run);
         var data = new Command("data", "Look at training data.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl --rows 5\n  lancet data validate --model models/base --data rows.jsonl");
         root.Add(data);

@@ -40,7 +40,8 @@ public static class ModelWriter
     private static string NameIn(LanguageModel model, Weight weight) =>
         weight.Name.StartsWith(model.Config.WeightPrefix, StringComparison.Ordinal) ? PlainPrefix + weight.Name[model.Config.WeightPrefix.Length..] : weight.Name;
 
-    private static float[] Merged(LanguageModel model, Weight weight, LoraLinear? projection)
+    /// <summary>A weight's values, with its adapter merged: W + s·B·A.</summary>
+    internal static float[] Merged(LanguageModel model, Weight weight, LoraLinear? projection)
     {
         var values = model.Read(weight);
         if (projection is null) return values;
@@ -60,10 +61,16 @@ public static class ModelWriter
         return values;
     }
 
-    private static void Write(Stream stream, float[] values, DType dtype, string name)
+    /// <summary>Refuses values that are not finite.</summary>
+    internal static void CheckFinite(float[] values, string name)
     {
         foreach (var value in values)
             if (!float.IsFinite(value)) throw new LancetException($"{name} holds a value that is not finite ({value}); the model is not written.");
+    }
+
+    private static void Write(Stream stream, float[] values, DType dtype, string name)
+    {
+        CheckFinite(values, name);
         switch (dtype)
         {
             case DType.Float32: stream.Write(MemoryMarshal.AsBytes<float>(values)); break;

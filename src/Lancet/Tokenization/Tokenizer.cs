@@ -62,6 +62,12 @@ public sealed class Tokenizer
     /// <summary>Id of the end of text, or null.</summary>
     public int? EosTokenId { get; private set; }
 
+    /// <summary>Id of the token for what the vocabulary lacks, or null.</summary>
+    public int? UnknownTokenId { get; private set; }
+
+    /// <summary>Id of the padding token, or null.</summary>
+    public int? PadTokenId { get; private set; }
+
     /// <summary>Text of the beginning-of-text token, or null.</summary>
     public string? BosToken => BosTokenId is { } id ? _texts[id] : null;
 
@@ -82,16 +88,32 @@ public sealed class Tokenizer
     /// <exception cref="LancetException">There is none, or it is malformed or of an unsupported kind.</exception>
     public static Tokenizer Load(string folder)
     {
-        var path = FileOf(folder) ?? throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
+        using var document = ReadJson(folder, out var path);
         try
         {
-            var file = File.ReadAllBytes(path);
-            using var document = path.EndsWith(".json", StringComparison.Ordinal) ? JsonDocument.Parse(file) : SentencePieceModel.ToJson(file, path);
             return new Tokenizer(folder, document.RootElement, path);
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException or ArgumentException or IndexOutOfRangeException)
+        catch (Exception error) when (error is KeyNotFoundException or InvalidOperationException or FormatException or ArgumentException or IndexOutOfRangeException)
         {
             throw new LancetException($"{path}: not a valid tokenizer: {error.Message}", error);
+        }
+    }
+
+    /// <summary>The tokenizer of a model folder as a tokenizer.json, whatever it is there.</summary>
+    /// <param name="folder">Folder.</param>
+    /// <param name="path">The file that was read, for messages.</param>
+    /// <exception cref="LancetException">There is none, or it is not valid JSON.</exception>
+    internal static JsonDocument ReadJson(string folder, out string path)
+    {
+        var file = path = FileOf(folder) ?? throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
+        try
+        {
+            var bytes = File.ReadAllBytes(file);
+            return file.EndsWith(".json", StringComparison.Ordinal) ? JsonDocument.Parse(bytes) : SentencePieceModel.ToJson(bytes, file);
+        }
+        catch (Exception error) when (error is JsonException or InvalidOperationException or ArgumentException)
+        {
+            throw new LancetException($"{file}: not a valid tokenizer: {error.Message}", error);
         }
     }
 
@@ -253,6 +275,8 @@ public sealed class Tokenizer
         }
         BosTokenId = TokenText("bos_token") is { } bos ? IdOf(bos) : null;
         EosTokenId = TokenText("eos_token") is { } eos ? IdOf(eos) : null;
+        UnknownTokenId = TokenText("unk_token") is { } unknown ? IdOf(unknown) : null;
+        PadTokenId = TokenText("pad_token") is { } pad ? IdOf(pad) : null;
         var jinja = Path.Combine(_folder, ChatTemplateFile);
         if (File.Exists(jinja))
         {

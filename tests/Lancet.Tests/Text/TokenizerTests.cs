@@ -11,6 +11,9 @@ public class TokenizerTests
 
     public static TheoryData<string> Kinds => [.. s_expected.EnumerateArray().Select(kind => kind.GetProperty("name").GetString()!)];
 
+    /// <summary>Texts that a kind was compared on.</summary>
+    internal static IEnumerable<string> Texts(string kind) => s_expected.EnumerateArray().Single(item => item.GetProperty("name").GetString() == kind).GetProperty("rows").EnumerateArray().Select(row => row.GetProperty("text").GetString()!);
+
     [Theory]
     [MemberData(nameof(Kinds))]
     public void Ids_and_texts_are_those_of_hugging_face(string kind)
