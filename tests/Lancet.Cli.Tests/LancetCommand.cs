@@ -32,6 +32,14 @@ internal static class LancetCommand
         return Finish(process);
     }
 
+    /// <summary>Runs a command whose managed memory is limited.</summary>
+    public static CommandResult RunWithMemory(int megabytes, params string[] arguments)
+    {
+        using var process = Start("bash", ["-c", $"export DOTNET_GCHeapHardLimit=0x{megabytes << 20:X}; exec dotnet \"$@\"", "bash", s_assembly, .. arguments]);
+        process.StandardInput.Close();
+        return Finish(process);
+    }
+
     /// <summary>Starts a command, waits until it prints a line with <paramref name="text"/> on stderr, sends it a signal, and waits for its end.</summary>
     public static CommandResult RunAndSignal(string signal, string text, params string[] arguments)
     {

@@ -14,7 +14,7 @@ internal static class EvalCommand
     {
         using var model = ModelLoading.LoadForInference(settings);
         var dataset = SftDataset.Load(settings.Required("data"), ModelLoading.Renderer(settings, model.Config, ModelLoading.TokenizerOf(model.Folder)));
-        var maxTokens = Math.Max(dataset.MaxLength, Math.Min(BatchTokens, dataset.Rows.Sum(row => row.InputIds.Length)));
+        var maxTokens = Math.Max(dataset.MaxLength, (int)Math.Min(BatchTokens, dataset.TokenCount));
         using var engine = new EvaluationEngine(model, maxTokens, dataset.MaxLength);
         foreach (var note in dataset.Notes) Console.Error.WriteLine(note);
         var result = Evaluator.Evaluate(engine, dataset, maxTokens);

@@ -11,7 +11,9 @@ public sealed class BatchSampler
     private readonly int _batchSize;
     private readonly bool _shuffles;
     private readonly long _seed;
-    private readonly IReadOnlyList<int[]> _units;
+
+    // Without packing a unit is the row of its number; a list of them would cost more than anything else that is kept of a row.
+    private readonly IReadOnlyList<int[]>? _bins;
     private int[]? _order;
     private int _orderEpoch = -1;
 
@@ -24,15 +26,14 @@ public sealed class BatchSampler
     public BatchSampler(SftDataset dataset, int batchSize, int binTokens, bool shuffles, long seed)
     {
         (_dataset, _batchSize, _shuffles, _seed) = (dataset, batchSize, shuffles, seed);
-        _units = binTokens > 0 ? Pack(dataset, binTokens) : [.. Enumerable.Range(0, dataset.Rows.Count).Select(row => (int[])[row])];
-        var longest = _units.Select(unit => unit.Sum(row => dataset.Rows[row].InputIds.Length)).OrderDescending().Take(batchSize).ToArray();
-        // With fewer units than a batch takes, some are taken more than once.
-        MaxTokens = shuffles || batchSize >= _units.Count ? longest.Sum() + (longest[0] * Math.Max(0, batchSize - longest.Length)) : Enumerable.Range(0, _units.Count).Max(first => Tokens(first));
-        MaxSequences = batchSize * _units.Max(unit => unit.Length);
+        if (binTokens > 0) _bins = Pack(dataset, binTokens);
+        UnitCount = _bins?.Count ?? dataset.Rows.Count;
+        MaxTokens = shuffles || batchSize >= UnitCount ? MostOfShuffled() : MostInOrder();
+        MaxSequences = batchSize * (_bins?.Max(bin => bin.Length) ?? 1);
     }
 
     /// <summary>Rows, or bins, of one epoch.</summary>
-    public int UnitCount => _units.Count;
+    public int UnitCount { get; }
 
     /// <summary>Most tokens that a micro-batch can have.</summary>
     public int MaxTokens { get; }
@@ -41,7 +42,7 @@ public sealed class BatchSampler
     public int MaxSequences { get; }
 
     /// <summary>Share of the bins' room that holds tokens; 1 without packing.</summary>
-    public double FillRate(int binTokens) => binTokens == 0 ? 1 : _dataset.Rows.Sum(row => (double)row.InputIds.Length) / ((double)_units.Count * binTokens);
+    public double FillRate(int binTokens) => binTokens == 0 ? 1 : _dataset.TokenCount / ((double)UnitCount * binTokens);
 
     /// <summary>Fills in a micro-batch.</summary>
     /// <param name="index">Number of the micro-batch since the start of the run.</param>
@@ -52,7 +53,9 @@ public sealed class BatchSampler
         for (var i = 0; i < _batchSize; i++)
         {
             var at = (index * _batchSize) + i;
-            foreach (var row in _units[Unit((int)(at / _units.Count), (int)(at % _units.Count))]) batch.Add(_dataset.Rows[row].InputIds, _dataset.Rows[row].Labels);
+            var unit = Unit((int)(at / UnitCount), (int)(at % UnitCount));
+            if (_bins is null) _dataset.AddTo(batch, unit);
+            else foreach (var row in _bins[unit]) _dataset.AddTo(batch, row);
         }
     }
 
@@ -62,9 +65,9 @@ public sealed class BatchSampler
         var bins = new List<List<int>>();
         // Bins by room left; the fullest that still fits is the first whose room is not below the row's length.
         var byRoom = new SortedSet<(int Room, int Bin)>();
-        foreach (var row in Enumerable.Range(0, dataset.Rows.Count).OrderByDescending(row => dataset.Rows[row].InputIds.Length).ThenBy(row => row))
+        foreach (var row in Enumerable.Range(0, dataset.Rows.Count).OrderByDescending(dataset.LengthOf).ThenBy(row => row))
         {
-            var length = dataset.Rows[row].InputIds.Length;
+            var length = dataset.LengthOf(row);
             if (length > binTokens) throw new ArgumentException($"Row {row} has {length} tokens, a bin {binTokens}.");
             var fit = byRoom.GetViewBetween((length, 0), (int.MaxValue, int.MaxValue)).FirstOrDefault((-1, -1));
             if (fit.Item1 < 0)
@@ -82,22 +85,67 @@ public sealed class BatchSampler
         return [.. bins.Select(bin => bin.ToArray())];
     }
 
-    private int Tokens(int first) => Enumerable.Range(first, _batchSize).Sum(at => _units[at % _units.Count].Sum(row => _dataset.Rows[row].InputIds.Length));
+    private int TokensOf(int unit) => _bins is null ? _dataset.LengthOf(unit) : _bins[unit].Sum(_dataset.LengthOf);
+
+    /// <summary>
+    /// A micro-batch takes the last <c>a</c> units of one epoch, whole epochs, and the first <c>c</c> of another; in the worst case the longest ones both times.
+    /// </summary>
+    private int MostOfShuffled()
+    {
+        var longest = new PriorityQueue<int, int>();
+        for (var unit = 0; unit < UnitCount; unit++)
+        {
+            var tokens = TokensOf(unit);
+            if (longest.Count < _batchSize) longest.Enqueue(tokens, tokens);
+            else longest.EnqueueDequeue(tokens, tokens);
+        }
+        // Sums of the 0, 1, 2 … longest.
+        var top = new int[longest.Count + 1];
+        int[] lengths = [.. longest.UnorderedItems.Select(item => item.Element).OrderDescending()];
+        for (var i = 0; i < lengths.Length; i++) top[i + 1] = top[i] + lengths[i];
+        var most = 0;
+        // Epochs end only at multiples of the greatest common divisor within a micro-batch.
+        var step = (int)System.Numerics.BigInteger.GreatestCommonDivisor(_batchSize, UnitCount);
+        for (var a = 0; a <= Math.Min(_batchSize, UnitCount - 1); a += step)
+        {
+            var (whole, c) = Math.DivRem(_batchSize - a, UnitCount);
+            most = Math.Max(most, top[a] + (whole > 0 ? whole * top[UnitCount] : 0) + top[c]);
+        }
+        return most;
+    }
+
+    private int MostInOrder()
+    {
+        var (most, tokens) = (0, 0);
+        for (var unit = 0; unit < _batchSize; unit++) tokens += TokensOf(unit);
+        for (var first = 0; first < UnitCount; first++)
+        {
+            most = Math.Max(most, tokens);
+            tokens += TokensOf((first + _batchSize) % UnitCount) - TokensOf(first);
+        }
+        return most;
+    }
 
     private int Unit(int epoch, int at)
     {
         if (!_shuffles) return at;
         if (_orderEpoch != epoch)
         {
-            _order = [.. Enumerable.Range(0, _units.Count)];
-            var random = new DeterministicRandom(_seed, epoch + 1);
-            for (var i = _order.Length - 1; i > 0; i--)
-            {
-                var j = random.NextInt32(i + 1);
-                (_order[i], _order[j]) = (_order[j], _order[i]);
-            }
+            _order ??= new int[UnitCount];
+            Shuffle(_order, new DeterministicRandom(_seed, epoch + 1));
             _orderEpoch = epoch;
         }
         return _order![at];
+    }
+
+    /// <summary>Numbers from 0 on in a random order (Fisher and Yates).</summary>
+    private static void Shuffle(int[] order, DeterministicRandom random)
+    {
+        for (var i = 0; i < order.Length; i++) order[i] = i;
+        for (var i = order.Length - 1; i > 0; i--)
+        {
+            var j = random.NextInt32(i + 1);
+            (order[i], order[j]) = (order[j], order[i]);
+        }
     }
 }

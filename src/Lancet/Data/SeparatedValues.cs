@@ -7,15 +7,16 @@ namespace Lancet.Data;
 /// <summary>CSV and TSV with a header, as objects whose values are strings. Sep finds the fields; quotes are checked here, so that damage is named by its line and never swallows rows.</summary>
 internal static class SeparatedValues
 {
-    public static IEnumerable<(JsonElement Row, string Place)> Read(string path, StreamReader text, bool isTabbed, Action<LancetException>? refused)
+    public static IEnumerable<(JsonElement Row, string Place)> Read(string path, bool isTabbed, Action<LancetException>? refused)
     {
+        if (!RowReader.IsRead(() => DataFile.Guarded(path, $"{path}:1", () => DataFile.OpenText(path)), refused, out var text)) yield break;
         using (text)
         {
             if (!RowReader.IsRead(() => Header(path, text, isTabbed), refused, out var header)) yield break;
             var (reader, names) = header;
             using var owned = reader;
             var next = 2;
-            while (RowReader.IsRead(() => RowReader.Guarded(path, $"{path}:{next}", reader.MoveNext), refused, out var isRow) && isRow)
+            while (RowReader.IsRead(() => DataFile.Guarded(path, $"{path}:{next}", reader.MoveNext), refused, out var isRow) && isRow)
             {
                 var line = reader.Current.LineNumberFrom;
                 next = reader.Current.LineNumberToExcl;
@@ -28,7 +29,7 @@ internal static class SeparatedValues
     private static (SepReader Reader, string[] Names) Header(string path, StreamReader text, bool isTabbed)
     {
         // The separator is found from the header unless the extension says it.
-        var reader = RowReader.Guarded(path, $"{path}:1", () => Sep.Reader(options => options with { Sep = isTabbed ? new Sep('\t') : null, DisableColCountCheck = true }).From(text));
+        var reader = DataFile.Guarded(path, $"{path}:1", () => Sep.Reader(options => options with { Sep = isTabbed ? new Sep('\t') : null, DisableColCountCheck = true }).From(text));
         try
         {
             if (reader.Header.ColNames.Count == 0) throw new LancetException($"{path}: no rows.");

@@ -16,8 +16,32 @@ public readonly record struct TokenizedRow(int[] InputIds, int[] Labels)
 /// <param name="Rows">Examples.</param>
 public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
 {
+    /// <summary>
+    /// Most bytes of tokens that <see cref="Load(string, RowRenderer, long)"/> keeps in memory unless it is told otherwise: 256 MB, less where this process may use less than 4 GB.
+    /// </summary>
+    public static long DefaultMemoryLimit => Math.Min(256L << 20, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 16);
+
     /// <summary>Longest row.</summary>
-    public int MaxLength => Rows.Count == 0 ? 0 : Rows.Max(row => row.InputIds.Length);
+    public int MaxLength
+    {
+        get
+        {
+            var longest = 0;
+            for (var row = 0; row < Rows.Count; row++) longest = Math.Max(longest, LengthOf(row));
+            return longest;
+        }
+    }
+
+    /// <summary>Tokens of all rows.</summary>
+    public long TokenCount
+    {
+        get
+        {
+            var count = 0L;
+            for (var row = 0; row < Rows.Count; row++) count += LengthOf(row);
+            return count;
+        }
+    }
 
     /// <summary>What was found in the data files, in words: shapes of rows, and a warning where they mix.</summary>
     public IReadOnlyList<string> Notes { get; init; } = [];
@@ -25,17 +49,30 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     /// <summary>Reads and tokenises data files, see <see cref="RowReader"/>.</summary>
     /// <param name="path">A file, a folder or a pattern.</param>
     /// <param name="renderer">Turns rows into tokens.</param>
+    /// <param name="memoryLimit">Most bytes of tokens in memory, below 0 for <see cref="DefaultMemoryLimit"/>. Beyond it all of them lie in a temporary file (in TMPDIR, on Linux else /var/tmp) that ends with the process; batches are the same bit for bit.</param>
     /// <exception cref="LancetException">A row cannot be read or has no trained token; the message names file and row.</exception>
-    public static SftDataset Load(string path, RowRenderer renderer)
+    public static SftDataset Load(string path, RowRenderer renderer, long memoryLimit = -1)
     {
-        var rows = new List<TokenizedRow>();
+        var rows = new TokenStore(memoryLimit < 0 ? DefaultMemoryLimit : memoryLimit);
         var census = new ShapeCensus();
         foreach (var (row, place) in RowReader.Read(path))
         {
             rows.Add(renderer.RenderTrained(row, place, out var shape));
             census.Add(shape, place);
         }
+        rows.Complete();
         return rows.Count > 0 ? new SftDataset(rows) { Notes = [.. census.Describe(path)] } : throw new LancetException($"{path}: no rows.");
+    }
+
+    /// <summary>Tokens of a row.</summary>
+    public int LengthOf(int row) => Rows is IRowStore store ? store.LengthOf(row) : Rows[row].InputIds.Length;
+
+    /// <summary>Appends a row to a batch.</summary>
+    /// <exception cref="ArgumentException">The batch is full.</exception>
+    public void AddTo(PackedBatch batch, int row)
+    {
+        if (Rows is IRowStore store) store.AddTo(batch, row);
+        else batch.Add(Rows[row].InputIds, Rows[row].Labels);
     }
 
     /// <summary>A hash (FNV-1a over 64 bits) of all ids and labels, which tells whether two runs see the same data.</summary>
@@ -58,9 +95,9 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     /// <exception cref="LancetException">One of the two parts would be empty.</exception>
     public (SftDataset Training, SftDataset Evaluation) Split(double share)
     {
-        var parts = Rows.Select((row, i) => (Row: row, IsHeldOut: IsHeldOut(i, share))).ToLookup(item => item.IsHeldOut, item => item.Row);
+        var parts = Enumerable.Range(0, Rows.Count).ToLookup(row => IsHeldOut(row, share));
         return parts.Count == 2
-            ? (new([.. parts[false]]), new([.. parts[true]]))
+            ? (new(new RowSelection(this, [.. parts[false]])), new(new RowSelection(this, [.. parts[true]])))
             : throw new LancetException($"Holding out {share} of {Rows.Count} rows leaves nothing to {(parts.Contains(true) ? "train on" : "evaluate")}.");
     }
 

@@ -24,13 +24,14 @@ public static class Evaluator
     public static EvaluationResult Evaluate(IEvaluationEngine engine, SftDataset dataset, int maxTokens)
     {
         var examples = new List<ExampleLoss>();
-        var batch = new PackedBatch(maxTokens, dataset.Rows.Count);
+        var batch = new PackedBatch(maxTokens, Math.Min(maxTokens, dataset.Rows.Count));
         var losses = new float[maxTokens];
         var (sum, count) = (0.0, 0L);
-        foreach (var row in dataset.Rows)
+        for (var row = 0; row < dataset.Rows.Count; row++)
         {
-            if (batch.TokenCount + row.InputIds.Length > maxTokens) Flush();
-            batch.Add(row.InputIds, row.Labels);
+            // Empty rows could be more than there are tokens.
+            if (batch.TokenCount + dataset.LengthOf(row) > maxTokens || batch.SequenceCount + 1 == batch.CuSeqlens.Length) Flush();
+            dataset.AddTo(batch, row);
         }
         Flush();
         return new(count == 0 ? 0 : sum / count, count, examples);

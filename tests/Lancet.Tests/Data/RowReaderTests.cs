@@ -75,6 +75,51 @@ public sealed class RowReaderTests : IDisposable
             Assert.Equal([Text, Text], Texts(Write("marked.jsonl", [.. encoding.GetPreamble(), .. encoding.GetBytes(line + line)])));
     }
 
+    // Rows are cut out of a buffer that moves and grows: every place of its end, in text of several bytes a character too.
+    [Fact]
+    public void Arrays_are_read_row_by_row_wherever_the_buffer_ends()
+    {
+        var random = new Random(8);
+        foreach (var longest in (int[])[10, 3000, 200_000])
+        {
+            var texts = Enumerable.Range(0, longest > 100_000 ? 12 : 400).Select(_ => string.Concat(Enumerable.Repeat("ä🎉]\"x", random.Next(longest / 5)))).ToList();
+            var json = "[\n" + string.Join(",\n  ", texts.Select(text => "{\"text\":\"" + text.Replace("\"", "\\\"", StringComparison.Ordinal) + "\"}")) + "\n]  \n\n";
+            foreach (var encoding in (Encoding[])[new UTF8Encoding(false), Encoding.Unicode, Encoding.UTF32]) Assert.Equal(texts, Texts(Write("rows.json", [.. encoding.GetPreamble(), .. encoding.GetBytes(json)])));
+        }
+        Assert.Empty(Texts(Write("rows.json", " [ ] ")));
+    }
+
+    [Fact]
+    public void Damaged_arrays_give_their_rows_up_to_one_error()
+    {
+        var row = "{\"text\":\"" + new string('a', 30_000) + "\"}";
+        foreach (var (json, message) in (ReadOnlySpan<(string, string)>)[
+            ($"[{row},{row},{row}", "not valid JSON"), ($"[{row},{row},{{\"text\":", "not valid JSON"), ($"[{row},{row}] x", "not valid JSON"), ($"[{row},{row}][", "not valid JSON"),
+            ($"[{row},{row},]", "not valid JSON"), ($"[{row},{row} {row}]", "not valid JSON"), ($"[{row},1,{row}]", "row 2: a JSON object is expected")])
+        {
+            var path = Write("rows.json", json);
+            var refused = new List<string>();
+            Assert.InRange(RowReader.Read(path, error => refused.Add(error.Message)).Count(), 2, 3);
+            Assert.StartsWith(path, Assert.Single(refused));
+            Assert.Contains(message, refused[0]);
+        }
+        Assert.Contains("a JSON array of rows is expected", Message(Write("rows.json", row)));
+        Assert.Contains("not valid JSON", Message(Write("rows.json", "")));
+    }
+
+    [Fact]
+    public void Bytes_that_are_no_text_are_refused_behind_a_byte_order_mark_too()
+    {
+        foreach (var name in (string[])["a.jsonl", "a.json", "a.csv"])
+        {
+            byte[] utf8 = [0xef, 0xbb, 0xbf, .. Encoding.UTF8.GetBytes(name == "a.csv" ? "text\na" : name == "a.json" ? "[\n{\"text\":\"a" : "\n{\"text\":\"a"), 0xff, .. Encoding.UTF8.GetBytes(name == "a.csv" ? "\n" : "\"}]\n")];
+            Assert.Contains($"{name}:2: not valid UTF-8", Message(Write(name, utf8)));
+            // Half of a surrogate pair.
+            byte[] utf16 = [0xff, 0xfe, .. Encoding.Unicode.GetBytes("text\n{}"), 0x00, 0xd8, .. Encoding.Unicode.GetBytes("\n")];
+            Assert.Contains($"{name}: not valid UTF-16, which its byte order mark says it is", Message(Write(name, utf16)));
+        }
+    }
+
     [Fact]
     public void Reading_goes_on_behind_what_is_refused()
     {
