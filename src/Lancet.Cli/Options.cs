@@ -34,7 +34,7 @@ internal static class Options
         new("lora-dropout", "0", "Dropout on adapter inputs"),
         new("target-modules", "all-linear", "Projections with an adapter, separated by commas, or all-linear"),
         new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes activations to fit"),
-        new("activation-policy", "auto", "auto, keep, recompute-mlp, keep-input or offload (to host memory); all give the same bits"),
+        new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all; all give the same bits"),
     ];
 
     public static Setting[] Train { get; } =

@@ -113,14 +113,7 @@ internal sealed class Settings
         var other => throw Bad(name, other, "float32, bfloat16 or float16"),
     };
 
-    public ActivationPolicy? Policy(string name) => OneOf(name, "auto", "keep", "recompute-mlp", "keep-input", "offload") switch
-    {
-        "keep" => ActivationPolicy.Keep,
-        "recompute-mlp" => ActivationPolicy.RecomputeMlp,
-        "keep-input" => ActivationPolicy.KeepInput,
-        "offload" => ActivationPolicy.Offload,
-        _ => null,
-    };
+    public ActivationPolicy? Policy(string name) => OneOf(name, ["auto", .. ActivationPolicies.Names]) is var value && value == "auto" ? null : ActivationPolicies.Parse(value);
 
     /// <summary>The resolved values as YAML, a key a line.</summary>
     public string ToYaml() => string.Concat(Definitions.Where(definition => definition.Name is not ("config" or "dry-run" or "json" or "dump-ptx")).Select(definition => $"{definition.Name}: {Scalar(_values[definition.Name])}\n"));

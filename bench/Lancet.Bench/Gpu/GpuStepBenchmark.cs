@@ -50,15 +50,7 @@ internal sealed class GpuStepBenchmark
             AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01),
             HasEightBitState = arguments.Has("--adamw-8bit"),
             MemoryBudget = arguments.Bytes("--memory-budget"),
-            Policy = arguments.Text("--policy") switch
-            {
-                null or "auto" => null,
-                "keep" => ActivationPolicy.Keep,
-                "recompute-mlp" => ActivationPolicy.RecomputeMlp,
-                "keep-input" => ActivationPolicy.KeepInput,
-                "offload" => ActivationPolicy.Offload,
-                var other => throw new LancetException($"--policy {other}: auto, keep, recompute-mlp, keep-input or offload."),
-            },
+            Policy = arguments.Text("--policy") is null or "auto" ? null : ActivationPolicies.Parse(arguments.Text("--policy")!),
         };
     }
 

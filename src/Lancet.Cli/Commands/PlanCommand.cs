@@ -3,6 +3,7 @@ using System.Text.Json;
 using Lancet.Devices;
 using Lancet.Formats;
 using Lancet.Kernels;
+using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Planning;
 using Lancet.Tile;
@@ -36,7 +37,7 @@ internal static class PlanCommand
         }, target);
         var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);
         if (settings.Flag("json")) WriteJson(plan, files);
-        else WriteText(plan);
+        else WriteText(plan, target.IsCuda);
         if (files is not null) Console.Error.WriteLine($"{files.Count} kernels as PTX for sm_{choice.PtxTarget.ComputeCapability} in {ptxFolder!.Path}; those of matrix products and of the update are compiled by a run only");
         return 0;
     }
@@ -59,14 +60,23 @@ internal static class PlanCommand
 
     private static bool HasWeights(string folder) => File.Exists(Path.Combine(folder, "model.safetensors")) || File.Exists(Path.Combine(folder, "model.safetensors.index.json"));
 
-    private static void WriteText(StepPlan plan)
+    private static void WriteText(StepPlan plan, bool isCuda)
     {
         foreach (var entry in plan.Memory.Entries) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{entry.Purpose,-28}{entry.Bytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"peak",-28}{plan.Memory.PeakBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.HostBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"host memory besides",-28}{plan.Memory.HostBytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
+        // The rates of a processor are a guess, good enough to choose by.
+        if (!isCuda) return;
+        Console.WriteLine();
+        Console.WriteLine($"{"all layers",-28}{"forward and backward",24}{"peak",16}{"host memory",20}");
+        foreach (var forecast in plan.Forecasts) Console.WriteLine(Line(ActivationPolicies.NameOf(forecast.Policy), forecast.Seconds, forecast.PeakBytes, forecast.HostBytes));
+        Console.WriteLine(Line("as planned", plan.PredictedSeconds, plan.Memory.PeakBytes, plan.Memory.HostBytes));
     }
+
+    private static string Line(string name, double seconds, long peak, long host) =>
+        string.Create(CultureInfo.InvariantCulture, $"{name,-28}{seconds * 1e3,21:N1} ms{peak / 1048576.0,12:N1} MiB{host / 1048576.0,16:N1} MiB");
 
     private static void WriteJson(StepPlan plan, IReadOnlyCollection<string>? ptxFiles)
     {
@@ -76,6 +86,7 @@ internal static class PlanCommand
         json.WriteNumber("driver_bytes", plan.Memory.DriverBytes);
         json.WriteNumber("host_bytes", plan.Memory.HostBytes);
         json.WriteString("activation_policy", plan.Memory.ActivationPolicy);
+        json.WriteNumber("predicted_seconds", plan.PredictedSeconds);
         json.WriteStartObject("breakdown");
         foreach (var entry in plan.Memory.Entries) json.WriteNumber(entry.Purpose, entry.Bytes);
         json.WriteEndObject();

@@ -9,7 +9,7 @@ public sealed class PlanTarget
     private readonly int _threads;
 
     private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
-        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) = (isCuda, threads, sharedMemory, hasWarpGroups);
+        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
 
     /// <summary>An NVIDIA GPU that gives a program 227 KiB of shared memory, like the H100, without what only Hopper has.</summary>
     public static PlanTarget Cuda { get; } = CudaOf(PtxTarget.Sm90 with { HasWarpGroups = false });
@@ -31,6 +31,12 @@ public sealed class PlanTarget
 
     /// <summary>Whether this is a GPU.</summary>
     public bool IsCuda { get; }
+
+    /// <summary>How fast it is: measured where the device is there, else an H100's.</summary>
+    public DeviceRates Rates { get; private init; }
+
+    /// <summary>The same device, measured.</summary>
+    public PlanTarget With(DeviceRates rates) => new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) { Rates = rates };
 
     /// <summary>A processor with a number of threads.</summary>
     public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false);

@@ -12,6 +12,9 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     private long _allocated;
     private long _peak;
 
+    /// <summary>Takes down what runs; null for nobody.</summary>
+    internal IDeviceTrace? Trace { get; init; }
+
     /// <summary>Kernels and matrix products queued so far.</summary>
     public long LaunchCount { get; private set; }
 
@@ -55,6 +58,11 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     {
         LaunchCount++;
         _kernels.Add(new(kernel, PtxCompiler.Divisible(arguments)));
+        if (Trace is null) return;
+        var bytes = 0.0;
+        foreach (var argument in arguments)
+            if (argument is { IsPointer: true, Count: > 0 }) bytes += (double)argument.Count * argument.Element.SizeInBytes();
+        Trace.Kernel(bytes);
     }
 
     /// <inheritdoc/>
@@ -63,6 +71,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
         LaunchCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.M * product.N * product.K;
+        Trace?.MatMul(product);
     }
 
     /// <inheritdoc/>
@@ -72,6 +81,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
         else LaunchCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.Rows.Count * product.N * product.K;
+        Trace?.GroupedOperations(2.0 * product.Rows.Count * product.N * product.K);
     }
 
     /// <inheritdoc/>
@@ -81,6 +91,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
         else LaunchCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.Rows.Count * product.M * product.N;
+        Trace?.GroupedOperations(2.0 * product.Rows.Count * product.M * product.N);
     }
 
     /// <inheritdoc/>
@@ -92,14 +103,19 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void CopyToHost(Tensor source, Span<byte> destination) => destination.Clear();
 
     /// <inheritdoc/>
-    public override void Copy(Tensor source, Tensor destination)
-    {
-    }
+    public override void Copy(Tensor source, Tensor destination) => Trace?.Kernel(2 * source.Bytes);
 
     /// <inheritdoc/>
-    public override void Clear(Tensor destination)
-    {
-    }
+    public override void CopyOut(Tensor source, Tensor host, int channel) => Trace?.Copy(source.Bytes, channel);
+
+    /// <inheritdoc/>
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => Trace?.Copy(host.Bytes, channel);
+
+    /// <inheritdoc/>
+    public override void AwaitCopy(int channel) => Trace?.Await(channel);
+
+    /// <inheritdoc/>
+    public override void Clear(Tensor destination) => Trace?.Kernel(destination.Bytes);
 
     /// <inheritdoc/>
     public override void Synchronize()

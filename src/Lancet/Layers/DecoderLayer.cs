@@ -1,36 +1,27 @@
 using Lancet.Models;
 using Lancet.Planning;
 using Lancet.Tensors;
-using Lancet.Tile;
 
 namespace Lancet.Layers;
-
-/// <summary>What a layer keeps from its forward to its backward pass. All give the same bits.</summary>
-public enum ActivationPolicy
-{
-    /// <summary>Everything the backward pass reads: fastest.</summary>
-    Keep,
-
-    /// <summary>All but the MLP's intermediate results, which are made again from x₂.</summary>
-    RecomputeMlp,
-
-    /// <summary>The layer's input only; the rest is made again.</summary>
-    KeepInput,
-
-    /// <summary>The layer's input and attention's output, in host memory: they leave and come back while layers compute. Least memory.</summary>
-    Offload,
-}
 
 /// <summary>A decoder layer: attention and gated MLP, each added to the residual stream, one after the other or both from one norm (a parallel block).</summary>
 public sealed class DecoderLayer
 {
+    /// <summary>Numbers of copies that a layer uses.</summary>
+    internal const int CopyChannels = 3;
+
     private readonly ModelConfig _config;
     private readonly int _layer;
+    private readonly Action<StepContext> _fetchAttention;
+    private SavedParts _parts;
+    private State _state;
+    private State _leaving;
+    private Tensor _normedGradient;
 
     /// <summary>Describes a layer.</summary>
     internal DecoderLayer(ModelConfig config, int layer, WeightList weights)
     {
-        (_config, _layer) = (config, layer);
+        (_config, _layer, _fetchAttention) = (config, layer, FetchAttention);
         Attention = new SelfAttention(config, layer, weights);
         Mlp = config.IsSparse(layer) ? new MixtureOfExperts(config, layer, weights) : new GatedMlp(config, layer, weights, config.IsParallel ? Attention.Input : null);
     }
@@ -53,26 +44,25 @@ public sealed class DecoderLayer
     private ProjectionGroup[] AttentionGroups => [Attention.Projections, Attention.Output.Projection];
 
     /// <summary>What one forward pass leaves for the backward pass.</summary>
-    internal struct State
+    private struct State
     {
-        public Tensor Input, Middle, NormedGradient;
+        public Tensor Input, Middle;
         public SelfAttention.State Attention;
         public FeedForwardState Mlp;
     }
 
-    /// <summary>The layer's output; the input x belongs to the state afterwards, or is freed if no backward pass follows.</summary>
-    internal Tensor Forward(StepContext c, Tensor x, ActivationPolicy policy, out State state)
+    /// <summary>The layer's output; the input x belongs to the layer afterwards, or is freed if no backward pass follows.</summary>
+    internal Tensor Forward(StepContext c, Tensor x, ActivationPolicy policy)
     {
-        state = default;
-        state.Input = x;
-        var host = c.IsTraining && policy == ActivationPolicy.Offload ? Host(c) : default;
-        if (host.Exists) c.Device.CopyOut(x, host.Input, _layer);
+        c.Trace?.Begin(StepPhase.Forward, _layer);
+        State state = new() { Input = x };
+        _parts = c.IsTraining ? SavedParts.Of(policy, _layer == _config.LayerCount - 1) : default;
+        var send = new SendMap(c, CopyChannel);
+        var host = state;
+        if (_parts.Input == Place.Host) send.Apply(ref host.Input);
         state.Middle = Attention.Forward(c, x, ref state.Attention);
-        if (host.Exists)
-        {
-            c.Device.CopyOut(state.Attention.Attended, host.Output, _layer);
-            c.Device.CopyOut(state.Attention.LogSumExp, host.LogSumExp, _layer);
-        }
+        (host.Attention, host.Middle) = (state.Attention, _config.IsParallel ? default : state.Middle);
+        MapAttention(send, ref host, Place.Host);
         var output = Mlp.Forward(c, _config.IsParallel ? x : state.Middle, state.Middle, out state.Mlp);
         if (_config.IsParallel)
         {
@@ -80,79 +70,101 @@ public sealed class DecoderLayer
             c.Free(state.Middle);
             state.Middle = default;
         }
-        if (!c.IsTraining) c.Free(state.Input, state.Middle);
-        else if (policy != ActivationPolicy.Keep) Drop(c, ref state, policy);
+        if (!c.IsTraining)
+        {
+            c.Free(state.Input, state.Middle);
+            return output;
+        }
+        host.Mlp = state.Mlp;
+        if (_parts.Mlp == Place.Host) host.Mlp.Map(send);
+        if (_parts.Mlp == Place.Nowhere) Mlp.Drop(c, ref host.Mlp);
+        MapAttention(new FreeMap(c), ref host, Place.Nowhere);
+        (_leaving, _state) = (state, host);
         return output;
     }
 
-    /// <summary>Starts to bring back what <see cref="ActivationPolicy.Offload"/> sent to host memory; to be called half a layer ahead.</summary>
-    internal void Fetch(StepContext c, ref State state)
+    /// <summary>Waits for what is on its way to host memory and frees it here; called once for each forward pass, before <see cref="Fetch"/>, as late as the memory allows.</summary>
+    internal void Release(StepContext c)
     {
-        var host = Host(c);
-        Tensor Fetched(Tensor source)
-        {
-            var target = c.Allocate(MemoryPurpose.SavedActivations, source.DType, source.Shape);
-            c.Device.CopyIn(source, target, _layer);
-            return target;
-        }
-        state.Input = Fetched(host.Input);
-        (state.Attention.Attended, state.Attention.LogSumExp) = (Fetched(host.Output), Fetched(host.LogSumExp));
+        c.Trace?.Begin(StepPhase.Release, _layer);
+        if (!_parts.UsesHost) return;
+        c.Device.AwaitCopy(CopyChannel);
+        var free = new FreeMap(c);
+        if (_parts.Input == Place.Host) free.Apply(ref _leaving.Input);
+        if (_parts.Mlp == Place.Host) _leaving.Mlp.Map(free);
+        MapAttention(free, ref _leaving, Place.Host);
     }
 
-    /// <summary>Bytes of host memory that <see cref="ActivationPolicy.Offload"/> needs.</summary>
-    internal long HostBytes(int tokens, DType dtype)
+    /// <summary>Starts to bring back from host memory what <see cref="BackwardMlp"/> needs at once; called half a layer ahead.</summary>
+    internal void Fetch(StepContext c)
     {
-        var host = Host(0, tokens, dtype);
-        return host.Input.Bytes + host.Output.Bytes + host.LogSumExp.Bytes;
+        c.Trace?.Begin(StepPhase.Fetch, _layer);
+        var fetch = new FetchMap(c, CopyChannel);
+        if (_parts.Input == Place.Host && MlpReadsInput) fetch.Apply(ref _state.Input);
+        if (_parts.Attended == Place.Host && MakesMiddle) _state.Attention.MapAttended(fetch);
+        if (_parts.Middle == Place.Host) MapMiddle(fetch, ref _state);
+        if (_parts.Mlp == Place.Host) _state.Mlp.Map(fetch);
     }
 
     /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again. In a parallel block d is attention's as well and stays.</summary>
-    internal void BackwardMlp(StepContext c, ref State state, ActivationPolicy policy, Tensor d, bool needsInput)
+    internal void BackwardMlp(StepContext c, Tensor d, bool needsInput)
     {
-        if (policy == ActivationPolicy.Offload) c.Device.AwaitCopy(_layer);
-        if (policy >= ActivationPolicy.KeepInput)
+        c.Trace?.Begin(StepPhase.BackwardMlp, _layer);
+        if (_parts.UsesHost) c.Device.AwaitCopy(CopyChannel);
+        if (MakesMiddle)
         {
-            if (_config.IsParallel) Attention.Recompute(c, state.Input, ref state.Attention);
-            else state.Middle = Attention.Forward(c, state.Input, ref state.Attention);
+            var makesQkv = _parts.Qkv == Place.Nowhere;
+            if (_config.IsParallel) Attention.Recompute(c, _state.Input, ref _state.Attention, makesQkv);
+            else _state.Middle = Attention.Forward(c, _state.Input, ref _state.Attention, makesQkv);
         }
-        var x = _config.IsParallel ? state.Input : state.Middle;
-        if (policy != ActivationPolicy.Keep) Mlp.Recompute(c, x, out state.Mlp);
-        state.NormedGradient = Mlp.Backward(c, x, state.Mlp, d, needsInput || !_config.IsParallel);
-        c.Free(state.Middle);
+        var x = _config.IsParallel ? _state.Input : _state.Middle;
+        if (_parts.Mlp == Place.Nowhere) Mlp.Recompute(c, x, ref _state.Mlp);
+        _normedGradient = Mlp.Backward(c, x, _state.Mlp, d, needsInput || !_config.IsParallel, _fetchAttention);
+        c.Free(_state.Middle);
     }
 
-    /// <summary>d ← gradient of the layer's input from that of the MLP's; frees the state.</summary>
-    internal void BackwardAttention(StepContext c, ref State state, Tensor d, bool needsInput)
+    /// <summary>d ← gradient of the layer's input from that of the MLP's; frees what was kept.</summary>
+    internal void BackwardAttention(StepContext c, Tensor d, bool needsInput)
     {
-        Attention.Backward(c, state.Input, state.Attention, d, state.NormedGradient, needsInput);
-        c.Free(state.Input);
+        c.Trace?.Begin(StepPhase.BackwardAttention, _layer);
+        if (_parts.Qkv == Place.Host) c.Device.AwaitCopy(AttentionChannel);
+        Attention.Backward(c, _state.Input, _state.Attention, d, _normedGradient, needsInput, _parts.Input == Place.Host && !MlpReadsInput ? InputChannel : -1);
+        c.Free(_state.Input);
     }
 
-    private void Drop(StepContext c, ref State state, ActivationPolicy policy)
+    // Numbers of copies that may be under way at the same time: out, or back for the MLP; back for attention; x, which attention reads last.
+    private int CopyChannel => CopyChannels * _layer;
+
+    private int AttentionChannel => CopyChannel + 1;
+
+    private int InputChannel => CopyChannel + 2;
+
+    private bool MakesMiddle => _parts.Middle == Place.Nowhere;
+
+    private bool MlpReadsInput => _config.IsParallel || MakesMiddle;
+
+    /// <summary>The rest of <see cref="Fetch"/>: what attention's backward pass reads. It starts when the MLP's largest buffers are gone.</summary>
+    private void FetchAttention(StepContext c)
     {
-        Mlp.Drop(c, ref state.Mlp);
-        if (policy < ActivationPolicy.KeepInput) return;
-        var isOffloaded = policy == ActivationPolicy.Offload;
-        if (isOffloaded) c.Device.AwaitCopy(_layer);
-        Attention.Drop(c, ref state.Attention);
-        c.Free(state.Middle);
-        state.Middle = default;
-        if (isOffloaded) c.Free(state.Input);
+        var fetch = new FetchMap(c, AttentionChannel);
+        if (_parts.Attended == Place.Host && !MakesMiddle) _state.Attention.MapAttended(fetch);
+        if (_parts.Qkv == Place.Host) _state.Attention.MapQkv(fetch);
+        if (_parts.Input == Place.Host && !MlpReadsInput) new FetchMap(c, InputChannel).Apply(ref _state.Input);
     }
 
-    private HostState Host(StepContext c) => Host(c.HostMemory[_layer].Address, c.TokenCount, c.DType);
-
-    /// <summary>What is offloaded, one behind the other.</summary>
-    private HostState Host(nint address, int tokens, DType dtype)
+    /// <summary>Applies a map to the parts in front of the MLP that have a place.</summary>
+    private void MapAttention<T>(T map, ref State state, Place place)
+        where T : struct, ITensorMap
     {
-        var input = new Tensor(address, dtype, new Shape(tokens, _config.HiddenSize));
-        var output = new Tensor((nint)(address + input.Bytes), dtype, new Shape(tokens, Attention.OutputWidth));
-        return new(input, output, new Tensor((nint)(output.Address + output.Bytes), dtype.Accumulator(), new Shape(_config.QueryHeads, tokens)));
+        if (_parts.Qkv == place) state.Attention.MapQkv(map);
+        if (_parts.Attended == place) state.Attention.MapAttended(map);
+        if (_parts.Middle == place) MapMiddle(map, ref state);
     }
 
-    /// <summary>Where an offloaded layer's state lies in host memory.</summary>
-    private readonly record struct HostState(Tensor Input, Tensor Output, Tensor LogSumExp)
+    private static void MapMiddle<T>(T map, ref State state)
+        where T : struct, ITensorMap
     {
-        public bool Exists => Input.Exists;
+        map.Apply(ref state.Middle);
+        state.Attention.Output.Map(map);
     }
 }

@@ -34,8 +34,8 @@ public abstract class FeedForward
     /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
     internal abstract void Drop(StepContext c, ref FeedForwardState state);
 
-    /// <summary>The forward pass's state once more, with the same bits.</summary>
-    internal abstract void Recompute(StepContext c, Tensor x, out FeedForwardState state);
+    /// <summary>The forward pass's state once more, with the same bits; what <see cref="Drop"/> has left stays.</summary>
+    internal abstract void Recompute(StepContext c, Tensor x, ref FeedForwardState state);
 
     /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state. Rows of d have <see cref="Room"/> behind them.</summary>
     /// <param name="c">The step.</param>
@@ -43,8 +43,9 @@ public abstract class FeedForward
     /// <param name="state">From the forward pass.</param>
     /// <param name="d">Gradient of x₃.</param>
     /// <param name="needsInput">Whether the gradient of x is wanted.</param>
+    /// <param name="whenDownIsDone">Called when the down projection's part is done and its buffers are free again.</param>
     /// <returns>In a parallel block the gradient of the normed input, to be freed by the caller, instead of adding x's gradient to d. Absent elsewhere.</returns>
-    internal abstract Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput);
+    internal abstract Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone);
 }
 
 /// <summary>What the second half of a layer keeps: one of the two.</summary>
@@ -52,4 +53,12 @@ internal struct FeedForwardState
 {
     public GatedMlp.State Dense;
     public MixtureOfExperts.State Routed;
+
+    /// <summary>Applies a map to all.</summary>
+    public void Map<T>(T map)
+        where T : struct, ITensorMap
+    {
+        Dense.Map(map);
+        Routed.Map(map);
+    }
 }

@@ -54,6 +54,16 @@ public sealed class GatedMlp : FeedForward
         public Tensor Statistics, GateUp;
         public AdapterInputs GateUpU;
         public ResidualProjection.State Down;
+
+        /// <summary>Applies a map to all.</summary>
+        public void Map<T>(T map)
+            where T : struct, ITensorMap
+        {
+            map.Apply(ref Statistics);
+            map.Apply(ref GateUp);
+            map.Apply(ref GateUpU);
+            Down.Map(map);
+        }
     }
 
     /// <inheritdoc/>
@@ -67,7 +77,7 @@ public sealed class GatedMlp : FeedForward
     {
         all = default;
         ref var state = ref all.Dense;
-        Intermediate(c, x, out state);
+        Intermediate(c, x, ref state);
         var h = Activate(c, state);
         if (!c.IsTraining) c.Free(state.GateUp);
         var result = Down.Forward(c, h, stream, out state.Down);
@@ -81,23 +91,23 @@ public sealed class GatedMlp : FeedForward
         ref var state = ref all.Dense;
         c.Free(state.Statistics, state.GateUp);
         state.GateUpU.Free(c);
-        state.Down.Free(c);
-        all = default;
+        // The down projection's u, a few columns, stays: for it alone h would have to be made again.
+        if (Down.Norm is not null) state.Down.Free(c);
+        state = new() { Down = Down.Norm is null ? state.Down : default };
     }
 
-    internal override void Recompute(StepContext c, Tensor x, out FeedForwardState all)
+    internal override void Recompute(StepContext c, Tensor x, ref FeedForwardState all)
     {
-        all = default;
         ref var state = ref all.Dense;
-        Intermediate(c, x, out state);
-        if (Down.Norm is null && !DownProjection.HasAdapters) return;
-        // The down projection's adapter needs u = h·Aᵀ, and a norm after it needs its output.
+        Intermediate(c, x, ref state);
+        if (Down.Norm is null) return;
+        // The norm's backward pass reads the down projection's output.
         var h = Activate(c, state);
         Down.Recompute(c, h, out state.Down);
         c.Free(h);
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState all, Tensor d, bool needsInput)
+    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState all, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
     {
         ref readonly var state = ref all.Dense;
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
@@ -105,6 +115,7 @@ public sealed class GatedMlp : FeedForward
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
+        whenDownIsDone(c);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
@@ -122,9 +133,8 @@ public sealed class GatedMlp : FeedForward
         return default;
     }
 
-    private void Intermediate(StepContext c, Tensor x, out State state)
+    private void Intermediate(StepContext c, Tensor x, ref State state)
     {
-        state = default;
         var normed = Input.Forward(c, x, GateUpProjections.Room, out state.Statistics);
         state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.Room);
         GateUpProjections.Forward(c, normed, state.GateUp, default, out state.GateUpU);

@@ -85,6 +85,27 @@ public sealed class MixtureOfExperts : FeedForward
         public Tensor Statistics, Probabilities, Indices, Weights, Place, Order, GateUp;
         public ExpertRows Rows;
         public Tensor RouterU, GateU, UpU, DownU;
+
+        /// <summary>Applies a map to all.</summary>
+        public void Map<T>(T map)
+            where T : struct, ITensorMap
+        {
+            map.Apply(ref Statistics);
+            map.Apply(ref Probabilities);
+            map.Apply(ref Indices);
+            map.Apply(ref Weights);
+            map.Apply(ref Place);
+            map.Apply(ref Order);
+            map.Apply(ref GateUp);
+            var (starts, blocks) = (Rows.Starts, Rows.Blocks);
+            map.Apply(ref starts);
+            map.Apply(ref blocks);
+            Rows = Rows with { Starts = starts, Blocks = blocks };
+            map.Apply(ref RouterU);
+            map.Apply(ref GateU);
+            map.Apply(ref UpU);
+            map.Apply(ref DownU);
+        }
     }
 
     internal override void CheckAdapters()
@@ -122,9 +143,8 @@ public sealed class MixtureOfExperts : FeedForward
         state = default;
     }
 
-    internal override void Recompute(StepContext c, Tensor x, out FeedForwardState state)
+    internal override void Recompute(StepContext c, Tensor x, ref FeedForwardState state)
     {
-        state = default;
         ref var s = ref state.Routed;
         Intermediate(c, x, ref s);
         if (!Down.HasAdapters) return;
@@ -133,7 +153,7 @@ public sealed class MixtureOfExperts : FeedForward
         c.Free(h);
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput)
+    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
     {
         ref readonly var s = ref state.Routed;
         var width = _experts.IntermediateSize;
@@ -146,6 +166,7 @@ public sealed class MixtureOfExperts : FeedForward
         _activation.Backward(c.Device, s.GateUp, s.Weights, s.Order, dh, dWeights);
         Down.BackwardWeights(c, s.Rows, dh, dOutput, s.DownU, v);
         c.Free(dh, dOutput);
+        whenDownIsDone(c);
 
         ColumnSlice dGate = ColumnSlice.Of(s.GateUp, 0), dUp = ColumnSlice.Of(s.GateUp, width);
         var dInput = Rows(c, _config.HiddenSize);

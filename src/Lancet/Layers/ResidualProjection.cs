@@ -38,6 +38,15 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
             c.Free(BeforeNorm, Statistics);
             U.Free(c);
         }
+
+        /// <summary>Applies a map to all.</summary>
+        public void Map<T>(T map)
+            where T : struct, ITensorMap
+        {
+            map.Apply(ref BeforeNorm);
+            map.Apply(ref Statistics);
+            map.Apply(ref U);
+        }
     }
 
     /// <summary>y [T, columns] as a new saved buffer.</summary>

@@ -75,29 +75,52 @@ public sealed class SelfAttention
         public Tensor Statistics, Projected, Rotated, QueryStatistics, KeyStatistics, Attended, LogSumExp;
         public AdapterInputs ProjectionsU;
         public ResidualProjection.State Output;
+
+        /// <summary>Applies a map to queries, keys and values and what belongs to them.</summary>
+        public void MapQkv<T>(T map)
+            where T : struct, ITensorMap
+        {
+            var isOneBuffer = Rotated.Address == Projected.Address;
+            map.Apply(ref Statistics);
+            map.Apply(ref Projected);
+            if (isOneBuffer) Rotated = Projected;
+            else map.Apply(ref Rotated);
+            map.Apply(ref QueryStatistics);
+            map.Apply(ref KeyStatistics);
+            map.Apply(ref ProjectionsU);
+        }
+
+        /// <summary>Applies a map to attention's output and log-sum-exp.</summary>
+        public void MapAttended<T>(T map)
+            where T : struct, ITensorMap
+        {
+            map.Apply(ref Attended);
+            map.Apply(ref LogSumExp);
+        }
     }
 
     private ProjectionGroup OutputProjection => Output.Projection;
 
-    /// <summary>Columns of attention's output as it is kept.</summary>
-    internal int OutputWidth => _keyColumn + OutputProjection.Room;
+    // Columns of attention's output as it is kept.
+    private int OutputWidth => _keyColumn + OutputProjection.Room;
 
     /// <summary>x₂ [T, hidden] as a new saved buffer.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">The layer's input.</param>
     /// <param name="state">What the backward pass reads; with attention's output there already, attention itself is not computed again.</param>
-    internal Tensor Forward(StepContext c, Tensor x, ref State state)
+    /// <param name="makesQkv">Whether queries, keys and values are computed; without, attention's output has to be there.</param>
+    internal Tensor Forward(StepContext c, Tensor x, ref State state, bool makesQkv = true)
     {
-        Attend(c, x, ref state);
+        if (makesQkv) Attend(c, x, ref state);
         var result = Output.Forward(c, state.Attended, x, out state.Output);
         if (!c.IsTraining) c.Free(state.Attended);
         return result;
     }
 
     /// <summary>The forward pass's state once more, with the same bits, without its result.</summary>
-    internal void Recompute(StepContext c, Tensor x, ref State state)
+    internal void Recompute(StepContext c, Tensor x, ref State state, bool makesQkv)
     {
-        Attend(c, x, ref state);
+        if (makesQkv) Attend(c, x, ref state);
         if (Output.Norm is not null || OutputProjection.HasAdapters) Output.Recompute(c, state.Attended, out state.Output);
     }
 
@@ -108,7 +131,8 @@ public sealed class SelfAttention
     /// <param name="d">Gradient of the stream [T, hidden], with the output projection's room behind each row.</param>
     /// <param name="dShared">Gradient of the normed input from the MLP of a parallel block, which is freed; absent elsewhere.</param>
     /// <param name="needsInput">Whether anything below is trained.</param>
-    internal void Backward(StepContext c, Tensor x, in State state, Tensor d, Tensor dShared, bool needsInput)
+    /// <param name="inputChannel">Channel of the copy that x is still on its way in, see <see cref="Devices.Device.AwaitCopy"/>; negative if x is there.</param>
+    internal void Backward(StepContext c, Tensor x, in State state, Tensor d, Tensor dShared, bool needsInput, int inputChannel)
     {
         var dAttended = c.Activations(MemoryPurpose.Workspace, _keyColumn);
         var gradients = Output.BackwardInput(c, d, state.Output, dAttended);
@@ -120,6 +144,7 @@ public sealed class SelfAttention
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
         _attention.Backward(
             c.Device, q, key, ColumnSlice.Of(state.Projected, _valueColumn), c.Intervals[_window], state.Attended, state.LogSumExp, dAttended, delta, dq, dk, dv);
+        c.Trace?.Attention(c.TokenCount, _keyColumn, _window, true);
         c.Free(delta, dAttended, state.Attended, state.LogSumExp);
         Rotate(c, gradient, true);
         if (QueryNorm is not null)
@@ -132,6 +157,7 @@ public sealed class SelfAttention
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var v = Projections.BackwardInput(c, gradient, dNormed);
+        if (inputChannel >= 0) c.Device.AwaitCopy(inputChannel);
         var normed = Input.Recompute(c, x, state.Statistics);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         InputNorm.Release(c, x, normed);
@@ -139,16 +165,6 @@ public sealed class SelfAttention
         if (dShared.Exists) ElementwiseKernel.AddTo(c.Device, dShared, dNormed);
         if (needsInput) Input.Backward(c, dNormed, x, state.Statistics, d);
         c.Free(dShared, dNormed, state.Statistics);
-    }
-
-    /// <summary>Ends the lives of what a second forward pass makes again.</summary>
-    internal void Drop(StepContext c, ref State state)
-    {
-        if (QueryNorm is not null) c.Free(state.Rotated);
-        c.Free(state.Statistics, state.Projected, state.QueryStatistics, state.KeyStatistics, state.Attended, state.LogSumExp);
-        state.ProjectionsU.Free(c);
-        state.Output.Free(c);
-        state = default;
     }
 
     private void Rotate(StepContext c, Tensor x, bool isBackward)
@@ -200,6 +216,7 @@ public sealed class SelfAttention
         }
         state.LogSumExp = c.Allocate(c.IsTraining ? MemoryPurpose.SavedActivations : MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
         _attention.Forward(c.Device, q, key, value, c.Intervals[_window], state.Attended, state.LogSumExp);
+        c.Trace?.Attention(c.TokenCount, _keyColumn, _window, false);
         if (!c.IsTraining) c.Free(state.LogSumExp);
     }
 }

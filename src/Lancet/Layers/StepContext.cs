@@ -55,8 +55,8 @@ public sealed class StepContext
     /// <summary>Tables of the rotary embeddings, as many as <see cref="Models.ModelConfig.Rotaries"/> has entries.</summary>
     public List<RotaryTensors> RotaryTables { get; } = [];
 
-    /// <summary>Host memory of layers, by layer: bytes where <see cref="ActivationPolicy.Offload"/> asks for them, absent elsewhere.</summary>
-    public IReadOnlyList<Tensor> HostMemory { get; set; } = [];
+    /// <summary>Takes down what a dry run asks for; null in real ones.</summary>
+    internal IStepTrace? Trace { get; init; }
 
     /// <summary>Where generation keeps keys and values; null in training.</summary>
     public KeyValueCache? Cache { get; set; }

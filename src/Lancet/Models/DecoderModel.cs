@@ -1,6 +1,7 @@
 using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
+using Lancet.Planning;
 using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -16,8 +17,6 @@ public sealed class DecoderModel
     /// <summary>Address of weights that are described only: none, but as aligned as real ones are, so that the kernels are those of a real run.</summary>
     internal const int DescribedAddress = 1 << 20;
 
-    private readonly DecoderLayer.State[] _states;
-
     /// <summary>Describes the model of a configuration.</summary>
     public DecoderModel(ModelConfig config)
     {
@@ -27,7 +26,6 @@ public sealed class DecoderModel
         Layers = [.. Enumerable.Range(0, config.LayerCount).Select(layer => new DecoderLayer(config, layer, weights))];
         Head = new LanguageModelHead(config, Embedding, weights);
         Weights = weights.All;
-        _states = new DecoderLayer.State[config.LayerCount];
     }
 
     /// <summary>What the model looks like.</summary>
@@ -63,21 +61,30 @@ public sealed class DecoderModel
     /// <param name="c">The step, with <see cref="StepContext.IsTraining"/> set.</param>
     /// <param name="policies">What each layer keeps.</param>
     /// <param name="losses">[T] in the accumulator's type.</param>
-    public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses)
+    /// <param name="lag">Layers whose activations may be on their way to host memory besides the current one's; each takes memory for the time that the copies have.</param>
+    public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses, int lag = 0)
     {
+        c.Trace?.Begin(StepPhase.Start);
         var x = Embed(c);
-        for (var layer = 0; layer < Layers.Count; layer++) x = Layers[layer].Forward(c, x, policies[layer], out _states[layer]);
-        Fetch(c, policies, Layers.Count - 1);
+        for (var layer = 0; layer < Layers.Count; layer++)
+        {
+            x = Layers[layer].Forward(c, x, policies[layer]);
+            if (layer >= lag) Layers[layer - lag].Release(c);
+        }
+        c.Trace?.Begin(StepPhase.Head);
         var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room)));
         c.Free(x);
+        // The last layer's own backward pass follows, so nothing of it has left.
+        for (var layer = Math.Max(0, Layers.Count - lag); layer < Layers.Count; layer++) Layers[layer].Release(c);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
             var needsInput = layer > 0 || Embedding.IsTrained || Layers[0].Attention.Input.IsTrained;
-            Layers[layer].BackwardMlp(c, ref _states[layer], policies[layer], d, needsInput);
-            // What the next layer kept in host memory comes while attention computes; the MLP needs the memory.
-            if (layer > 0) Fetch(c, policies, layer - 1);
-            Layers[layer].BackwardAttention(c, ref _states[layer], d, needsInput);
+            Layers[layer].BackwardMlp(c, d, needsInput);
+            // What the next layer's MLP needs comes while attention computes.
+            if (layer > 0) Layers[layer - 1].Fetch(c);
+            Layers[layer].BackwardAttention(c, d, needsInput);
         }
+        c.Trace?.Begin(StepPhase.End);
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
         c.Free(d);
     }
@@ -132,15 +139,10 @@ public sealed class DecoderModel
     /// <returns>Bytes that the borders add to the weights.</returns>
     public long ChooseBorders(PlanTarget target, DType dtype, bool isQuantized) => Groups.Sum(group => group.ChooseBorder(target, dtype, isQuantized));
 
-    private void Fetch(StepContext c, ReadOnlySpan<ActivationPolicy> policies, int layer)
-    {
-        if (policies[layer] == ActivationPolicy.Offload) Layers[layer].Fetch(c, ref _states[layer]);
-    }
-
     private Tensor Hidden(StepContext c)
     {
         var x = Embed(c);
-        foreach (var layer in Layers) x = layer.Forward(c, x, ActivationPolicy.Keep, out _);
+        foreach (var layer in Layers) x = layer.Forward(c, x, ActivationPolicy.Keep);
         return x;
     }
 

@@ -32,24 +32,38 @@ public sealed class StepMemory
 {
     private const long Alignment = 256;
     private readonly List<Slot> _slots = [];
+    private readonly List<(long Offset, long Bytes)> _hostSlots = [];
     private readonly Dictionary<nint, int> _open = [];
     private int _time;
     private int _next;
     private bool _isPlanning;
     private nint _base;
+    private int _nextHost;
+    private long _alive;
+    private nint _hostBase;
 
     /// <summary>Bytes that the planned buffers need together.</summary>
     public long RequiredBytes { get; private set; }
 
+    /// <summary>Bytes of host memory that the step needs besides.</summary>
+    public long HostBytes { get; private set; }
+
+    /// <summary>Most bytes that live at the same time in the dry run: what <see cref="RequiredBytes"/> could be at best.</summary>
+    internal long MostAliveBytes { get; private set; }
+
     /// <summary>Number of buffers of a step.</summary>
     public int BufferCount => _slots.Count;
+
+    /// <summary>Is told of every buffer of a dry run; null for nobody.</summary>
+    internal StepTrace? Trace { get; init; }
 
     /// <summary>Starts the dry run.</summary>
     public void BeginPlanning()
     {
         _slots.Clear();
+        _hostSlots.Clear();
         _open.Clear();
-        (_time, _next, _isPlanning) = (0, 0, true);
+        (_time, _next, _nextHost, HostBytes, _alive, MostAliveBytes, _isPlanning) = (0, 0, 0, 0, 0, 0, true);
     }
 
     /// <summary>Ends the dry run and assigns offsets.</summary>
@@ -64,8 +78,11 @@ public sealed class StepMemory
     /// <summary>Places the planned buffers in real memory of at least <see cref="RequiredBytes"/>.</summary>
     public void Bind(nint address) => _base = address;
 
+    /// <summary>Places what the step keeps in host memory in at least <see cref="HostBytes"/> of it.</summary>
+    public void BindHost(nint address) => _hostBase = address;
+
     /// <summary>Starts a real step.</summary>
-    public void BeginStep() => _next = 0;
+    public void BeginStep() => (_next, _nextHost) = (0, 0);
 
     /// <summary>The step's next buffer. Its contents are undefined.</summary>
     /// <exception cref="InvalidOperationException">The step asks for more than the dry run did.</exception>
@@ -75,13 +92,34 @@ public sealed class StepMemory
         if (_isPlanning)
         {
             var fake = (nint)((_slots.Count + 1L) << 40);
+            var whole = (bytes + Alignment - 1) / Alignment * Alignment;
             _open[fake] = _slots.Count;
-            _slots.Add(new Slot(purpose, (bytes + Alignment - 1) / Alignment * Alignment, _time++, 0, 0));
+            _slots.Add(new Slot(purpose, whole, _time++, 0, 0));
+            MostAliveBytes = Math.Max(MostAliveBytes, _alive += whole);
+            Trace?.Allocate(whole);
             return new Tensor(fake, dtype, shape);
         }
         if (_base == 0) throw new InvalidOperationException("The step memory is not bound to real memory.");
         if (_next >= _slots.Count || bytes > _slots[_next].Bytes) throw new InvalidOperationException($"Buffer {_next} of the step needs {bytes} bytes, more than was planned.");
         return new Tensor((nint)(_base + _slots[_next++].Offset), dtype, shape);
+    }
+
+    /// <summary>Host memory for the step's next activations that wait there for the backward pass: all of it is in use at the turn, so none is reused.</summary>
+    /// <exception cref="InvalidOperationException">The step asks for more than the dry run did.</exception>
+    public Tensor AllocateHost(DType dtype, Shape shape)
+    {
+        var bytes = shape.Count * dtype.SizeInBytes();
+        if (_isPlanning)
+        {
+            var whole = (bytes + Alignment - 1) / Alignment * Alignment;
+            _hostSlots.Add((HostBytes, bytes));
+            HostBytes += whole;
+            Trace?.AllocateHost(whole);
+            return new Tensor((nint)(-Alignment * _hostSlots.Count), dtype, shape);
+        }
+        if (_hostBase == 0) throw new InvalidOperationException("The step memory is not bound to host memory.");
+        if (_nextHost >= _hostSlots.Count || bytes > _hostSlots[_nextHost].Bytes) throw new InvalidOperationException($"Host buffer {_nextHost} of the step needs {bytes} bytes, more than was planned.");
+        return new Tensor((nint)(_hostBase + _hostSlots[_nextHost++].Offset), dtype, shape);
     }
 
     /// <summary>Ends a buffer's life; another may take its place from here on.</summary>
@@ -90,6 +128,8 @@ public sealed class StepMemory
         if (!_isPlanning || !tensor.Exists) return;
         if (!_open.Remove(tensor.Address, out var index)) throw new InvalidOperationException("A buffer is freed twice, or is a part of one.");
         _slots[index] = _slots[index] with { End = _time++ };
+        _alive -= _slots[index].Bytes;
+        Trace?.Free(_slots[index].Bytes);
     }
 
     /// <summary>Bytes by purpose at the moment when most memory is in use; the gaps between buffers count as workspace.</summary>

@@ -2,7 +2,6 @@ using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Models;
-using Lancet.Tensors;
 using Lancet.Tile;
 using Lancet.Tile.Cpu;
 using Lancet.Training;
@@ -18,11 +17,21 @@ public sealed class StepPlan
     // Page-locked memory is taken from everybody else on the machine.
     private const double ShareOfHostMemory = 0.5;
 
-    private StepPlan(ActivationPolicy[] policies, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
-        (Policies, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) = (policies, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
+    private StepPlan(PolicyChoice choice, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
+        (Policies, Lag, PredictedSeconds, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) =
+        (choice.Policies, choice.Lag, choice.Prediction.Seconds, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
 
     /// <summary>What each layer keeps.</summary>
     public ActivationPolicy[] Policies { get; }
+
+    /// <summary>See <see cref="DecoderModel.ForwardBackward"/>.</summary>
+    public int Lag { get; }
+
+    /// <summary>Predicted seconds of the forward and backward pass of one micro-batch, see <see cref="PlanTarget.Rates"/>.</summary>
+    public double PredictedSeconds { get; }
+
+    /// <summary>What the choice was made from: policies in all layers, fastest first.</summary>
+    public IReadOnlyList<PolicyForecast> Forecasts { get; private set; } = [];
 
     /// <summary>Buffers of a training step.</summary>
     public StepMemory Training { get; }
@@ -52,62 +61,53 @@ public sealed class StepPlan
     public static StepPlan Create(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget? target = null)
     {
         target ??= PlanTarget.Cpu(WorkerPool.Shared.ThreadCount);
-        var layers = decoder.Layers.Count;
-        StepPlan Try(Func<int, ActivationPolicy> policy) => Run(decoder, dtype, weightBytes, options, target, [.. Enumerable.Range(0, layers).Select(policy)]);
+        if (options.Mix is { } mix) return Run(decoder, dtype, weightBytes, options, target, new(mix.Policies, mix.Lag, default));
         var budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
-        if (options.Policy is { } fixedPolicy)
+        // A processor's memory is the host's: there is nowhere to go.
+        ActivationPolicy[] candidates = options.Policy is { } only ? [target.IsCuda ? only : SavedParts.OnDevice(only)]
+            : [.. Enum.GetValues<ActivationPolicy>().Where(policy => target.IsCuda || !SavedParts.Of(policy).UsesHost)];
+        var search = new PolicySearch(decoder.Layers.Count, candidates.ToDictionary(policy => policy, policy => Trace(decoder, dtype, options, target, policy)));
+        var uniform = search.Uniform().ToList();
+        var hostBytes = options.Policy is null ? (long)(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory) : long.MaxValue;
+        StepPlan Plan(PolicyChoice choice) => Run(decoder, dtype, weightBytes, options, target, choice);
+        var leanest = uniform.MinBy(item => item.Prediction.PeakBytes);
+        var plan = Plan(new([.. Enumerable.Repeat(leanest.Policy, decoder.Layers.Count)], 0, leanest.Prediction));
+        var besides = plan.Memory.PeakBytes - Math.Max(plan.Training.RequiredBytes, plan.Evaluation.RequiredBytes);
+        IReadOnlyList<PolicyForecast> forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
+        if (options.Policy is not null && options.MemoryBudget == 0)
         {
-            // A processor's memory is the host's: there is nowhere to go.
-            var plan = Try(_ => fixedPolicy == ActivationPolicy.Offload && !target.IsCuda ? ActivationPolicy.KeepInput : fixedPolicy);
-            return plan.Memory.PeakBytes <= budget ? plan : throw DoesNotFit(plan, budget, options, target);
+            plan.Forecasts = forecasts;
+            return plan;
         }
-        var cheapest = Try(_ => ActivationPolicy.Keep);
-        if (cheapest.Memory.PeakBytes <= budget) return cheapest;
-        // Each step down costs more time and less memory, so the fewest layers that have to take it are found by bisection.
-        foreach (var (less, more) in Ladder(decoder.Layers.Sum(layer => layer.HostBytes(options.MaxTokens, dtype)), target))
+        var room = budget - besides;
+        while (search.Best(room, hostBytes) is { } choice)
         {
-            var all = Try(_ => more);
-            if (all.Memory.PeakBytes > budget)
-            {
-                cheapest = all;
-                continue;
-            }
-            var (low, high) = (0, layers);
-            while (high - low > 1)
-            {
-                var count = (low + high) / 2;
-                var plan = Try(layer => layer < count ? more : less);
-                if (plan.Memory.PeakBytes <= budget) (high, all) = (count, plan);
-                else low = count;
-            }
-            return all;
+            plan = Plan(choice);
+            plan.Forecasts = forecasts;
+            if (plan.Memory.PeakBytes <= budget) return plan;
+            // The search counts what lives at the same time; placed in one piece of memory that takes a little more, for another mix perhaps less.
+            room = choice.Prediction.PeakBytes - Math.Max(1, (plan.Training.RequiredBytes - choice.Prediction.PeakBytes) / 4);
         }
-        throw DoesNotFit(cheapest, budget, options, target);
-    }
-
-    /// <summary>
-    /// From fastest to leanest. On a GPU offloading takes less memory than keeping the input alone, and less time, because attention is not computed
-    /// again; but it needs host memory. A processor's memory is the host's.
-    /// </summary>
-    private static (ActivationPolicy Less, ActivationPolicy More)[] Ladder(long hostBytes, PlanTarget target)
-    {
-        ActivationPolicy[] steps = !target.IsCuda ? [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput]
-            : hostBytes <= GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory ? [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.Offload]
-            : [ActivationPolicy.Keep, ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput, ActivationPolicy.Offload];
-        return [.. steps.Zip(steps.Skip(1))];
+        foreach (var (policy, prediction) in uniform)
+        {
+            plan = Plan(new([.. Enumerable.Repeat(policy, decoder.Layers.Count)], 0, prediction));
+            plan.Forecasts = forecasts;
+            if (plan.Memory.PeakBytes <= budget && plan.Memory.HostBytes <= hostBytes) return plan;
+        }
+        throw DoesNotFit(Plan(new([.. Enumerable.Repeat(leanest.Policy, decoder.Layers.Count)], 0, leanest.Prediction)), budget, options, target);
     }
 
     private static LancetException DoesNotFit(StepPlan plan, long budget, EngineOptions options, PlanTarget target) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {budget / 1048576.0:N0} MiB. " +
         $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
 
-    private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target, ActivationPolicy[] policies)
+    private static StepPlan Run(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target, PolicyChoice choice)
     {
         using var device = new PlanningDevice(target);
         StepMemory training = new(), evaluation = new();
-        Dry(training, isTraining: true);
+        DryRun(decoder, dtype, options, device, training, choice.Policies, choice.Lag, null);
         var operations = device.MatMulOperations;
-        Dry(evaluation, isTraining: false);
+        DryRun(decoder, dtype, options, device, evaluation, null, 0, null);
 
         var trained = decoder.TrainedWeights.ToList();
         var count = ParameterArena.CountOf(trained);
@@ -127,41 +127,53 @@ public sealed class StepPlan
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        return new(policies, training, evaluation, new MemoryPlan(entries, Describe(policies)) { HostBytes = HostBytes(decoder, policies, options, dtype).Sum(), DriverBytes = target.DriverBytes }, device) { MatMulOperations = operations };
-
-        void Dry(StepMemory memory, bool isTraining)
-        {
-            memory.BeginPlanning();
-            var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-            var context = new StepContext(device, memory, dtype) { IsTraining = isTraining, HostMemory = HostMemory(device, decoder, policies, options, dtype, []) };
-            inputs.Bind(context, options.MaxTokens);
-            if (isTraining) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens));
-            else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
-            memory.EndPlanning();
-        }
+        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = training.HostBytes, DriverBytes = target.DriverBytes }, device) { MatMulOperations = operations };
     }
 
-    /// <summary>Allocates the host memory of <see cref="ActivationPolicy.Offload"/>, bytes a layer; absent ones for other policies.</summary>
-    internal static IReadOnlyList<Tensor> HostMemory(Device device, DecoderModel decoder, ActivationPolicy[] policies, EngineOptions options, DType dtype, List<DeviceBuffer> owned) =>
-    [
-        .. HostBytes(decoder, policies, options, dtype).Select(bytes =>
-        {
-            if (bytes == 0) return default;
-            var buffer = device.AllocateHost(bytes, "activations of layers");
-            owned.Add(buffer);
-            return buffer.View(DType.UInt8, new Shape(bytes));
-        }),
-    ];
+    /// <summary>What a step asks for in which all layers keep the same.</summary>
+    private static StepTrace Trace(DecoderModel decoder, DType dtype, EngineOptions options, PlanTarget target, ActivationPolicy policy)
+    {
+        var trace = new StepTrace(target.Rates, options.MaxSequenceLength);
+        using var device = new PlanningDevice(target) { Trace = trace };
+        DryRun(decoder, dtype, options, device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], 0, trace);
+        return trace;
+    }
 
-    private static IEnumerable<long> HostBytes(DecoderModel decoder, ActivationPolicy[] policies, EngineOptions options, DType dtype) =>
-        decoder.Layers.Zip(policies, (layer, policy) => policy == ActivationPolicy.Offload ? layer.HostBytes(options.MaxTokens, dtype) : 0);
+    /// <summary>Runs a training step without computing, or a forward pass if there are no policies.</summary>
+    private static void DryRun(DecoderModel decoder, DType dtype, EngineOptions options, PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, int lag, StepTrace? trace)
+    {
+        var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
+        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace };
+        inputs.Bind(context, options.MaxTokens);
+        memory.BeginPlanning();
+        if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), lag);
+        else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
+        // Traces are told of lives, so offsets are only needed without.
+        if (trace is null) memory.EndPlanning();
+    }
+}
 
-    private static string Describe(ActivationPolicy[] policies) => string.Join(", ", policies.GroupBy(policy => policy).OrderBy(group => group.Key).Select(group =>
-        (group.Count() == policies.Length ? "all layers" : group.Count() == 1 ? "1 layer" : $"{group.Count()} layers") + " " + group.Key switch
-        {
-            ActivationPolicy.Keep => "keep everything",
-            ActivationPolicy.RecomputeMlp => "recompute the MLP",
-            ActivationPolicy.KeepInput => "keep their input only",
-            _ => "keep their input and attention's output in host memory",
-        }));
+/// <summary>What a policy in all layers is predicted to take.</summary>
+/// <param name="Policy">Policy.</param>
+/// <param name="Seconds">Time of the forward and backward pass of one micro-batch.</param>
+/// <param name="PeakBytes">Memory.</param>
+/// <param name="HostBytes">Page-locked host memory besides.</param>
+public sealed record PolicyForecast(ActivationPolicy Policy, double Seconds, long PeakBytes, long HostBytes)
+{
+    /// <summary>A mix in words.</summary>
+    internal static string Describe(ActivationPolicy[] policies) => string.Join(", ", policies.GroupBy(policy => policy).OrderBy(group => group.Key).Select(group =>
+        (group.Count() == policies.Length ? "all layers" : group.Count() == 1 ? "1 layer" : $"{group.Count()} layers") + " " + Describe(group.Key)));
+
+    /// <summary>A policy in words.</summary>
+    internal static string Describe(ActivationPolicy policy) => policy switch
+    {
+        ActivationPolicy.Keep => "keep everything",
+        ActivationPolicy.RecomputeMlp => "recompute the MLP",
+        ActivationPolicy.KeepInput => "keep their input only",
+        ActivationPolicy.Offload => "keep their input and attention's output in host memory",
+        ActivationPolicy.OffloadQkv => "keep input, q, k, v and attention's output in host memory",
+        ActivationPolicy.OffloadAttention => "keep everything in host memory and recompute the MLP",
+        ActivationPolicy.OffloadKeepMlp => "keep the MLP here and the rest in host memory",
+        _ => "keep everything in host memory",
+    };
 }

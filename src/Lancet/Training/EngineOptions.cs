@@ -24,6 +24,9 @@ public sealed record EngineOptions
     /// <summary>What layers keep; null lets the planner choose the fastest that fits <see cref="MemoryBudget"/>.</summary>
     public ActivationPolicy? Policy { get; init; }
 
+    /// <summary>Policies layer by layer, and the lag of their copies, instead of <see cref="Policy"/>; null for none.</summary>
+    internal (ActivationPolicy[] Policies, int Lag)? Mix { get; init; }
+
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 

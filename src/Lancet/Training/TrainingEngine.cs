@@ -66,7 +66,13 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, HostMemory = StepPlan.HostMemory(_device, model.Decoder, _plan.Policies, options, model.DType, _buffers) };
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true };
+        if (_plan.Training.HostBytes > 0)
+        {
+            var host = _device.AllocateHost(_plan.Training.HostBytes, "activations of layers");
+            _buffers.Add(host);
+            _plan.Training.BindHost(host.Address);
+        }
         _evaluation = new StepContext(_device, _plan.Evaluation, model.DType);
         _adamW = new AdamWKernel(options.AdamW);
         _graphs = new GraphCache(_device, MaxGraphs);
@@ -157,7 +163,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private void ForwardBackward()
     {
         var losses = _inputs.Losses.Rows(0, _training.TokenCount);
-        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses);
+        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses, _plan.Lag);
         ElementwiseKernel.AddSum(_device, losses, _lossTotal);
     }
 

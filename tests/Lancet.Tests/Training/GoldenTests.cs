@@ -119,15 +119,18 @@ public class GoldenTests
         long former = long.MaxValue;
         foreach (var policy in Enum.GetValues<ActivationPolicy>())
         {
+            // To a processor the others are what it had already.
+            if (!isLikeGpu && policy > ActivationPolicy.Offload) continue;
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = isFullyTrained, Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true });
             if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: isLikeGpu ? 0 : 0.1);
             using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy });
-            Assert.Equal(isLikeGpu && policy == ActivationPolicy.Offload, engine.Plan.HostBytes > 0);
+            var usesHost = isLikeGpu && SavedParts.Of(policy).UsesHost;
+            Assert.Equal(usesHost, engine.Plan.HostBytes > 0);
             var results = Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm)).ToList();
             first ??= results;
             Assert.Equal(first, results);
-            // What comes back from host memory comes ahead of need, which a model of three layers does not win back.
-            Assert.True(engine.Plan.PeakBytes <= former || policy == ActivationPolicy.Offload);
+            // What comes back from host memory comes ahead of need, which a model of three layers does not win back; a processor keeps what would go there.
+            Assert.True(engine.Plan.PeakBytes <= former || policy >= ActivationPolicy.Offload);
             former = engine.Plan.PeakBytes;
         }
     }

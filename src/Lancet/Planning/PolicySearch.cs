@@ -1,0 +1,157 @@
+using Lancet.Layers;
+
+namespace Lancet.Planning;
+
+/// <summary>What each layer keeps, and what that is predicted to take.</summary>
+/// <param name="Policies">By layer.</param>
+/// <param name="Lag">See <see cref="Models.DecoderModel.ForwardBackward"/>.</param>
+/// <param name="Prediction">Time and memory.</param>
+internal sealed record PolicyChoice(ActivationPolicy[] Policies, int Lag, StepPrediction Prediction);
+
+/// <summary>
+/// Finds the mix of policies with the least predicted time that fits: from every policy that fits in all layers it moves layers to other policies, one kind at a time and then
+/// two kinds at once, as long as that helps. A prediction takes microseconds (<see cref="PolicyMix"/>). The same rates give the same choice.
+/// </summary>
+internal sealed class PolicySearch
+{
+    // Copies take a little of the memory's bandwidth from what they run beside, and host memory is better left alone for nothing.
+    private const double SecondsPerHostByte = 1e-13;
+    private const int MostLag = 6;
+
+    /// <summary>
+    /// Which layers take which: what goes to host memory first, because the last layers' backward pass comes at once; then what leaves something here, and last what leaves most.
+    /// </summary>
+    private static readonly ActivationPolicy[] s_order =
+    [
+        ActivationPolicy.OffloadAll, ActivationPolicy.OffloadAttention, ActivationPolicy.OffloadQkv, ActivationPolicy.Offload, ActivationPolicy.OffloadKeepMlp,
+        ActivationPolicy.KeepInput, ActivationPolicy.RecomputeMlp, ActivationPolicy.Keep,
+    ];
+
+    private readonly int _layers;
+    private readonly ActivationPolicy[] _policies;
+    private readonly StepTrace[] _traces;
+    private readonly PolicyMix _mix;
+    private readonly StepTrace[] _byLayer;
+    private readonly int _mostLag;
+    private long _mostBytes;
+    private long _mostHostBytes;
+
+    /// <summary>Starts a search.</summary>
+    /// <param name="layers">Layers of the model.</param>
+    /// <param name="traces">Traces of steps in which all layers keep the same, for the policies to choose from.</param>
+    public PolicySearch(int layers, IReadOnlyDictionary<ActivationPolicy, StepTrace> traces)
+    {
+        _layers = layers;
+        _policies = [.. s_order.Where(traces.ContainsKey)];
+        _traces = [.. _policies.Select(policy => traces[policy])];
+        (_mix, _byLayer) = (new PolicyMix(layers), new StepTrace[layers]);
+        _mostLag = Array.Exists(_policies, policy => SavedParts.Of(policy).UsesHost) ? Math.Min(MostLag, layers - 1) : 0;
+    }
+
+    /// <summary>What all layers with the same policy take, fastest policy first.</summary>
+    public IEnumerable<(ActivationPolicy Policy, StepPrediction Prediction)> Uniform() =>
+        _policies.Select((policy, index) => (policy, Predict(Only(index), 0))).OrderBy(item => Score(item.Item2)).ThenByDescending(item => item.policy);
+
+    /// <summary>The fastest choice within bounds, or null if none is known.</summary>
+    /// <param name="mostBytes">Memory of the step's buffers.</param>
+    /// <param name="mostHostBytes">Host memory.</param>
+    public PolicyChoice? Best(long mostBytes, long mostHostBytes)
+    {
+        (_mostBytes, _mostHostBytes) = (mostBytes, mostHostBytes);
+        (int[] Counts, int Lag, double Score)? best = null;
+        for (var policy = _policies.Length - 1; policy >= 0; policy--)
+        {
+            var counts = Only(policy);
+            if (Fitting(counts, 0) is not { } score) continue;
+            var found = Climb(counts, 0, score);
+            if (best is null || found.Score < best.Value.Score) best = found;
+        }
+        if (best is not { } choice) return null;
+        choice = ClimbInPairs(choice);
+        return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], choice.Lag, Predict(choice.Counts, choice.Lag));
+    }
+
+    /// <summary>The best single moves until there is none.</summary>
+    private (int[] Counts, int Lag, double Score) Climb(int[] counts, int lag, double score)
+    {
+        while (true)
+        {
+            (int From, int To, int Count, int Lag, double Score) best = (0, 0, 0, lag, score);
+            for (var other = 0; other <= _mostLag; other++)
+            {
+                if (other != lag && Fitting(counts, other) is { } with && with < best.Score) best = (0, 0, 0, other, with);
+            }
+            foreach (var (from, to) in Moves(counts))
+            {
+                for (var count = counts[from]; count > 0; count /= 2)
+                {
+                    Move(counts, from, to, count);
+                    if (Fitting(counts, lag) is { } with && with < best.Score) best = (from, to, count, lag, with);
+                    Move(counts, to, from, count);
+                }
+            }
+            if (best.Score >= score) return (counts, lag, score);
+            Move(counts, best.From, best.To, best.Count);
+            (lag, score) = (best.Lag, best.Score);
+        }
+    }
+
+    /// <summary>Moves of one layer each from two kinds to two others, or of one with another lag, each followed by single moves.</summary>
+    private (int[] Counts, int Lag, double Score) ClimbInPairs((int[] Counts, int Lag, double Score) start)
+    {
+        var (counts, lag, score) = start;
+        while (true)
+        {
+            (int[]? Counts, int Lag, double Score) best = (null, lag, score);
+            foreach (var first in Moves(counts).ToArray())
+            {
+                Move(counts, first.From, first.To, 1);
+                for (var other = 0; other <= _mostLag; other++)
+                {
+                    if (Fitting(counts, other) is { } with && with < best.Score) best = ([.. counts], other, with);
+                }
+                foreach (var second in Moves(counts).ToArray())
+                {
+                    Move(counts, second.From, second.To, 1);
+                    if (Fitting(counts, lag) is { } with && with < best.Score) best = ([.. counts], lag, with);
+                    Move(counts, second.To, second.From, 1);
+                }
+                Move(counts, first.To, first.From, 1);
+            }
+            if (best.Counts is null) return (counts, lag, score);
+            (counts, lag, score) = Climb(best.Counts, best.Lag, best.Score);
+        }
+    }
+
+    private IEnumerable<(int From, int To)> Moves(int[] counts)
+    {
+        for (var from = 0; from < counts.Length; from++)
+            for (var to = 0; to < counts.Length; to++)
+                if (from != to && counts[from] > 0) yield return (from, to);
+    }
+
+    private static void Move(int[] counts, int from, int to, int count)
+    {
+        counts[from] -= count;
+        counts[to] += count;
+    }
+
+    private int[] Only(int policy)
+    {
+        var counts = new int[_policies.Length];
+        counts[policy] = _layers;
+        return counts;
+    }
+
+    private double? Fitting(int[] counts, int lag) => Predict(counts, lag) is var prediction && prediction.PeakBytes <= _mostBytes && prediction.HostBytes <= _mostHostBytes ? Score(prediction) : null;
+
+    private StepPrediction Predict(int[] counts, int lag)
+    {
+        var layer = 0;
+        for (var policy = 0; policy < counts.Length; policy++)
+            for (var i = 0; i < counts[policy]; i++) _byLayer[layer++] = _traces[policy];
+        return _mix.Predict(_byLayer, lag);
+    }
+
+    private static double Score(StepPrediction prediction) => prediction.Seconds + (prediction.HostBytes * SecondsPerHostByte);
+}

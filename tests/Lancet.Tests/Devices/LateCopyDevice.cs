@@ -1,0 +1,65 @@
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Tests.Devices;
+
+/// <summary>
+/// Laid out as on a GPU, with a copy stream as unkind as streams may be: a copy happens when it is waited for and not before, its target is noise until then, and nothing may be
+/// launched that overwrites its source.
+/// </summary>
+internal sealed class LateCopyDevice() : ForwardingDevice(new CpuDevice())
+{
+    private readonly List<(Tensor Source, Tensor Target, int Channel, byte[] Expected)> _pending = [];
+
+    public override PlanTarget PlanTarget => PlanTarget.Cuda;
+
+    /// <summary>Copies waited for.</summary>
+    public int CopyCount { get; private set; }
+
+    /// <summary>Most copies that were under way at the same time.</summary>
+    public int MostPending { get; private set; }
+
+    public override void CopyOut(Tensor source, Tensor host, int channel) => Start(source, host, channel);
+
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => Start(host, destination, channel);
+
+    public override void AwaitCopy(int channel)
+    {
+        // One stream: what was started before is done as well.
+        var last = _pending.FindLastIndex(copy => copy.Channel == channel);
+        for (var i = 0; i <= last; i++)
+        {
+            var (source, target, _, expected) = _pending[i];
+            Assert.True(source.HostSpan<byte>(source.Bytes).SequenceEqual(expected), $"{source} was overwritten while it was copied");
+            Inner.Copy(source, target);
+            CopyCount++;
+        }
+        _pending.RemoveRange(0, last + 1);
+    }
+
+    public override void Synchronize() => Assert.Empty(_pending);
+
+    protected override void Dispose(bool disposing)
+    {
+        if (!disposing) return;
+        Assert.Empty(_pending);
+        Inner.Dispose();
+    }
+
+    private void Start(Tensor source, Tensor target, int channel)
+    {
+        // What is on its way here may be what an earlier copy still brings.
+        var expected = _pending.FindLastIndex(copy => copy.Target.Address == source.Address) is >= 0 and var former ? _pending[former].Expected : source.HostSpan<byte>(source.Bytes).ToArray();
+        target.HostSpan<byte>(target.Bytes).Fill(0x7f);
+        _pending.Add((source, target, channel, expected));
+        MostPending = Math.Max(MostPending, _pending.Count);
+    }
+}
+
+file static class Bytes
+{
+    public static unsafe Span<byte> HostSpan<T>(this Tensor tensor, long bytes)
+        where T : unmanaged => new((void*)tensor.Address, checked((int)bytes));
+}

@@ -1,0 +1,150 @@
+using CsCheck;
+using Lancet.Adapters;
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tests.Devices;
+using Lancet.Tests.Training;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Planning;
+
+/// <summary>Mixes of activation policies: what they compute, what they are predicted to take, and which one is chosen.</summary>
+public class ActivationPolicyTests
+{
+    private static readonly ActivationPolicy[] s_all = Enum.GetValues<ActivationPolicy>();
+
+    public static TheoryData<string, int> Lags() => new(new[] { "llama", "gemma2", "qwen3", "cohere2", "qwen3-moe" }.SelectMany(name => Enumerable.Range(0, 3).Select(lag => (name, lag))));
+
+    [Theory]
+    [MemberData(nameof(Lags))]
+    public void Copies_that_arrive_at_the_last_moment_change_no_bit(string name, int lag)
+    {
+        var fixture = new Fixture(name);
+        (double, double)[] Run(Device device, ActivationPolicy[] policies)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
+            model.LoadAdapter(fixture.Adapter);
+            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = (policies, lag) });
+            return [.. Enumerable.Range(0, 2).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))];
+        }
+        var layers = ModelConfig.Load(fixture.Model).LayerCount;
+        var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)]);
+        foreach (var policy in s_all.Where(policy => SavedParts.Of(policy).UsesHost))
+        {
+            var device = new LateCopyDevice();
+            Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)]));
+            Assert.True(device.CopyCount > 0 && device.MostPending > 1);
+        }
+        // Every policy beside every other.
+        for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])]));
+    }
+
+    [Fact]
+    public void A_mix_is_predicted_as_a_dry_run_of_it_goes() =>
+        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 6], Gen.Bool).Sample(
+            (choice, lag, isQuantized) =>
+            {
+                var (decoder, inputs) = Describe(6, isQuantized);
+                ActivationPolicy[] policies = [.. choice.Select(index => s_all[index])];
+                StepTrace Uniform(ActivationPolicy policy)
+                {
+                    var trace = new StepTrace(DeviceRates.H100, Length);
+                    Dry(decoder, inputs, trace, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, 6)], 0, trace);
+                    return trace;
+                }
+                var predicted = new PolicyMix(6).Predict([.. policies.Select(Uniform)], lag);
+                var (clock, memory) = (new Clock(), new StepMemory());
+                Dry(decoder, inputs, clock, memory, policies, lag, clock);
+                Assert.Equal(1, predicted.Seconds / clock.Seconds, 1e-9);
+                Assert.Equal(memory.MostAliveBytes, predicted.PeakBytes);
+                Assert.Equal(memory.HostBytes, predicted.HostBytes);
+            },
+            iter: 60);
+
+    [Fact]
+    public void A_smaller_budget_takes_no_less_time_and_no_plan_is_beaten_by_one_policy_in_all_layers()
+    {
+        var (decoder, _) = Describe(12, false);
+        StepPlan Plan(ActivationPolicy? policy, long budget) =>
+            StepPlan.Create(decoder, DType.BFloat16, 0, new EngineOptions { MaxTokens = Length, MaxSequenceLength = Length, Policy = policy, MemoryBudget = budget }, PlanTarget.Cuda);
+        var most = Plan(ActivationPolicy.Keep, 0);
+        var least = s_all.Min(policy => Plan(policy, 0).Memory.PeakBytes);
+        Assert.True(least < most.Memory.PeakBytes * 0.7, $"{least} of {most.Memory.PeakBytes}");
+        Assert.Equal(most.Policies, Plan(null, 0).Policies);
+        var seconds = 0.0;
+        for (var share = 16; share >= 0; share--)
+        {
+            var budget = least + ((most.Memory.PeakBytes - least) * share / 16);
+            var plan = Plan(null, budget);
+            Assert.InRange(plan.Memory.PeakBytes, 0, budget);
+            Assert.True(plan.PredictedSeconds >= seconds * 0.999, $"{share}/16: {plan.Memory.ActivationPolicy}");
+            // Forecasts count what lives at the same time, which placed in one piece of memory takes a little more.
+            Assert.All(plan.Forecasts.Where(forecast => forecast.PeakBytes <= budget * 0.97), forecast => Assert.True(plan.PredictedSeconds <= forecast.Seconds * 1.001, $"{share}/16: {forecast} before {plan.Memory.ActivationPolicy}"));
+            Assert.Equal(plan.Policies, Plan(null, budget).Policies);
+            seconds = plan.PredictedSeconds;
+        }
+        Assert.Throws<LancetException>(() => Plan(null, least - 1));
+    }
+
+    private const int Length = 512;
+
+    private static (DecoderModel Decoder, StepInputs Inputs) Describe(int layers, bool isQuantized)
+    {
+        var decoder = new DecoderModel(ModelConfig.Parse(
+            $$"""{"model_type":"llama","hidden_size":256,"intermediate_size":896,"num_hidden_layers":{{layers}},"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":1000,"rms_norm_eps":1e-5,"max_position_embeddings":2048}""", "test"));
+        LanguageModel.Describe(decoder, new LoraOptions());
+        decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, isQuantized);
+        return (decoder, new StepInputs(new PlanningDevice(PlanTarget.Cuda), decoder.Config, DType.BFloat16, Length, Length));
+    }
+
+    private static void Dry(DecoderModel decoder, StepInputs inputs, IDeviceTrace device, StepMemory memory, ActivationPolicy[] policies, int lag, IStepTrace trace)
+    {
+        using var planning = new PlanningDevice(PlanTarget.Cuda) { Trace = device };
+        var context = new StepContext(planning, memory, DType.BFloat16) { IsTraining = true, Trace = trace };
+        inputs.Bind(context, Length);
+        memory.BeginPlanning();
+        decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, Length), lag);
+    }
+
+    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
+    {
+        var batch = fixture.Batch([2 * step, (2 * step) + 1]);
+        engine.BeginStep(step + 1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        return engine.EndStep(0.001);
+    }
+
+    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens };
+
+    /// <summary>Two clocks, for the compute stream and the copy stream, that run as the calls come.</summary>
+    private sealed class Clock : IDeviceTrace, IStepTrace
+    {
+        private readonly Dictionary<int, double> _ends = [];
+        private double _now;
+        private double _copies;
+
+        public double Seconds => _now;
+
+        public void Kernel(double bytes) => Run(DeviceRates.H100.Seconds(bytes));
+
+        public void MatMul(in MatMul product) => Run(DeviceRates.H100.Seconds(product));
+
+        public void GroupedOperations(double operations) => Run(DeviceRates.H100.GroupedSeconds(operations));
+
+        public void Copy(long bytes, int channel) => _ends[channel] = _copies = Math.Max(_copies, _now) + (bytes / DeviceRates.H100.HostBytes);
+
+        public void Await(int channel) => _now = Math.Max(_now, _ends[channel]);
+
+        public void Begin(StepPhase phase, int layer)
+        {
+        }
+
+        public void Attention(int tokens, int width, int window, bool isBackward) => Run(DeviceRates.H100.AttentionSeconds(tokens, tokens, width, window, isBackward));
+
+        private void Run(double seconds) => _now += seconds;
+    }
+}
