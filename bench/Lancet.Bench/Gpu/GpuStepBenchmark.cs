@@ -98,7 +98,7 @@ internal sealed class GpuStepBenchmark
         var loadSeconds = clock.Elapsed.TotalSeconds;
         List<double> times = [];
         var least = long.MaxValue;
-        double first, loss = 0, operations, executed;
+        double first, loss = 0, operations, executed, predicted;
         MemoryPlan plan;
         long counted;
         var batch = Batch();
@@ -117,7 +117,7 @@ internal sealed class GpuStepBenchmark
                 times.Add(clock.Elapsed.TotalMilliseconds);
                 spent += clock.Elapsed.TotalSeconds;
             }
-            (plan, counted, executed) = (engine.Plan, engine.PeakMemoryBytes, engine.MatMulOperations);
+            (plan, counted, executed, predicted) = (engine.Plan, engine.PeakMemoryBytes, engine.MatMulOperations, engine.PredictedSeconds);
             operations = ModelOperations(_config, model.Decoder, _options, batch);
         }
         model.Dispose();
@@ -129,6 +129,7 @@ internal sealed class GpuStepBenchmark
             "what", "value");
         _report.Row("tokens/s", Cell.Of(batch.TokenCount / timing.Median * 1e3, "F0"));
         _report.Row("ms a step", Cell.Of(timing.Median, "F3"));
+        _report.Row("ms predicted for forward and backward pass", Cell.Of(predicted * 1e3, "F3"));
         _report.Row("spread", $"{timing.Spread} over {times.Count} steps");
         _report.Row("tokens a step", batch.TokenCount);
         _report.Row("peak GB, free memory before less least free memory", Cell.Of(measured / 1e9, "F3"));
@@ -138,6 +139,7 @@ internal sealed class GpuStepBenchmark
         _report.Row("measured over planned", Cell.Percent(((double)measured / (plan.PeakBytes + plan.DriverBytes)) - 1));
         _report.Row("counted over planned", Cell.Percent(((double)counted / plan.PeakBytes) - 1));
         _report.Row("activation policy", plan.ActivationPolicy);
+        _report.Row("host GB", Cell.Of(plan.HostBytes / 1e9, "F3"));
         _report.Row("GFLOP a token of the model", Cell.Of(operations / batch.TokenCount / 1e9, "F2"));
         _report.Row("model TFLOP/s", Cell.Of(rate));
         _report.Row("GFLOP a token of the products that ran, recomputation included", Cell.Of(executed / batch.TokenCount / 1e9, "F2"));

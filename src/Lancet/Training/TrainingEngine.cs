@@ -114,6 +114,9 @@ public sealed class TrainingEngine : ITrainingEngine
     /// <summary>Floating-point operations of the matrix products of one full micro-batch.</summary>
     public double MatMulOperations => _plan.MatMulOperations;
 
+    /// <summary>Predicted seconds of the forward and backward pass of one full micro-batch, see <see cref="PlanTarget.Rates"/>.</summary>
+    public double PredictedSeconds => _plan.PredictedSeconds;
+
     /// <inheritdoc/>
     public long PeakMemoryBytes => _device.PeakAllocatedBytes + _model.MappedBytes;
 
