@@ -67,6 +67,7 @@ internal static class PlanCommand
         if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.HostBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"host memory besides",-28}{plan.Memory.HostBytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
+        if (plan.MovesEmbedding) Console.WriteLine("the token embedding is in host memory");
         // The rates of a processor are a guess, good enough to choose by.
         if (!isCuda) return;
         Console.WriteLine();

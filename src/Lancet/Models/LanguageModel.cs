@@ -48,6 +48,7 @@ public sealed class LanguageModel : IDisposable
     private const int StagingElements = 1 << 24;
 
     private readonly List<DeviceBuffer> _owned = [];
+    private readonly List<DeviceBuffer> _hostOwned = [];
     private readonly bool _ownsDevice;
     private Checkpoint? _checkpoint;
     private Tokenizer? _tokenizer;
@@ -190,9 +191,25 @@ public sealed class LanguageModel : IDisposable
     public void Dispose()
     {
         Trained?.Dispose();
-        foreach (var buffer in _owned) buffer.Dispose();
+        foreach (var buffer in _owned.Concat(_hostOwned)) buffer.Dispose();
         _checkpoint?.Dispose();
         if (_ownsDevice) Device.Dispose();
+    }
+
+    /// <summary>Moves the frozen token embedding to page-locked host memory; a GPU reads the rows of a batch from there.</summary>
+    internal void MoveEmbeddingToHost()
+    {
+        var weight = Decoder.Embedding;
+        var former = _owned.Single(buffer => buffer.Address == weight.Dense.Address);
+        var host = Device.AllocateHost(weight.Dense.Bytes, "the token embedding");
+        _hostOwned.Add(host);
+        var target = host.View(weight.Dense.DType, weight.Dense.Shape);
+        Device.CopyOut(weight.Dense, target, 0);
+        Device.AwaitCopy(0);
+        Device.Synchronize();
+        (weight.Dense, weight.IsInHostMemory) = (target, true);
+        _owned.Remove(former);
+        former.Dispose();
     }
 
     /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>

@@ -50,6 +50,9 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
     /// <summary>Values that the computation reads; absent for NF4 weights.</summary>
     public Tensor Dense { get; set; }
 
+    /// <summary>Whether <see cref="Dense"/> is in page-locked host memory, which a GPU's kernels read over the link.</summary>
+    public bool IsInHostMemory { get; set; }
+
     /// <summary>Elements between rows of <see cref="Dense"/>; 0 where it is dense.</summary>
     public long RowStride { get; set; }
 

@@ -59,6 +59,7 @@ public sealed class TrainingEngine : ITrainingEngine
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
         if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
         _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget);
+        if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
         _device.Prepare(_plan.Kernels);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);

@@ -1,0 +1,127 @@
+using Lancet.Devices;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Planning;
+
+/// <summary>Makes a <see cref="StepPlan"/>: chooses what layers keep, by predicted time within the budget, and counts the memory.</summary>
+internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, PlanTarget target)
+{
+    // Page-locked memory is taken from everybody else on the machine.
+    private const double ShareOfHostMemory = 0.5;
+
+    private readonly int _layers = decoder.Layers.Count;
+    private readonly long _budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
+
+    private long EmbeddingBytes => decoder.Embedding.Shape.Count * dtype.SizeInBytes();
+
+    // Rows are read over the link, one after the other: nothing runs beside that.
+    private double EmbeddingSeconds => (double)options.MaxTokens * decoder.Config.HiddenSize * dtype.SizeInBytes() / target.Rates.HostBytes;
+
+    private bool MayMoveEmbedding => target.IsCuda && options.MemoryBudget > 0 && !decoder.Embedding.IsTrained && !decoder.Embedding.IsInHostMemory && !decoder.Config.TiesWordEmbeddings;
+
+    /// <summary>The plan.</summary>
+    /// <exception cref="LancetException">No policy fits the budget; the message says what would.</exception>
+    public StepPlan Plan()
+    {
+        if (options.Mix is { } mix) return Run(new(mix.Policies, mix.Lag, default), false);
+        // A processor's memory is the host's: there is nowhere to go.
+        ActivationPolicy[] candidates = options.Policy is { } only ? [target.IsCuda ? only : SavedParts.OnDevice(only)]
+            : [.. Enum.GetValues<ActivationPolicy>().Where(policy => target.IsCuda || !SavedParts.Of(policy).UsesHost)];
+        var search = new PolicySearch(_layers, candidates.ToDictionary(policy => policy, Trace));
+        var uniform = search.Uniform().ToList();
+        var leanest = uniform.MinBy(item => item.Prediction.PeakBytes);
+        var lean = Run(Everywhere(leanest), false);
+        var besides = lean.Memory.PeakBytes - Math.Max(lean.Training.RequiredBytes, lean.Evaluation.RequiredBytes);
+        var plan = options.Policy is not null && options.MemoryBudget == 0 ? lean : Fit(search, uniform, besides, false);
+        if (MayMoveEmbedding && Fit(search, uniform, besides - EmbeddingBytes, true) is { } other && (plan is null || other.PredictedSeconds < plan.PredictedSeconds)) plan = other;
+        if (plan is null) throw DoesNotFit(MayMoveEmbedding ? Run(Everywhere(leanest), true) : lean);
+        plan.Forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
+        return plan;
+    }
+
+    /// <summary>The fastest plan that fits, or null.</summary>
+    /// <param name="search">Policies to choose from.</param>
+    /// <param name="uniform">Each of them in all layers.</param>
+    /// <param name="besides">Bytes of everything but the step's buffers.</param>
+    /// <param name="movesEmbedding">Whether the embedding is in host memory.</param>
+    private StepPlan? Fit(PolicySearch search, List<(ActivationPolicy Policy, StepPrediction Prediction)> uniform, long besides, bool movesEmbedding)
+    {
+        var hostBytes = options.Policy is null ? (long)(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory) - (movesEmbedding ? EmbeddingBytes : 0) : long.MaxValue;
+        StepPlan? Try(PolicyChoice choice, out StepPlan plan)
+        {
+            plan = Run(choice, movesEmbedding);
+            if (movesEmbedding) plan.PredictedSeconds += EmbeddingSeconds;
+            return plan.Memory.PeakBytes <= _budget && choice.Prediction.HostBytes <= hostBytes ? plan : null;
+        }
+        var room = _budget - besides;
+        while (search.Best(room, hostBytes) is { } choice)
+        {
+            if (Try(choice, out var tried) is { } found) return found;
+            // The search counts what lives at the same time; placed in one piece of memory that takes a little more, for another mix perhaps less.
+            room = choice.Prediction.PeakBytes - Math.Max(1, (tried.Training.RequiredBytes - choice.Prediction.PeakBytes) / 4);
+        }
+        return uniform.Select(item => Try(Everywhere(item), out _)).FirstOrDefault(found => found is not null);
+    }
+
+    private PolicyChoice Everywhere((ActivationPolicy Policy, StepPrediction Prediction) item) => new([.. Enumerable.Repeat(item.Policy, _layers)], 0, item.Prediction);
+
+    private LancetException DoesNotFit(StepPlan plan) => new(
+        $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {_budget / 1048576.0:N0} MiB. " +
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
+
+    private StepPlan Run(PolicyChoice choice, bool movesEmbedding)
+    {
+        using var device = new PlanningDevice(target);
+        StepMemory training = new(), evaluation = new();
+        DryRun(device, training, choice.Policies, choice.Lag, null);
+        var operations = device.MatMulOperations;
+        DryRun(device, evaluation, null, 0, null);
+
+        var trained = decoder.TrainedWeights.ToList();
+        var count = ParameterArena.CountOf(trained);
+        var master = (long)dtype.Accumulator().SizeInBytes();
+        var state = options.HasEightBitState ? (count * 2) + (count / AdamWKernel.StateBlock * 2 * sizeof(float)) : count * 2 * master;
+        var entries = new List<MemoryPlanEntry>
+        {
+            new("base weights", weightBytes - (movesEmbedding ? EmbeddingBytes : 0)),
+            new("trained parameters", (count * master) + (ParameterArena.NeedsCopy(trained, dtype) ? count * dtype.SizeInBytes() : 0) + ScatteredCopies.TableBytes(trained.Where(weight => weight.IsInBorder).Select(weight => weight.Shape.Count))),
+            new("gradients", count * master),
+            new("optimiser state", state),
+            new("index arrays and tables", new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength).Bytes),
+            new("matrix product workspace", device.MatMulWorkspaceBytes),
+        };
+        var breakdown = training.Breakdown();
+        foreach (var (purpose, name) in ((MemoryPurpose, string)[])[(MemoryPurpose.SavedActivations, "saved activations"), (MemoryPurpose.Workspace, "step workspace"), (MemoryPurpose.Logits, "logits chunk")])
+            entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
+        if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
+        entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
+        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0), DriverBytes = target.DriverBytes }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
+    }
+
+    /// <summary>What a step asks for in which all layers keep the same.</summary>
+    private StepTrace Trace(ActivationPolicy policy)
+    {
+        var trace = new StepTrace(target.Rates, options.MaxSequenceLength);
+        using var device = new PlanningDevice(target) { Trace = trace };
+        DryRun(device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], 0, trace);
+        return trace;
+    }
+
+    /// <summary>Runs a training step without computing, or a forward pass if there are no policies.</summary>
+    private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, int lag, StepTrace? trace)
+    {
+        var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
+        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace };
+        inputs.Bind(context, options.MaxTokens);
+        memory.BeginPlanning();
+        if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), lag);
+        else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
+        // Traces are told of lives, so offsets are only needed without.
+        if (trace is null) memory.EndPlanning();
+    }
+}
+
