@@ -48,6 +48,9 @@ public abstract class Device : IDisposable
     /// <summary>What a step's products cost here, for planning without this device.</summary>
     public virtual PlanTarget PlanTarget { get; } = PlanTarget.Cpu(1);
 
+    /// <summary>How fast the device is: measured the first time, where that is worth it. Plans are predicted with it.</summary>
+    public virtual DeviceRates MeasureRates() => PlanTarget.Rates;
+
     /// <summary>Compiles kernels ahead of their first launch, side by side; does nothing where compiling is quick.</summary>
     public virtual void Prepare(IReadOnlyCollection<KernelVariant> kernels)
     {

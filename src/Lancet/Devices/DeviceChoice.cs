@@ -21,7 +21,7 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     public DType DefaultDType => IsCuda ? DType.BFloat16 : DType.Float32;
 
     /// <summary>What plans are made for: the chosen GPU where it is there, else one of the H100's kind.</summary>
-    public PlanTarget PlanTarget => IsCuda ? (FindGpu() is { } gpu ? PlanTarget.CudaOf(gpu.PtxTarget) : PlanTarget.Cuda) : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
+    public PlanTarget PlanTarget => IsCuda ? (FindGpu() is { } gpu ? Measured(gpu) : PlanTarget.Cuda) : PlanTarget.Cpu(Tile.Cpu.WorkerPool.Shared.ThreadCount);
 
     /// <summary>Reads a choice.</summary>
     /// <param name="text">Text.</param>
@@ -54,6 +54,10 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
 
     /// <summary>What PTX is compiled for: the chosen GPU where it is there, else <see cref="PtxTarget.Sm80"/>, which every supported GPU runs.</summary>
     public PtxTarget PtxTarget => FindGpu() is { } gpu ? gpu.PtxTarget : PtxTarget.Sm80;
+
+    // Planning does not open the GPU; if a run has measured it, its rates are known.
+    private static PlanTarget Measured(CudaDeviceInfo gpu) =>
+        PlanTarget.CudaOf(gpu.PtxTarget) is var target && RateCache.Default.Find(gpu.Name, CudaPlatform.Current.DriverVersion) is { } rates ? target.With(rates) : target;
 
     private CudaDeviceInfo? FindGpu()
     {

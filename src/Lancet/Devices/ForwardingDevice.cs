@@ -19,6 +19,8 @@ internal abstract class ForwardingDevice(Device inner) : Device
 
     public override PlanTarget PlanTarget => inner.PlanTarget;
 
+    public override DeviceRates MeasureRates() => inner.MeasureRates();
+
     public override DeviceBuffer Allocate(long bytes, string purpose) => inner.Allocate(bytes, purpose);
 
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments) => inner.Launch(kernel, grid, arguments);

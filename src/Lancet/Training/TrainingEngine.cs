@@ -58,7 +58,7 @@ public sealed class TrainingEngine : ITrainingEngine
         (_model, _options, _device) = (model, options, model.Device);
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
         if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
-        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget);
+        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget.With(_device.MeasureRates()));
         if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
         _device.Prepare(_plan.Kernels);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);

@@ -8,6 +8,8 @@ internal sealed class GpuPlanDevice() : ForwardingDevice(new CpuDevice())
 {
     public override PlanTarget PlanTarget => PlanTarget.Cuda;
 
+    public override DeviceRates MeasureRates() => PlanTarget.Rates;
+
     protected override void Dispose(bool disposing)
     {
         if (disposing) Inner.Dispose();

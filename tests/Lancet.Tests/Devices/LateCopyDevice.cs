@@ -15,6 +15,8 @@ internal sealed class LateCopyDevice() : ForwardingDevice(new CpuDevice())
 
     public override PlanTarget PlanTarget => PlanTarget.Cuda;
 
+    public override DeviceRates MeasureRates() => PlanTarget.Rates;
+
     /// <summary>Copies waited for.</summary>
     public int CopyCount { get; private set; }
 

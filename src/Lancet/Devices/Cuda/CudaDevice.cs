@@ -85,6 +85,18 @@ public sealed partial class CudaDevice : Device
     public override PlanTarget PlanTarget { get; }
 
     /// <inheritdoc/>
+    public override DeviceRates MeasureRates()
+    {
+        var driver = CudaPlatform.Current.DriverVersion;
+        if (RateCache.Default.Find(Info.Name, driver) is { } known) return known;
+        var peak = PeakAllocatedBytes;
+        var rates = RateMeasurement.Measure(this, RateCache.Default, driver) ?? PlanTarget.Rates;
+        // What was allocated to measure is no part of a run's memory.
+        Interlocked.Exchange(ref _peak, Math.Max(peak, AllocatedBytes));
+        return rates;
+    }
+
+    /// <inheritdoc/>
     public override bool HasGraphs => s_hasGraphs && !s_waits;
 
     /// <inheritdoc/>

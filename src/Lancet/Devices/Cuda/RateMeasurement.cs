@@ -1,0 +1,78 @@
+using System.Runtime.InteropServices;
+using Lancet.Tensors;
+using Lancet.Tile;
+
+namespace Lancet.Devices.Cuda;
+
+/// <summary>Measures how fast a GPU is, in a fraction of a second: what plans are predicted with, see <see cref="DeviceRates"/>.</summary>
+internal static class RateMeasurement
+{
+    private const int Rows = 8192;
+    private const int Columns = 4096;
+    private const int Runs = 7;
+    private const long BufferBytes = 256 << 20;
+    private const long LinkBytes = 64 << 20;
+    private const int RandomBytes = 4 << 20;
+
+    // A step's products and kernels run at these shares of a product alone and of a copy (docs/benchmarks.md): the card gets warm, and shapes differ.
+    private const double MatMulShare = 0.93;
+    private const double KernelShare = 0.92;
+
+    /// <summary>The rates, or null if there is no memory for measuring.</summary>
+    public static DeviceRates? Measure(CudaDevice device, RateCache cache, string driver)
+    {
+        using var buffer = device.TryAllocate(BufferBytes);
+        if (buffer is null) return null;
+        DeviceBuffer host;
+        try
+        {
+            host = device.AllocateHost(LinkBytes, "measuring the link");
+        }
+        catch (LancetException)
+        {
+            return null;
+        }
+        using var owned = host;
+        Fill(device, buffer);
+        Tensor Matrix(long offset, int rows) => buffer.View(DType.BFloat16, new Shape(rows, Columns), offset);
+        var (a, b, c) = (Matrix(0, Rows), Matrix(BufferBytes / 4, Columns), Matrix(BufferBytes / 2, Rows));
+        var product = new MatMul { M = Rows, N = Columns, K = Columns, A = new(a), B = new(b, true), C = c, Alpha = 1 };
+        var matMul = 2.0 * Rows * Columns * Columns / Seconds(device, () => device.MatMul(product));
+        var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
+        var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
+        var (there, here) = (host.View(DType.UInt8, new Shape(LinkBytes)), buffer.View(DType.UInt8, new Shape(LinkBytes)));
+        var slower = Math.Max(
+            Seconds(device, () =>
+            {
+                device.CopyOut(here, there, 0);
+                device.AwaitCopy(0);
+            }),
+            Seconds(device, () =>
+            {
+                device.CopyIn(there, here, 0);
+                device.AwaitCopy(0);
+            }));
+        return cache.Add(device.Info.Name, driver, matMul * MatMulShare, copy * KernelShare, LinkBytes / slower);
+    }
+
+    /// <summary>Numbers between half and two of either sign: zeros would be multiplied faster than what a step multiplies.</summary>
+    private static void Fill(CudaDevice device, DeviceBuffer buffer)
+    {
+        var random = new DeterministicRandom(1);
+        var values = new ushort[RandomBytes / sizeof(ushort)];
+        for (var i = 0; i < values.Length; i++) values[i] = (ushort)(0x3f00 | (random.NextInt32(1 << 16) & 0x80ff));
+        var start = buffer.View(DType.UInt8, new Shape(RandomBytes));
+        device.CopyFromHost(MemoryMarshal.AsBytes(values.AsSpan()), start);
+        for (long offset = RandomBytes; offset < BufferBytes; offset += RandomBytes) device.Copy(start, buffer.View(DType.UInt8, new Shape(RandomBytes), offset));
+    }
+
+    private static double Seconds(CudaDevice device, Action work)
+    {
+        // Choosing an algorithm, and the clocks.
+        for (var run = 0; run < Runs; run++) work();
+        var times = new double[Runs];
+        for (var run = 0; run < Runs; run++) times[run] = device.Time(work);
+        Array.Sort(times);
+        return times[Runs / 2] / 1e3;
+    }
+}
