@@ -11,6 +11,9 @@ namespace Lancet.Formats.Gguf.Blocks;
 /// </summary>
 internal static class Fit
 {
+    private const int SymmetricSteps = 18;
+    private const int AsymmetricSteps = 36;
+
     /// <summary>x ≈ scale · q with q from −range to range − 1.</summary>
     /// <param name="x">Elements.</param>
     /// <param name="weights">Weight of each element's error.</param>
@@ -21,10 +24,10 @@ internal static class Fit
         if (Math.Abs(extreme) < 1e-30f) return 0;
         double best = 0;
         float result = 0;
-        for (var step = -9; step <= 9; step++)
+        for (var step = -SymmetricSteps; step <= SymmetricSteps; step++)
         {
             // The side with one more integer is the extreme's.
-            var inverse = -(range + (0.1f * step)) / extreme;
+            var inverse = -(range + (0.05f * step)) / extreme;
             Vector256<float> products = default, squares = default;
             for (var i = 0; i < x.Length; i += 8)
             {
@@ -46,10 +49,8 @@ internal static class Fit
     /// <param name="x">Elements.</param>
     /// <param name="weights">Weight of each element's error.</param>
     /// <param name="levels">Largest integer.</param>
-    /// <param name="first">First step width that is tried, as levels + first over the range.</param>
-    /// <param name="steps">Number of further ones, 0.1 apart.</param>
     /// <param name="minimum">What is subtracted.</param>
-    public static float Asymmetric(ReadOnlySpan<float> x, ReadOnlySpan<float> weights, int levels, float first, int steps, out float minimum)
+    public static float Asymmetric(ReadOnlySpan<float> x, ReadOnlySpan<float> weights, int levels, out float minimum)
     {
         Vector256<float> low = Vector256<float>.Zero, high = At(x, 0), sumW = default, sumX = default, sumXX = default;
         for (var i = 0; i < x.Length; i += 8)
@@ -66,9 +67,9 @@ internal static class Fit
         if (most <= least) return 0;
         double w = Vector256.Sum(sumW), wx = Vector256.Sum(sumX), wxx = Vector256.Sum(sumXX), best = double.MaxValue;
         var result = (most - least) / levels;
-        for (var step = -1; step <= steps; step++)
+        for (var step = 0; step <= AsymmetricSteps; step++)
         {
-            var inverse = (step < 0 ? levels : levels + first + (0.1f * step)) / (most - least);
+            var inverse = (levels - 0.9f + (0.1f * step)) / (most - least);
             Vector256<float> sumQ = default, sumQQ = default, sumXQ = default;
             for (var i = 0; i < x.Length; i += 8)
             {
@@ -90,6 +91,37 @@ internal static class Fit
             (best, result, minimum) = (error, (float)scale, (float)-shift);
         }
         return result;
+    }
+
+    /// <summary>Numbers that are not negative as scale · q with q from 0 to levels, for the scales of groups: x ≈ result · q.</summary>
+    /// <param name="x">Numbers.</param>
+    /// <param name="weights">Weight of each one's error.</param>
+    /// <param name="levels">Largest integer.</param>
+    /// <param name="q">Receives the integers.</param>
+    public static Half Scales(ReadOnlySpan<float> x, ReadOnlySpan<float> weights, int levels, Span<int> q)
+    {
+        var most = 0f;
+        foreach (var value in x) most = Math.Max(most, value);
+        q.Clear();
+        if (most <= 0) return default;
+        double best = 0, result = 0;
+        for (var step = -8; step <= 8; step++)
+        {
+            var inverse = (levels + (0.1f * step)) / most;
+            double products = 0, squares = 0;
+            for (var i = 0; i < x.Length; i++)
+            {
+                var integer = Math.Min(levels, MathF.Round(x[i] * inverse));
+                products += weights[i] * integer * x[i];
+                squares += weights[i] * integer * integer;
+            }
+            if (squares <= 0 || products * products <= best * squares) continue;
+            (best, result) = (products * products / squares, products / squares);
+        }
+        var scale = (Half)result;
+        if (scale == default) return scale;
+        for (var i = 0; i < x.Length; i++) q[i] = (int)Math.Min(levels, MathF.Round(x[i] / (float)scale));
+        return scale;
     }
 
     /// <summary>The element that is furthest from zero, with its sign.</summary>
@@ -116,6 +148,14 @@ internal static class Fit
         var root = MathF.Sqrt(meanSquare);
         for (var i = 0; i < x.Length; i++)
             weights[i] = !importance.IsEmpty ? importance[i] * MathF.Sqrt(meanSquare + (x[i] * x[i])) : isSquared ? x[i] * x[i] : root + Math.Abs(x[i]);
+    }
+
+    /// <summary>Sum of the elements.</summary>
+    public static float Sum(ReadOnlySpan<float> x)
+    {
+        Vector256<float> sum = default;
+        for (var i = 0; i < x.Length; i += 8) sum += At(x, i);
+        return Vector256.Sum(sum);
     }
 
     /// <summary>Mean of the squares.</summary>

@@ -20,32 +20,29 @@ internal static class Q2KBlocks
 
     public static void Quantize(ReadOnlySpan<float> row, Span<byte> target, ReadOnlySpan<float> importance)
     {
-        Span<float> weights = stackalloc float[GroupSize], scales = stackalloc float[Size / GroupSize], minima = stackalloc float[Size / GroupSize];
-        Span<int> q = stackalloc int[Size];
+        Span<float> weights = stackalloc float[GroupSize], scales = stackalloc float[Size / GroupSize], minima = stackalloc float[Size / GroupSize], groupWeights = stackalloc float[Size / GroupSize];
+        Span<int> q = stackalloc int[Size], s = stackalloc int[Size / GroupSize], m = stackalloc int[Size / GroupSize];
         for (int i = 0, at = 0; i < row.Length; i += Size, at += Bytes)
         {
             var x = row.Slice(i, Size);
             var block = target.Slice(at, Bytes);
             block.Clear();
             var meanSquare = importance.IsEmpty ? 0 : Fit.MeanSquare(x);
-            float mostScale = 0, mostMinimum = 0;
             for (var group = 0; group < scales.Length; group++)
             {
                 var part = x.Slice(group * GroupSize, GroupSize);
                 Fit.Weigh(part, importance.IsEmpty ? default : importance.Slice(i + (group * GroupSize), GroupSize), meanSquare, weights, false);
-                scales[group] = Fit.Asymmetric(part, weights, 3, -0.5f, 15, out minima[group]);
-                (mostScale, mostMinimum) = (Math.Max(mostScale, scales[group]), Math.Max(mostMinimum, minima[group]));
+                scales[group] = Fit.Asymmetric(part, weights, 3, out minima[group]);
+                groupWeights[group] = Fit.Sum(weights);
             }
-            var (d, dmin) = ((Half)(mostScale / ScaleLevels), (Half)(mostMinimum / ScaleLevels));
+            var (d, dmin) = (Fit.Scales(scales, groupWeights, ScaleLevels, s), Fit.Scales(minima, groupWeights, ScaleLevels, m));
             BinaryPrimitives.WriteHalfLittleEndian(block[80..], d);
             BinaryPrimitives.WriteHalfLittleEndian(block[82..], dmin);
             for (var group = 0; group < scales.Length; group++)
             {
-                var s = mostScale > 0 ? Math.Clamp((int)MathF.Round(scales[group] * ScaleLevels / mostScale), 0, ScaleLevels) : 0;
-                var m = mostMinimum > 0 ? Math.Clamp((int)MathF.Round(minima[group] * ScaleLevels / mostMinimum), 0, ScaleLevels) : 0;
-                block[group] = (byte)(s | (m << 4));
-                var scale = (float)d * s;
-                Fit.Round(x.Slice(group * GroupSize, GroupSize), (float)dmin * m, scale > 0 ? 1 / scale : 0, 0, 3, q.Slice(group * GroupSize, GroupSize));
+                block[group] = (byte)(s[group] | (m[group] << 4));
+                var scale = (float)d * s[group];
+                Fit.Round(x.Slice(group * GroupSize, GroupSize), (float)dmin * m[group], scale > 0 ? 1 / scale : 0, 0, 3, q.Slice(group * GroupSize, GroupSize));
             }
             for (var j = 0; j < Size; j++) block[16 + (j / 128 * 32) + (j % 32)] |= (byte)(q[j] << (j % 128 / 32 * 2));
         }

@@ -27,11 +27,11 @@ internal static class Q3KBlocks
             var x = row.Slice(i, Size);
             var block = target.Slice(at, Bytes);
             block.Clear();
-            var meanSquare = importance.IsEmpty ? 0 : 2 * Fit.MeanSquare(x);
+            var meanSquare = (importance.IsEmpty ? 1 : 2) * Fit.MeanSquare(x);
             for (var group = 0; group < scales.Length; group++)
             {
                 var part = x.Slice(group * GroupSize, GroupSize);
-                Fit.Weigh(part, importance.IsEmpty ? default : importance.Slice(i + (group * GroupSize), GroupSize), meanSquare, weights, true);
+                Fit.Weigh(part, importance.IsEmpty ? default : importance.Slice(i + (group * GroupSize), GroupSize), meanSquare, weights, false);
                 scales[group] = Fit.Symmetric(part, weights, 4);
             }
             var extreme = Fit.Extreme(scales);

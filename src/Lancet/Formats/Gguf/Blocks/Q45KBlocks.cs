@@ -22,8 +22,8 @@ internal static class Q45KBlocks
 
     public static void Quantize(ReadOnlySpan<float> row, Span<byte> target, ReadOnlySpan<float> importance, int bits)
     {
-        Span<float> weights = stackalloc float[GroupSize], scales = stackalloc float[Groups], minima = stackalloc float[Groups];
-        Span<int> q = stackalloc int[Size];
+        Span<float> weights = stackalloc float[GroupSize], scales = stackalloc float[Groups], minima = stackalloc float[Groups], groupWeights = stackalloc float[Groups];
+        Span<int> q = stackalloc int[Size], s = stackalloc int[Groups], m = stackalloc int[Groups];
         var levels = (1 << bits) - 1;
         var bytes = bits == 4 ? 144 : 176;
         for (int i = 0, at = 0; i < row.Length; i += Size, at += bytes)
@@ -31,25 +31,22 @@ internal static class Q45KBlocks
             var x = row.Slice(i, Size);
             var block = target.Slice(at, bytes);
             var meanSquare = importance.IsEmpty ? 0 : 2 * Fit.MeanSquare(x);
-            float mostScale = 0, mostMinimum = 0;
             for (var group = 0; group < Groups; group++)
             {
                 var part = x.Slice(group * GroupSize, GroupSize);
                 Fit.Weigh(part, importance.IsEmpty ? default : importance.Slice(i + (group * GroupSize), GroupSize), importance.IsEmpty ? Fit.MeanSquare(part) : meanSquare, weights, false);
-                scales[group] = bits == 4 ? Fit.Asymmetric(part, weights, levels, -1, 20, out minima[group]) : Fit.Asymmetric(part, weights, levels, -0.5f, 15, out minima[group]);
-                (mostScale, mostMinimum) = (Math.Max(mostScale, scales[group]), Math.Max(mostMinimum, minima[group]));
+                scales[group] = Fit.Asymmetric(part, weights, levels, out minima[group]);
+                groupWeights[group] = Fit.Sum(weights);
             }
-            var (d, dmin) = ((Half)(mostScale / ScaleLevels), (Half)(mostMinimum / ScaleLevels));
+            var (d, dmin) = (Fit.Scales(scales, groupWeights, ScaleLevels, s), Fit.Scales(minima, groupWeights, ScaleLevels, m));
             BinaryPrimitives.WriteHalfLittleEndian(block, d);
             BinaryPrimitives.WriteHalfLittleEndian(block[2..], dmin);
             block[4..].Clear();
             for (var group = 0; group < Groups; group++)
             {
-                var s = mostScale > 0 ? Math.Clamp((int)MathF.Round(scales[group] * ScaleLevels / mostScale), 0, ScaleLevels) : 0;
-                var m = mostMinimum > 0 ? Math.Clamp((int)MathF.Round(minima[group] * ScaleLevels / mostMinimum), 0, ScaleLevels) : 0;
-                PackScales(block.Slice(4, 12), group, s, m);
-                var scale = (float)d * s;
-                Fit.Round(x.Slice(group * GroupSize, GroupSize), (float)dmin * m, scale > 0 ? 1 / scale : 0, 0, levels, q.Slice(group * GroupSize, GroupSize));
+                PackScales(block.Slice(4, 12), group, s[group], m[group]);
+                var scale = (float)d * s[group];
+                Fit.Round(x.Slice(group * GroupSize, GroupSize), (float)dmin * m[group], scale > 0 ? 1 / scale : 0, 0, levels, q.Slice(group * GroupSize, GroupSize));
             }
             Pack(q, block[16..], bits);
         }

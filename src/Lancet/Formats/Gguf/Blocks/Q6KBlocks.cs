@@ -26,12 +26,11 @@ internal static class Q6KBlocks
             var x = row.Slice(i, Size);
             var block = target.Slice(at, Bytes);
             block.Clear();
-            var meanSquare = importance.IsEmpty ? 0 : Fit.MeanSquare(x);
             for (var group = 0; group < scales.Length; group++)
             {
                 var part = x.Slice(group * GroupSize, GroupSize);
-                Fit.Weigh(part, importance.IsEmpty ? default : importance.Slice(i + (group * GroupSize), GroupSize), meanSquare, weights, true);
-                scales[group] = Fit.Symmetric(part, weights, 32);
+                if (importance.IsEmpty) Fit.Weigh(part, default, 0, weights, true);
+                scales[group] = Fit.Symmetric(part, importance.IsEmpty ? weights : importance.Slice(i + (group * GroupSize), GroupSize), 32);
             }
             var extreme = Fit.Extreme(scales);
             if (Math.Abs(extreme) < 1e-30f) continue;

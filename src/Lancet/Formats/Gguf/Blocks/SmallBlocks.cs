@@ -36,7 +36,7 @@ internal static class SmallBlocks
                 }
                 else
                 {
-                    scale = Fit.Asymmetric(x, weights, (2 * half) - 1, -0.9f, 36, out minimum);
+                    scale = Fit.Asymmetric(x, weights, (2 * half) - 1, out minimum);
                 }
                 Fit.Round(x, minimum, scale > 0 ? 1 / scale : 0, 0, (2 * half) - 1, q);
                 BinaryPrimitives.WriteHalfLittleEndian(target[at..], (Half)scale);
