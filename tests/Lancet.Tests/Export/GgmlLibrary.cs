@@ -28,6 +28,33 @@ internal static unsafe class GgmlLibrary
         return result;
     }
 
+    /// <summary>llama_model_quantize: a whole file as a mix.</summary>
+    public static void QuantizeModel(string source, string target, int fileType)
+    {
+        var library = NativeLibrary.Load(Directory.GetFiles(LlamaCpp.Libraries, "libllama.*").Single());
+        ((delegate* unmanaged<delegate* unmanaged<int, nint, nint, void>, nint, void>)NativeLibrary.GetExport(library, "llama_log_set"))(&Ignore, 0);
+        var parameters = ((delegate* unmanaged<ModelParameters>)NativeLibrary.GetExport(library, "llama_model_quantize_default_params"))();
+        (parameters.Threads, parameters.FileType) = (2, fileType);
+        var (from, to) = (Marshal.StringToCoTaskMemUTF8(source), Marshal.StringToCoTaskMemUTF8(target));
+        var result = ((delegate* unmanaged<nint, nint, ModelParameters*, uint>)NativeLibrary.GetExport(library, "llama_model_quantize"))(from, to, &parameters);
+        Marshal.FreeCoTaskMem(from);
+        Marshal.FreeCoTaskMem(to);
+        Assert.Equal(0u, result);
+    }
+
+    [UnmanagedCallersOnly]
+    private static void Ignore(int level, nint text, nint data)
+    {
+    }
+
+    /// <summary>The start of llama_model_quantize_params; the library fills in the rest, which is shorter than this.</summary>
+    [StructLayout(LayoutKind.Sequential, Size = 1024)]
+    private struct ModelParameters
+    {
+        public int Threads;
+        public int FileType;
+    }
+
     [StructLayout(LayoutKind.Sequential)]
     private struct Traits
     {

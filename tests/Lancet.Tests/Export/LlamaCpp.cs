@@ -45,12 +45,22 @@ public sealed class LlamaCpp : IDisposable
         [.. Ask(new() { ["model"] = model, ["texts"] = new JsonArray([.. texts.Select(text => JsonValue.Create(text))]) })["ids"]!.AsArray().Select(Integers)];
 
     /// <summary>Logits behind every token of prompts: [prompt][token · vocabulary].</summary>
-    public float[][] Logits(string model, IEnumerable<int[]> prompts, string? adapter = null, int? contextSize = null)
+    public float[][] Logits(string model, IEnumerable<int[]> prompts, string? adapter = null) =>
+        [.. Ask(Job(model, prompts, adapter))["logits"]!.AsArray().Select(prompt => prompt!.AsArray().SelectMany(row => row!.AsArray().Select(logit => logit!.GetValue<float>())).ToArray())];
+
+    /// <summary>e to the power of the mean loss of all tokens but each prompt's first.</summary>
+    public double Perplexity(string model, IEnumerable<int[]> prompts, string? adapter = null)
+    {
+        var job = Job(model, prompts, adapter);
+        job["losses"] = true;
+        return Math.Exp(Ask(job)["losses"]!.AsArray().SelectMany(prompt => prompt!.AsArray()).Average(loss => (double)loss!));
+    }
+
+    private static JsonObject Job(string model, IEnumerable<int[]> prompts, string? adapter)
     {
         var job = new JsonObject { ["model"] = model, ["prompts"] = new JsonArray([.. prompts.Select(prompt => new JsonArray([.. prompt.Select(id => JsonValue.Create(id))]))]) };
         if (adapter is not null) job["lora"] = adapter;
-        if (contextSize is { } size) job["contextSize"] = size;
-        return [.. Ask(job)["logits"]!.AsArray().Select(prompt => prompt!.AsArray().SelectMany(row => row!.AsArray().Select(logit => logit!.GetValue<float>())).ToArray())];
+        return job;
     }
 
     public void Dispose()

@@ -23,6 +23,12 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
     // Sums of fp32 in another order, layer upon layer; a mistake in a tensor or a key shows in the first or second digit.
     private const double SinglePrecision = 1.0 / (1 << 15);
 
+    private static readonly Lazy<int[][]> s_recalled = new(() =>
+    {
+        using var model = LanguageModel.Load(Path.Combine(TestFiles.Root(), "models", "lancet-dotnet-base"));
+        return Recalled(model);
+    });
+
     private readonly string _folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
 
     /// <summary>Golden fixtures, with what has to be changed for llama.cpp: what is another shape than the fixture's gets new weights.</summary>
@@ -86,6 +92,37 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
             var actual = llama.Logits(path, prompts);
             for (var i = 0; i < prompts.Length; i++) AssertClose(engine.Logits(prompts[i]), actual[i], tolerance);
         }
+    }
+
+    public static TheoryData<string> QuantizedMixes => [.. GgufMix.Names.Where(name => name.StartsWith('q'))];
+
+    /// <summary>A file that Lancet quantised against one that llama.cpp quantised, both read by llama.cpp: the same types, and a perplexity at most 1 % above.</summary>
+    [Theory]
+    [MemberData(nameof(QuantizedMixes))]
+    public void A_mix_has_the_types_and_the_perplexity_of_llama_cpps(string mix)
+    {
+        llama.Require();
+        using var model = LanguageModel.Load(Path.Combine(TestFiles.Root(), "models", "lancet-dotnet-base"));
+        var (full, ours, theirs) = (Path.Combine(_folder, "full.gguf"), Path.Combine(_folder, "ours.gguf"), Path.Combine(_folder, "theirs.gguf"));
+        GgufExporter.Write(full, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
+        GgufExporter.Write(ours, model, new GgufExportOptions { Mix = GgufMix.Find(mix) });
+        GgmlLibrary.QuantizeModel(full, theirs, GgufMix.Find(mix).FileType);
+        using (GgufFile mine = GgufFile.Open(ours), other = GgufFile.Open(theirs))
+            Assert.Equal(other.Header.Tensors.Values.Select(tensor => $"{tensor.Name} {tensor.Type}").Order(), mine.Header.Tensors.Values.Select(tensor => $"{tensor.Name} {tensor.Type}").Order());
+        var prompts = s_recalled.Value;
+        var (own, reference) = (llama.Perplexity(ours, prompts), llama.Perplexity(theirs, prompts));
+        TestContext.Current.SendDiagnosticMessage($"{mix}: {own} {reference} {own / reference}");
+        Assert.True(own < 1.01 * reference, $"{own} against {reference}");
+    }
+
+    /// <summary>Documentation that the bundled model knows by heart, as it tells it.</summary>
+    private static int[][] Recalled(LanguageModel model)
+    {
+        int[][] names = [.. File.ReadLines(Path.Combine(TestFiles.Root(), "samples", "dotnet-api-qa", "train.jsonl"))
+            .Select(line => (string)JsonNode.Parse(line)!["messages"]![0]!["content"]!).Where(question => question.StartsWith("What does System.", StringComparison.Ordinal)).Take(12)
+            .Select(question => model.Tokenizer.Encode(question["What does ".Length..].Replace(" do?", "", StringComparison.Ordinal), false))];
+        using var generator = new TextGenerator(model, names.Length, 64);
+        return [.. names.Zip(generator.Generate(names, new GenerationOptions { MaxNewTokens = 32 }), (name, text) => (int[])[.. name, .. text])];
     }
 
     private void AssertParsed(string path, LanguageModel model)
