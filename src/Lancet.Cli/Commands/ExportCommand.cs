@@ -39,8 +39,7 @@ internal static class ExportCommand
     private static void WriteSafetensors(Settings settings, LanguageModel model, string output)
     {
         ModelWriter.Save(output, model, settings.DType("dtype"), settings.Bytes("max-shard-size"));
-        if (Tokenizer.Exists(model.Folder))
-            foreach (var file in Tokenizer.Load(model.Folder).Files) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
+        ModelLoading.TokenizerOf(model.Folder)?.CopyTo(output);
         if (settings.Text("adapter") is { } trained && Path.Combine(trained, Tokenizer.ChatTemplateFile) is var template && File.Exists(template)) File.Copy(template, Path.Combine(output, Tokenizer.ChatTemplateFile), true);
         Console.Error.WriteLine($"Merged model: {Path.GetFullPath(output)}");
     }

@@ -58,7 +58,7 @@ internal static class TrainCommand
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.After = answer);
-        foreach (var file in tokenizer?.Files ?? []) File.Copy(file, Path.Combine(output, Path.GetFileName(file)), true);
+        tokenizer?.CopyTo(output);
         // What was trained with a template is to be asked with it.
         if (tokenizer is not null && renderer.Template.Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, Tokenizer.ChatTemplateFile), template);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);

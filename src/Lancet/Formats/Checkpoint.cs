@@ -1,4 +1,6 @@
 using System.Text.Json;
+using Lancet.Formats.Gguf;
+using Lancet.Tile;
 
 namespace Lancet.Formats;
 
@@ -7,6 +9,7 @@ public sealed class Checkpoint : IDisposable
 {
     private readonly List<SafetensorsFile> _files = [];
     private readonly Dictionary<string, SafetensorsEntry> _entries = [];
+    private GgufWeights? _gguf;
 
     private Checkpoint(string folder) => Folder = folder;
 
@@ -16,13 +19,21 @@ public sealed class Checkpoint : IDisposable
     /// <summary>Tensors by name.</summary>
     public IReadOnlyDictionary<string, SafetensorsEntry> Entries => _entries;
 
-    /// <summary>Opens the weights of a folder.</summary>
+    /// <summary>Opens the weights of a folder or of a GGUF file.</summary>
+    /// <param name="folder">Folder or file.</param>
+    /// <param name="dtype">Dtype that quantised weights of a GGUF file become.</param>
     /// <exception cref="LancetException">Files are missing or malformed.</exception>
-    public static Checkpoint Open(string folder)
+    public static Checkpoint Open(string folder, DType dtype = DType.Float32)
     {
         var result = new Checkpoint(folder);
         try
         {
+            if (GgufFile.IsGguf(folder))
+            {
+                result._gguf = new GgufWeights(folder, dtype);
+                foreach (var entry in result._gguf.Entries) result._entries.Add(entry.Name, entry);
+                return result;
+            }
             foreach (var name in FileNames(folder))
             {
                 var file = SafetensorsFile.Open(Path.Combine(folder, name));
@@ -42,6 +53,7 @@ public sealed class Checkpoint : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _gguf?.Dispose();
         foreach (var file in _files) file.Dispose();
     }
 

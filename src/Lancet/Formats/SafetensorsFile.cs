@@ -13,6 +13,15 @@ namespace Lancet.Formats;
 /// <param name="Bytes">Size.</param>
 public sealed record SafetensorsEntry(string Name, string Format, IReadOnlyList<long> Dimensions, nint Address, long Bytes)
 {
+    private readonly nint _address = Address;
+    private nint _made;
+
+    /// <summary>First byte, in mapped memory; of a tensor of another format, in memory that holds its values.</summary>
+    public nint Address => Make is null ? _address : _made != 0 ? _made : _made = Make();
+
+    /// <summary>Makes the bytes when they are first asked for, where the file holds them in another form.</summary>
+    internal Func<nint>? Make { get; init; }
+
     /// <summary>Number of elements.</summary>
     public long Count => Dimensions.Aggregate(1L, (product, extent) => product * extent);
 

@@ -307,7 +307,7 @@ public sealed class LanguageModel : IDisposable
             Initialize(options.Seed);
             return;
         }
-        _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder);
+        _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder, DType);
         using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, Config = Config };
         foreach (var weight in Decoder.Weights)
         {

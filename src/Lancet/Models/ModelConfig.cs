@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Lancet.Formats.Gguf;
 using Lancet.Kernels;
 using Lancet.Models.Families;
 
@@ -150,13 +151,22 @@ public sealed record ModelConfig
     /// <exception cref="LancetException">The folder or a key is missing or wrong, or the family is unknown.</exception>
     public static ModelConfig Load(string folder)
     {
+        if (GgufFile.IsGguf(folder)) return Parse(ReadText(folder), folder);
         if (!Directory.Exists(folder)) throw new LancetException($"{folder}: no such model folder. Give the folder that holds config.json and the safetensors files.");
         var path = Path.Combine(folder, "config.json");
         if (!File.Exists(path)) throw new LancetException($"{path}: not found. A model folder holds config.json, safetensors weights and tokenizer files.");
-        var config = Parse(File.ReadAllText(path), path);
+        var config = Parse(ReadText(folder), path);
         // Chat models end their turns with ids that only generation_config.json lists (Llama 3: three of them).
         var generation = Path.Combine(folder, "generation_config.json");
         return File.Exists(generation) ? config with { EosTokenIds = [.. config.EosTokenIds.Union(ParseObject(File.ReadAllText(generation), generation, reader => reader.Integers("eos_token_id")))] } : config;
+    }
+
+    /// <summary>The text of a model folder's config.json, or what it would be for a GGUF file.</summary>
+    internal static string ReadText(string folder)
+    {
+        if (!GgufFile.IsGguf(folder)) return File.ReadAllText(Path.Combine(folder, "config.json"));
+        using var file = GgufFile.Open(folder);
+        return GgufConfig.ToJson(file);
     }
 
     /// <summary>Reads the text of a config.json.</summary>

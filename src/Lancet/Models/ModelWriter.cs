@@ -96,7 +96,7 @@ public static class ModelWriter
     private static string Config(LanguageModel model, DType dtype)
     {
         var name = dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
-        var json = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(model.Folder, "config.json")))!.AsObject();
+        var json = System.Text.Json.Nodes.JsonNode.Parse(ModelConfig.ReadText(model.Folder))!.AsObject();
         if (model.Config.WeightPrefix != PlainPrefix && json["text_config"] is System.Text.Json.Nodes.JsonObject text)
         {
             var eos = json["eos_token_id"]?.DeepClone();

@@ -39,6 +39,9 @@ public sealed record RotaryConfig
     /// <summary>Whether sequences longer than the original context have frequencies of their own.</summary>
     public bool IsLengthDependent => Type == "longrope";
 
+    /// <summary>Whether frequencies are divided by factors of their own that do not depend on the length: longrope with the same factors on both sides.</summary>
+    internal bool HasFixedFactors => Type == "longrope" && AttentionFactor == 1 && ShortFactors.SequenceEqual(LongFactors);
+
     /// <summary>longrope: divisors of the frequencies up to the original context length.</summary>
     public IReadOnlyList<double> ShortFactors { get; init; } = [];
 

@@ -12,7 +12,32 @@ internal static class SentencePieceModel
 {
     private const int Unknown = 2, Control = 3, UserDefined = 4, Unused = 5;
 
-    private readonly record struct Piece(string Text, float Score, int Kind);
+    /// <summary>A piece of the vocabulary; kinds are those of sentencepiece_model.proto, which GGUF files share.</summary>
+    internal readonly record struct Piece(string Text, float Score, int Kind);
+
+    /// <summary>What a model says beside its pieces.</summary>
+    internal sealed record Options
+    {
+        public bool IsBpe { get; init; }
+
+        public bool FallsBack { get; init; }
+
+        public bool AddsPrefix { get; init; } = true;
+
+        public bool RemovesExtraSpaces { get; init; }
+
+        /// <summary>Id of the piece for what the vocabulary lacks.</summary>
+        public int Unknown { get; init; }
+
+        /// <summary>Id that is put before a text, or −1.</summary>
+        public int Start { get; init; } = -1;
+
+        /// <summary>Id that is put behind a text, or −1.</summary>
+        public int End { get; init; } = -1;
+
+        /// <summary>Normalisation rules (nmt_nfkc and others), or none.</summary>
+        public byte[] Rules { get; init; } = [];
+    }
 
     /// <summary>The model as a tokenizer.json.</summary>
     /// <exception cref="LancetException">The file is cut short or of another kind.</exception>
@@ -61,30 +86,42 @@ internal static class SentencePieceModel
             }
         }
         if (pieces.Count == 0) throw new LancetException($"{path}: not a SentencePiece model: it has no pieces.");
-        var stream = new MemoryStream();
+        return JsonDocument.Parse(ToJson(pieces, new() { IsBpe = isBpe, FallsBack = fallsBack, AddsPrefix = addsPrefix, RemovesExtraSpaces = removesExtra, Unknown = unknown, Start = bos, Rules = rules }));
+    }
+
+    /// <summary>Pieces as a tokenizer.json.</summary>
+    internal static byte[] ToJson(List<Piece> pieces, Options options)
+    {
+        using var stream = new MemoryStream();
         using (var json = new Utf8JsonWriter(stream))
         {
             json.WriteStartObject();
             WriteAddedTokens(json, pieces);
-            WriteSteps(json, addsPrefix, removesExtra, rules);
-            if (bos >= 0 && bos < pieces.Count)
-            {
-                json.WriteStartObject("post_processor");
-                json.WriteString("type", "TemplateProcessing");
-                json.WriteStartArray("single");
-                WriteNested(json, "SpecialToken", pieces[bos].Text);
-                WriteNested(json, "Sequence", "A");
-                json.WriteEndArray();
-                json.WriteEndObject();
-            }
+            WriteSteps(json, options.AddsPrefix, options.RemovesExtraSpaces, options.Rules);
+            string? Text(int id) => id >= 0 && id < pieces.Count ? pieces[id].Text : null;
+            WriteTemplate(json, Text(options.Start), Text(options.End));
             json.WriteStartObject("model");
-            if (isBpe) WriteBpe(json, pieces, unknown);
-            else WriteUnigram(json, pieces, unknown);
-            json.WriteBoolean("byte_fallback", fallsBack);
+            if (options.IsBpe) WriteBpe(json, pieces, options.Unknown);
+            else WriteUnigram(json, pieces, options.Unknown);
+            json.WriteBoolean("byte_fallback", options.FallsBack);
             json.WriteEndObject();
             json.WriteEndObject();
         }
-        return JsonDocument.Parse(stream.ToArray());
+        return stream.ToArray();
+    }
+
+    /// <summary>The post-processor that puts special tokens around a text; nothing if there are none.</summary>
+    internal static void WriteTemplate(Utf8JsonWriter json, string? start, string? end)
+    {
+        if (start is null && end is null) return;
+        json.WriteStartObject("post_processor");
+        json.WriteString("type", "TemplateProcessing");
+        json.WriteStartArray("single");
+        if (start is not null) WriteNested(json, "SpecialToken", start);
+        WriteNested(json, "Sequence", "A");
+        if (end is not null) WriteNested(json, "SpecialToken", end);
+        json.WriteEndArray();
+        json.WriteEndObject();
     }
 
     private static void WriteNested(Utf8JsonWriter json, string name, string id)

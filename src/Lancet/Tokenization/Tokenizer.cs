@@ -1,4 +1,6 @@
 using System.Text.Json;
+using Lancet.Formats;
+using Lancet.Formats.Gguf;
 
 namespace Lancet.Tokenization;
 
@@ -80,8 +82,18 @@ public sealed class Tokenizer
     /// <summary>Jinja source of the checkpoint's chat template, or null.</summary>
     public string? ChatTemplate { get; private set; }
 
-    /// <summary>Files of the folder that belong to the tokenizer, to be copied beside a trained model.</summary>
-    public IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", ChatTemplateFile, "generation_config.json"])
+    /// <summary>Writes the tokenizer's files beside a trained model: copies of the folder's, or what a GGUF file says.</summary>
+    /// <param name="folder">Folder, which exists.</param>
+    public void CopyTo(string folder)
+    {
+        foreach (var file in Files) File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), true);
+        if (!GgufFile.IsGguf(_folder)) return;
+        using var gguf = GgufFile.Open(_folder);
+        AtomicFile.Write(Path.Combine(folder, "tokenizer.json"), stream => stream.Write(GgufTokenizer.ToJson(gguf)));
+        AtomicFile.Write(Path.Combine(folder, "tokenizer_config.json"), stream => stream.Write(GgufTokenizer.ToConfig(gguf)));
+    }
+
+    private IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", ChatTemplateFile, "generation_config.json"])
         .Select(name => Path.Combine(_folder, name)).Where(File.Exists);
 
     /// <summary>Reads the tokenizer of a model folder.</summary>
@@ -105,6 +117,12 @@ public sealed class Tokenizer
     /// <exception cref="LancetException">There is none, or it is not valid JSON.</exception>
     internal static JsonDocument ReadJson(string folder, out string path)
     {
+        if (GgufFile.IsGguf(folder))
+        {
+            path = folder;
+            using var gguf = GgufFile.Open(folder);
+            return JsonDocument.Parse(GgufTokenizer.ToJson(gguf));
+        }
         var file = path = FileOf(folder) ?? throw new LancetException($"{folder}: there is neither a tokenizer.json nor a tokenizer.model.");
         try
         {
@@ -118,7 +136,12 @@ public sealed class Tokenizer
     }
 
     /// <summary>Whether a model folder has a tokenizer.</summary>
-    public static bool Exists(string folder) => FileOf(folder) is not null;
+    public static bool Exists(string folder)
+    {
+        if (!GgufFile.IsGguf(folder)) return FileOf(folder) is not null;
+        using var gguf = GgufFile.Open(folder);
+        return GgufTokenizer.Exists(gguf);
+    }
 
     /// <summary>Token ids of a text.</summary>
     /// <param name="text">Text; special tokens in it are recognised.</param>
@@ -261,7 +284,7 @@ public sealed class Tokenizer
 
     private void ReadConfig()
     {
-        using var config = Open("tokenizer_config.json");
+        using var config = GgufFile.IsGguf(_folder) ? ConfigOf(_folder) : Open("tokenizer_config.json");
         using var map = Open("special_tokens_map.json");
         string? TokenText(string key)
         {
@@ -291,6 +314,12 @@ public sealed class Tokenizer
                 _ => null,
             };
         }
+    }
+
+    private static JsonDocument ConfigOf(string path)
+    {
+        using var gguf = GgufFile.Open(path);
+        return JsonDocument.Parse(GgufTokenizer.ToConfig(gguf));
     }
 
     private JsonDocument? Open(string name)

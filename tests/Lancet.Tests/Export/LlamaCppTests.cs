@@ -1,12 +1,8 @@
-using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
 using Lancet.ChatTemplates;
-using Lancet.Formats;
 using Lancet.Formats.Gguf;
 using Lancet.Generation;
 using Lancet.Models;
-using Lancet.Tests.Training;
-using Lancet.Tile;
 using Lancet.Tokenization;
 
 namespace Lancet.Tests.Export;
@@ -31,37 +27,14 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
 
     private readonly string _folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
 
-    /// <summary>Golden fixtures, with what has to be changed for llama.cpp: what is another shape than the fixture's gets new weights.</summary>
-    public static TheoryData<string, string> Families => new()
-    {
-        { "llama", "{}" },
-        { "llama31-rope", "{}" },
-        // A window that no prompt reaches: llama.cpp has none here.
-        { "mistral-swa", """{"sliding_window": 64}""" },
-        { "gemma", "{}" },
-        { "gemma2", "{}" },
-        { "gemma3", "{}" },
-        { "qwen2", "{}" },
-        { "qwen3", "{}" },
-        { "phi3", "{}" },
-        // llama.cpp takes the long factors for contexts, of 256 tokens at least, beyond the original one; Lancet for sequences.
-        { "phi3-longrope", """{"rope_parameters": {"original_max_position_embeddings": 512}}""" },
-        { "phi3-longrope", """{"rope_parameters": {"original_max_position_embeddings": 4}}""" },
-        { "granite", "{}" },
-        { "smollm3", """{"no_rope_layers": [1, 1, 1], "no_rope_layer_interval": 4}""" },
-        { "olmo2", "{}" },
-        { "cohere", "{}" },
-        { "cohere2", """{"head_dim": 16, "num_hidden_layers": 4, "layer_types": null}""" },
-    };
-
     public void Dispose() => Directory.Delete(_folder, true);
 
     [Theory]
-    [MemberData(nameof(Families))]
+    [MemberData(nameof(ExportModels.Families), MemberType = typeof(ExportModels))]
     public void A_family_gives_the_same_logits(string name, string changes)
     {
         llama.Require();
-        var folder = PrepareModel(name, changes);
+        var folder = ExportModels.Copy(_folder, name, changes);
         using var model = LanguageModel.Load(folder);
         var path = Path.Combine(_folder, "model.gguf");
         GgufExporter.Write(path, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
@@ -69,7 +42,7 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
         int[][] prompts = [.. new[] { 1, 7, 31 }.Select(length => Enumerable.Range(0, length).Select(_ => random.NextInt32(256)).ToArray())];
         var actual = llama.Logits(path, prompts);
         using var engine = new LogitEngine(model, prompts.Max(prompt => prompt.Length));
-        for (var i = 0; i < prompts.Length; i++) AssertClose(engine.Logits(prompts[i]), actual[i], name.StartsWith("gemma", StringComparison.Ordinal) ? HalfPrecision : SinglePrecision);
+        for (var i = 0; i < prompts.Length; i++) ExportModels.AssertClose(engine.Logits(prompts[i]), actual[i], name.StartsWith("gemma", StringComparison.Ordinal) ? HalfPrecision : SinglePrecision);
         AssertParsed(path, model);
     }
 
@@ -90,7 +63,7 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
             AssertParsed(path, model);
             Assert.Equal(prompts, llama.Tokenize(path, texts));
             var actual = llama.Logits(path, prompts);
-            for (var i = 0; i < prompts.Length; i++) AssertClose(engine.Logits(prompts[i]), actual[i], tolerance);
+            for (var i = 0; i < prompts.Length; i++) ExportModels.AssertClose(engine.Logits(prompts[i]), actual[i], tolerance);
         }
     }
 
@@ -135,26 +108,13 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
         Assert.True(file.Header.Tensors.Count >= model.Decoder.Weights.Count);
     }
 
-    /// <summary>Compares logits; differences are counted in deviations of the logits.</summary>
-    private static void AssertClose(float[] expected, float[] actual, double tolerance)
-    {
-        Assert.Equal(expected.Length, actual.Length);
-        var scale = Math.Sqrt(expected.Average(logit => (double)logit * logit));
-        var difference = expected.Zip(actual, (x, y) => Math.Abs(x - y)).Max() / scale;
-        Assert.True(difference < tolerance, $"logits differ by {difference} of their deviation");
-    }
-
     [Theory]
     [MemberData(nameof(Lancet.Tests.Text.TokenizerTests.Kinds), MemberType = typeof(Lancet.Tests.Text.TokenizerTests))]
     public void A_tokenizer_gives_the_same_ids(string kind)
     {
         llama.Require();
-        var folder = Path.Combine(_folder, kind);
-        Directory.CreateDirectory(folder);
-        File.Copy(Path.Combine(TestFiles.Tokenizers, kind, "tokenizer.json"), Path.Combine(folder, "tokenizer.json"));
+        var folder = ExportModels.WithTokenizer(_folder, kind);
         var tokenizer = Tokenizer.Load(folder);
-        WriteConfig(folder, new() { ["model_type"] = "llama", ["vocab_size"] = tokenizer.VocabularySize });
-        Draw(folder);
         var path = Path.Combine(_folder, "model.gguf");
         using var model = LanguageModel.Load(folder);
         if (kind == "gpt2-prefix")
@@ -177,43 +137,5 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
         var actual = llama.Tokenize(path, texts);
         var different = texts.Where((text, i) => !tokenizer.Encode(text, false).SequenceEqual(actual[i])).ToList();
         Assert.True(different.Count == 0, $"{different.Count} of {texts.Length}: {string.Join("\n", different.Select(text => JsonValue.Create(text)!.ToJsonString() + " " + string.Join(' ', tokenizer.Encode(text, false)) + " | " + string.Join(' ', actual[Array.IndexOf(texts, text)])))}");
-    }
-
-    /// <summary>A copy of a fixture's model with changes of its config.json and a tokenizer.</summary>
-    private string PrepareModel(string name, string changes)
-    {
-        var folder = Path.Combine(_folder, name);
-        Directory.CreateDirectory(folder);
-        var source = new Fixture(name).Model;
-        foreach (var file in Directory.GetFiles(source)) File.Copy(file, Path.Combine(folder, Path.GetFileName(file)));
-        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject();
-        var changed = JsonNode.Parse(changes)!.AsObject();
-        foreach (var (key, value) in changed)
-        {
-            if (value is JsonObject inner) foreach (var (part, number) in inner) config[key]![part] = number?.DeepClone();
-            else config[key] = value?.DeepClone();
-        }
-        File.WriteAllText(Path.Combine(folder, "config.json"), config.ToJsonString());
-        if (changed.ContainsKey("head_dim")) Draw(folder);
-        BpeTrainer.Train(["some words, and some more words to make tokens of"], 300, ["<|endoftext|>"], "<|endoftext|>", null, folder);
-        return folder;
-    }
-
-    private static void WriteConfig(string folder, JsonObject more)
-    {
-        var config = new JsonObject { ["hidden_size"] = 64, ["intermediate_size"] = 96, ["num_hidden_layers"] = 1, ["num_attention_heads"] = 4 };
-        foreach (var (key, value) in more) config[key] = value?.DeepClone();
-        File.WriteAllText(Path.Combine(folder, "config.json"), config.ToJsonString());
-    }
-
-    /// <summary>Writes weights large enough to tell models apart.</summary>
-    private static void Draw(string folder)
-    {
-        var random = new DeterministicRandom(3);
-        SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), [.. new DecoderModel(ModelConfig.Load(folder)).Weights.Select(weight =>
-        {
-            float[] values = [.. Enumerable.Range(0, (int)weight.Shape.Count).Select(_ => (float)((weight.Role == WeightRole.Norm ? 1 : 0) + (0.15 * random.NextNormal())))];
-            return new SafetensorsOutput(weight.Name, DType.Float32, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], stream => stream.Write(MemoryMarshal.AsBytes<float>(values)));
-        })]);
     }
 }

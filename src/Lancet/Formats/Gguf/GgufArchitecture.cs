@@ -60,7 +60,7 @@ internal sealed class GgufArchitecture
             var window = _config.Windows.Max();
             if (window > 0 && Name is ("llama" or "qwen2" or "qwen3" or "smollm3" or "phi3"))
                 yield return $"The model has a sliding window of {window} tokens, which llama.cpp does not apply to this architecture: contexts longer than that will differ.";
-            if (_config.Rotary.IsLengthDependent)
+            if (_config.Rotary is { IsLengthDependent: true, HasFixedFactors: false })
                 yield return $"Lancet takes longrope's long factors for sequences of more than {_config.Rotary.OriginalMaxPositions} tokens; llama.cpp takes them for contexts (--ctx-size) of more than that.";
         }
     }
@@ -119,8 +119,8 @@ internal sealed class GgufArchitecture
     private void ValidateRotary(Func<string, LancetException> no)
     {
         var rotary = _config.Rotary;
-        if (rotary.Type == "llama3" && Name is not ("llama" or "granite")) throw no("rotary scaling of type llama3");
-        if (rotary.Type == "longrope" && Name != "phi3") throw no("rotary scaling of type longrope");
+        if ((rotary.Type == "llama3" || rotary.HasFixedFactors) && Name is not ("llama" or "granite")) throw no($"rotary scaling of type {rotary.Type}");
+        if (rotary.Type == "longrope" && !rotary.HasFixedFactors && Name != "phi3") throw no("rotary scaling of type longrope");
         if (rotary.Type == "yarn" && !rotary.IsTruncated) throw no("yarn with truncate false");
         if (rotary.Type != "default" && Name is ("command-r" or "cohere2")) throw no($"rotary scaling of type {rotary.Type}");
         if (rotary.Dimension != _config.HeadDimension && Name is ("smollm3" or "olmo2")) throw no("partial rotary embeddings");

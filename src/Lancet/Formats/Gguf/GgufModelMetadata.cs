@@ -65,6 +65,9 @@ internal static class GgufModelMetadata
                 var plain = RotaryTable.Frequencies(rotary with { Type = "default" }, 1);
                 yield return ("rope_freqs.weight", [.. RotaryTable.Frequencies(rotary, 1).Select((frequency, i) => plain[i] / frequency)]);
                 break;
+            case "longrope" when rotary.HasFixedFactors:
+                yield return ("rope_freqs.weight", [.. rotary.LongFactors.Select(factor => (float)factor)]);
+                break;
             case "longrope":
                 yield return ("rope_factors_long.weight", [.. rotary.LongFactors.Select(factor => (float)factor)]);
                 yield return ("rope_factors_short.weight", [.. rotary.ShortFactors.Select(factor => (float)factor)]);
@@ -95,7 +98,7 @@ internal static class GgufModelMetadata
                 if (rotary.BetaFast != 32) number("rope.scaling.yarn_beta_fast", rotary.BetaFast);
                 if (rotary.BetaSlow != 1) number("rope.scaling.yarn_beta_slow", rotary.BetaSlow);
                 break;
-            case "longrope":
+            case "longrope" when !rotary.HasFixedFactors:
                 metadata.Add(key, "longrope");
                 integer("rope.scaling.original_context_length", rotary.OriginalMaxPositions);
                 number("rope.scaling.attn_factor", rotary.AttentionFactor);
