@@ -41,7 +41,7 @@ internal static class GgufConfig
             ["mlp_bias"] = Has("blk.0.ffn_up.bias"),
         };
         if (config["hidden_act"]!.GetValue<string>() != "silu") config["hidden_activation"] = "gelu_pytorch_tanh";
-        if (metadata.Integer("tokenizer.ggml.eos_token_id") is { } eos) config["eos_token_id"] = metadata.Integer("tokenizer.ggml.eot_token_id") is { } eot ? new JsonArray(eos, eot) : JsonValue.Create(eos);
+        if (metadata.Integer("tokenizer.ggml.eos_token_id") is { } eos) config["eos_token_id"] = metadata.Integer("tokenizer.ggml.eot_token_id") is { } eot ? new JsonArray(JsonValue.Create(eos), JsonValue.Create(eot)) : JsonValue.Create(eos);
         if (metadata.Integer("tokenizer.ggml.bos_token_id") is { } bos) config["bos_token_id"] = bos;
         AddFamily(config, type, metadata, prefix, Has);
         if (window > 0 || type == "gemma2") AddWindows(config, type, metadata, prefix, window, layers);
@@ -86,7 +86,7 @@ internal static class GgufConfig
         for (var layer = 0; layer < layers; layer++)
         {
             var slides = pattern is { Length: > 1 } ? pattern[layer] != 0 : (layer + 1) % (pattern is [var period] ? period : fallback) != 0;
-            types.Add(slides ? "sliding_attention" : "full_attention");
+            types.Add((JsonNode)(slides ? "sliding_attention" : "full_attention"));
         }
         config["layer_types"] = types;
     }
@@ -154,5 +154,5 @@ internal static class GgufConfig
         config["norm_topk_prob"] = metadata.Flag(prefix + "expert_weights_norm") ?? true;
     }
 
-    private static JsonArray List(float[] values) => [.. values.Select(value => JsonValue.Create(value))];
+    private static JsonArray List(float[] values) => new([.. values.Select(value => (JsonNode)JsonValue.Create(value))]);
 }
