@@ -48,7 +48,6 @@ public sealed class DecoderLayer
     {
         public Tensor Input, Middle;
         public SelfAttention.State Attention;
-        public FeedForwardState Mlp;
     }
 
     /// <summary>The layer's output; the input x belongs to the layer afterwards, or is freed if no backward pass follows.</summary>
@@ -63,7 +62,7 @@ public sealed class DecoderLayer
         state.Middle = Attention.Forward(c, x, ref state.Attention);
         (host.Attention, host.Middle) = (state.Attention, _config.IsParallel ? default : state.Middle);
         MapAttention(send, ref host, Place.Host);
-        var output = Mlp.Forward(c, _config.IsParallel ? x : state.Middle, state.Middle, out state.Mlp);
+        var output = Mlp.Forward(c, _config.IsParallel ? x : state.Middle, state.Middle, _parts.Mlp != Place.Nowhere);
         if (_config.IsParallel)
         {
             // Nothing but the sum has read it.
@@ -75,9 +74,7 @@ public sealed class DecoderLayer
             c.Free(state.Input, state.Middle);
             return output;
         }
-        host.Mlp = state.Mlp;
-        if (_parts.Mlp == Place.Host) host.Mlp.Map(send);
-        if (_parts.Mlp == Place.Nowhere) Mlp.Drop(c, ref host.Mlp);
+        if (_parts.Mlp == Place.Host) Mlp.Send(c, CopyChannel);
         MapAttention(new FreeMap(c), ref host, Place.Nowhere);
         (_leaving, _state) = (state, host);
         return output;
@@ -91,7 +88,7 @@ public sealed class DecoderLayer
         c.Device.AwaitCopy(CopyChannel);
         var free = new FreeMap(c);
         if (_parts.Input == Place.Host) free.Apply(ref _leaving.Input);
-        if (_parts.Mlp == Place.Host) _leaving.Mlp.Map(free);
+        if (_parts.Mlp == Place.Host) Mlp.Release(c);
         MapAttention(free, ref _leaving, Place.Host);
     }
 
@@ -103,7 +100,7 @@ public sealed class DecoderLayer
         if (_parts.Input == Place.Host && MlpReadsInput) fetch.Apply(ref _state.Input);
         if (_parts.Attended == Place.Host && MakesMiddle) _state.Attention.MapAttended(fetch);
         if (_parts.Middle == Place.Host) MapMiddle(fetch, ref _state);
-        if (_parts.Mlp == Place.Host) _state.Mlp.Map(fetch);
+        if (_parts.Mlp == Place.Host) Mlp.Fetch(c, CopyChannel);
     }
 
     /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again. In a parallel block d is attention's as well and stays.</summary>
@@ -118,8 +115,7 @@ public sealed class DecoderLayer
             else _state.Middle = Attention.Forward(c, _state.Input, ref _state.Attention, makesQkv);
         }
         var x = _config.IsParallel ? _state.Input : _state.Middle;
-        if (_parts.Mlp == Place.Nowhere) Mlp.Recompute(c, x, ref _state.Mlp);
-        _normedGradient = Mlp.Backward(c, x, _state.Mlp, d, needsInput || !_config.IsParallel, _fetchAttention);
+        _normedGradient = Mlp.Backward(c, x, d, needsInput || !_config.IsParallel, _parts.Mlp != Place.Nowhere, _fetchAttention);
         c.Free(_state.Middle);
     }
 

@@ -24,41 +24,29 @@ public abstract class FeedForward
     {
     }
 
-    /// <summary>x₃ [T, hidden] as a new saved buffer.</summary>
+    /// <summary>x₃ [T, hidden] as a new saved buffer. What the backward pass reads belongs to this object from then on.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">What is normed: x₂, or the layer's input in a parallel block.</param>
     /// <param name="stream">x₂, which the result is added to.</param>
-    /// <param name="state">What the backward pass reads.</param>
-    internal abstract Tensor Forward(StepContext c, Tensor x, Tensor stream, out FeedForwardState state);
+    /// <param name="isKept">Whether what can be made again is kept.</param>
+    internal abstract Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept);
 
-    /// <summary>Ends the lives of what <see cref="Recompute"/> can make again.</summary>
-    internal abstract void Drop(StepContext c, ref FeedForwardState state);
+    /// <summary>Starts to copy what was kept to host memory; <see cref="Release"/> ends its life on the device once the copy is awaited.</summary>
+    internal abstract void Send(StepContext c, int channel);
 
-    /// <summary>The forward pass's state once more, with the same bits; what <see cref="Drop"/> has left stays.</summary>
-    internal abstract void Recompute(StepContext c, Tensor x, ref FeedForwardState state);
+    /// <summary>See <see cref="Send"/>.</summary>
+    internal abstract void Release(StepContext c);
 
-    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees the state. Rows of d have <see cref="Room"/> behind them.</summary>
+    /// <summary>Starts to copy it back.</summary>
+    internal abstract void Fetch(StepContext c, int channel);
+
+    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees what was kept. Rows of d have <see cref="Room"/> behind them.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">What was normed.</param>
-    /// <param name="state">From the forward pass.</param>
     /// <param name="d">Gradient of x₃.</param>
     /// <param name="needsInput">Whether the gradient of x is wanted.</param>
-    /// <param name="whenDownIsDone">Called when the down projection's part is done and its buffers are free again.</param>
+    /// <param name="isKept">As in the forward pass; what was not is made again, with the same bits.</param>
+    /// <param name="whenDownIsDone">Called when the down projection's part is done and its buffers are free again; half-way where there are chunks.</param>
     /// <returns>In a parallel block the gradient of the normed input, to be freed by the caller, instead of adding x's gradient to d. Absent elsewhere.</returns>
-    internal abstract Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone);
-}
-
-/// <summary>What the second half of a layer keeps: one of the two.</summary>
-internal struct FeedForwardState
-{
-    public GatedMlp.State Dense;
-    public MixtureOfExperts.State Routed;
-
-    /// <summary>Applies a map to all.</summary>
-    public void Map<T>(T map)
-        where T : struct, ITensorMap
-    {
-        Dense.Map(map);
-        Routed.Map(map);
-    }
+    internal abstract Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone);
 }

@@ -12,12 +12,15 @@ namespace Lancet.Layers;
 /// made again   n, from x₂ and statistics; h = f(e)·g, from e and g
 /// overwritten  dh ← h, [e | g] ← [de | dg]; the stream's gradient d is added to
 /// </code>
+/// Long batches go through it in chunks of tokens (<see cref="StepContext.MlpChunks"/>), forward and backward and whatever is kept, so that the buffers of 2·intermediate columns need not hold them whole.
 /// </summary>
 public sealed class GatedMlp : FeedForward
 {
     private readonly ModelConfig _config;
     private readonly GatedActivationKernel _activation;
     private readonly bool _isParallel;
+    private State[] _states = new State[1];
+    private State[] _leaving = [];
 
     /// <summary>Describes the MLP of one layer.</summary>
     /// <param name="config">Model.</param>
@@ -48,24 +51,6 @@ public sealed class GatedMlp : FeedForward
     /// <summary>The down projection, with what adds its output to the stream.</summary>
     public ResidualProjection Down { get; }
 
-    /// <summary>What the backward pass reads.</summary>
-    internal struct State
-    {
-        public Tensor Statistics, GateUp;
-        public AdapterInputs GateUpU;
-        public ResidualProjection.State Down;
-
-        /// <summary>Applies a map to all.</summary>
-        public void Map<T>(T map)
-            where T : struct, ITensorMap
-        {
-            map.Apply(ref Statistics);
-            map.Apply(ref GateUp);
-            map.Apply(ref GateUpU);
-            Down.Map(map);
-        }
-    }
-
     /// <inheritdoc/>
     public override IEnumerable<ProjectionGroup> Groups => [GateUpProjections, DownProjection];
 
@@ -73,32 +58,78 @@ public sealed class GatedMlp : FeedForward
 
     private ProjectionGroup DownProjection => Down.Projection;
 
-    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, out FeedForwardState all)
+    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept)
     {
-        all = default;
-        ref var state = ref all.Dense;
-        Intermediate(c, x, ref state);
-        var h = Activate(c, state);
-        if (!c.IsTraining) c.Free(state.GateUp);
-        var result = Down.Forward(c, h, stream, out state.Down);
-        c.Free(h);
-        if (!c.IsTraining) c.Free(state.Statistics);
+        var tokens = Cut(c);
+        var result = c.Saved(_config.HiddenSize);
+        Hold(c);
+        for (var chunk = 0; chunk < _states.Length; chunk++)
+        {
+            var (start, count) = Rows(c, chunk, tokens);
+            ref var state = ref _states[chunk];
+            state = default;
+            Intermediate(c, x.Rows(start, count), ref state);
+            var h = Activate(c, state);
+            if (!c.IsTraining) c.Free(state.GateUp);
+            Down.Forward(c, h, stream.Rows(start, count), result.Rows(start, count), out state.Down);
+            c.Free(h);
+            if (!c.IsTraining) c.Free(state.Statistics);
+            else if (!isKept) Drop(c, ref state);
+        }
+        LetGo(c);
+        c.TokenCount = tokens;
         return result;
     }
 
-    internal override void Drop(StepContext c, ref FeedForwardState all)
+    internal override void Send(StepContext c, int channel)
     {
-        ref var state = ref all.Dense;
+        if (_leaving.Length != _states.Length) _leaving = new State[_states.Length];
+        _states.CopyTo(_leaving, 0);
+        foreach (ref var state in _states.AsSpan()) state.Map(new SendMap(c, channel));
+    }
+
+    internal override void Release(StepContext c)
+    {
+        foreach (ref var state in _leaving.AsSpan()) state.Map(new FreeMap(c));
+    }
+
+    internal override void Fetch(StepContext c, int channel)
+    {
+        foreach (ref var state in _states.AsSpan()) state.Map(new FetchMap(c, channel));
+    }
+
+    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone)
+    {
+        var tokens = Cut(c);
+        Tensor dNormed = default;
+        Hold(c);
+        for (var chunk = 0; chunk < _states.Length; chunk++)
+        {
+            var (start, count) = Rows(c, chunk, tokens);
+            var (rows, gradient) = (x.Rows(start, count), d.Rows(start, count));
+            ref var state = ref _states[chunk];
+            if (!isKept) Recompute(c, rows, ref state);
+            BackwardDown(c, state, gradient);
+            // What comes from host memory needs time to come, and until then its memory serves the chunks.
+            if (chunk == (_states.Length - 1) / 2) whenDownIsDone(c);
+            dNormed = BackwardGateUp(c, rows, state, gradient, needsInput);
+        }
+        LetGo(c);
+        c.TokenCount = tokens;
+        return dNormed;
+    }
+
+    /// <summary>Ends the lives of what <see cref="Recompute"/> can make again. The down projection's u, a few columns, stays: for it alone h would have to be made again.</summary>
+    private void Drop(StepContext c, ref State state)
+    {
         c.Free(state.Statistics, state.GateUp);
         state.GateUpU.Free(c);
-        // The down projection's u, a few columns, stays: for it alone h would have to be made again.
         if (Down.Norm is not null) state.Down.Free(c);
         state = new() { Down = Down.Norm is null ? state.Down : default };
     }
 
-    internal override void Recompute(StepContext c, Tensor x, ref FeedForwardState all)
+    private void Recompute(StepContext c, Tensor x, ref State state)
     {
-        ref var state = ref all.Dense;
         Intermediate(c, x, ref state);
         if (Down.Norm is null) return;
         // The norm's backward pass reads the down projection's output.
@@ -107,16 +138,17 @@ public sealed class GatedMlp : FeedForward
         c.Free(h);
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState all, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
+    private void BackwardDown(StepContext c, in State state, Tensor d)
     {
-        ref readonly var state = ref all.Dense;
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
         var gradients = Down.BackwardInput(c, d, state.Down, dh);
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
-        whenDownIsDone(c);
+    }
 
+    private Tensor BackwardGateUp(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
+    {
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
         var normed = Input.Recompute(c, x, state.Statistics);
@@ -146,5 +178,53 @@ public sealed class GatedMlp : FeedForward
         var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
         return h;
+    }
+
+    private void Hold(StepContext c)
+    {
+        if (_states.Length == 1) return;
+        GateUpProjections.Hold(c);
+        DownProjection.Hold(c);
+    }
+
+    private void LetGo(StepContext c)
+    {
+        GateUpProjections.LetGo(c);
+        DownProjection.LetGo(c);
+    }
+
+    /// <summary>Prepares for a batch's chunks. Masks of dropout are drawn for whole batches, and a parallel block's gradient is handed over in one piece.</summary>
+    /// <returns>Tokens of the batch.</returns>
+    private int Cut(StepContext c)
+    {
+        var count = _isParallel || GateUpProjections.HasDropout || DownProjection.HasDropout ? 1 : c.MlpChunks.Count;
+        if (_states.Length != count) _states = new State[count];
+        return c.TokenCount;
+    }
+
+    /// <summary>A chunk's tokens, none if the batch is shorter; the step's number of tokens is theirs until the caller sets it back.</summary>
+    private (int Start, int Count) Rows(StepContext c, int chunk, int tokens)
+    {
+        var (start, count) = _states.Length == 1 ? (0, tokens) : c.MlpChunks.Rows(chunk, tokens);
+        c.TokenCount = count;
+        return (start, count);
+    }
+
+    /// <summary>What the backward pass of a chunk reads.</summary>
+    private struct State
+    {
+        public Tensor Statistics, GateUp;
+        public AdapterInputs GateUpU;
+        public ResidualProjection.State Down;
+
+        /// <summary>Applies a map to all.</summary>
+        public void Map<T>(T map)
+            where T : struct, ITensorMap
+        {
+            map.Apply(ref Statistics);
+            map.Apply(ref GateUp);
+            map.Apply(ref GateUpU);
+            Down.Map(map);
+        }
     }
 }

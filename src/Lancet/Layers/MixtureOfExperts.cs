@@ -29,6 +29,8 @@ public sealed class MixtureOfExperts : FeedForward
     private readonly ExpertSortKernel _sort;
     private readonly ExpertRowsKernel _rows;
     private readonly RoutedActivationKernel _activation;
+    private State _state;
+    private State _leaving;
 
     /// <summary>Describes the experts of one layer.</summary>
     internal MixtureOfExperts(ModelConfig config, int layer, WeightList weights)
@@ -80,7 +82,7 @@ public sealed class MixtureOfExperts : FeedForward
     public override IEnumerable<Weight> Adapters => [.. Router.A is null ? (Weight[])[] : [Router.A, Router.B!], .. Gate.Adapters, .. Up.Adapters, .. Down.Adapters];
 
     /// <summary>What the backward pass reads.</summary>
-    internal struct State
+    private struct State
     {
         public Tensor Statistics, Probabilities, Indices, Weights, Place, Order, GateUp;
         public ExpertRows Rows;
@@ -115,10 +117,10 @@ public sealed class MixtureOfExperts : FeedForward
         Down.CheckAdapters();
     }
 
-    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, out FeedForwardState state)
+    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept)
     {
-        state = default;
-        ref var s = ref state.Routed;
+        _state = default;
+        ref var s = ref _state;
         Intermediate(c, x, ref s);
         var h = Activate(c, s);
         if (!c.IsTraining) c.Free(s.GateUp);
@@ -128,24 +130,29 @@ public sealed class MixtureOfExperts : FeedForward
         var result = c.Saved(_config.HiddenSize);
         _rows.Sum(c.Device, output, s.Place, stream, result);
         c.Free(output);
-        if (c.IsTraining) return result;
+        if (c.IsTraining)
+        {
+            if (!isKept) s.Map(new FreeMap(c));
+            return result;
+        }
         c.Free(s.Statistics);
         FreeRouting(c, s);
-        state = default;
         return result;
     }
 
-    internal override void Drop(StepContext c, ref FeedForwardState state)
+    internal override void Send(StepContext c, int channel)
     {
-        ref var s = ref state.Routed;
-        c.Free(s.Statistics, s.GateUp, s.RouterU, s.GateU, s.UpU, s.DownU);
-        FreeRouting(c, s);
-        state = default;
+        _leaving = _state;
+        _state.Map(new SendMap(c, channel));
     }
 
-    internal override void Recompute(StepContext c, Tensor x, ref FeedForwardState state)
+    internal override void Release(StepContext c) => _leaving.Map(new FreeMap(c));
+
+    internal override void Fetch(StepContext c, int channel) => _state.Map(new FetchMap(c, channel));
+
+    private void Recompute(StepContext c, Tensor x)
     {
-        ref var s = ref state.Routed;
+        ref var s = ref _state;
         Intermediate(c, x, ref s);
         if (!Down.HasAdapters) return;
         var h = Activate(c, s);
@@ -153,9 +160,10 @@ public sealed class MixtureOfExperts : FeedForward
         c.Free(h);
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, in FeedForwardState state, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
+    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone)
     {
-        ref readonly var s = ref state.Routed;
+        if (!isKept) Recompute(c, x);
+        ref readonly var s = ref _state;
         var width = _experts.IntermediateSize;
         // Adding up the experts' outputs hands each of them the token's gradient.
         var dOutput = Rows(c, _config.HiddenSize);

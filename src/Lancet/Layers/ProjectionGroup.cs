@@ -41,6 +41,7 @@ public sealed class ProjectionGroup
     private Tensor _a;
     private Tensor _scaledB;
     private Tensor _bias;
+    private Tensor _held;
 
     /// <summary>Describes a group.</summary>
     /// <param name="keepsInput">Whether the input, and with it u behind it, is there in the backward pass.</param>
@@ -56,6 +57,9 @@ public sealed class ProjectionGroup
 
     /// <summary>Whether any projection has an adapter.</summary>
     public bool HasAdapters => Array.Exists(_projections, projection => projection.A is not null);
+
+    /// <summary>Whether elements of any adapter's input are dropped.</summary>
+    public bool HasDropout => Array.Exists(_projections, projection => projection.HasDropout);
 
     /// <summary>Columns of the input.</summary>
     public int InFeatures => _projections[0].InFeatures;
@@ -325,10 +329,24 @@ public sealed class ProjectionGroup
         _scaledB = new Tensor(ColumnSlice.Of(_stored, InFeatures).Tensor.Address, _stored.DType, new Shape(OutFeatures, Stride));
     }
 
-    /// <summary>The bordered weights: as they are kept, or written out from NF4 into workspace.</summary>
-    private Tensor Weights(StepContext c)
+    /// <summary>Writes NF4 weights out for all products until <see cref="LetGo"/>, for groups that multiply more than once.</summary>
+    internal void Hold(StepContext c)
     {
-        if (!_isQuantized) return _stored;
+        if (IsBordered && _isQuantized) _held = WriteOut(c);
+    }
+
+    /// <summary>See <see cref="Hold"/>.</summary>
+    internal void LetGo(StepContext c)
+    {
+        c.Free(_held);
+        _held = default;
+    }
+
+    /// <summary>The bordered weights: as they are kept, or written out from NF4 into workspace.</summary>
+    private Tensor Weights(StepContext c) => !_isQuantized ? _stored : _held.Exists ? _held : WriteOut(c);
+
+    private Tensor WriteOut(StepContext c)
+    {
         var weights = c.Allocate(MemoryPurpose.Workspace, _a.DType, new Shape(OutFeatures + _rank, Stride));
         for (var i = 0; i < _projections.Length; i++) Nf4Kernel.DequantizeRows(c.Device, _projections[i].Weight.Quantized!, weights.Rows(_firstOutput[i], _projections[i].OutFeatures));
         ElementwiseKernel.ConvertRows(c.Device, OutFeatures, _rank, _scaledB, ColumnSlice.Of(weights, InFeatures));
@@ -338,7 +356,7 @@ public sealed class ProjectionGroup
 
     private void Release(StepContext c, Tensor weights)
     {
-        if (_isQuantized) c.Free(weights);
+        if (_isQuantized && !_held.Exists) c.Free(weights);
     }
 
     private static long Aligned(long count, int to) => (count + to - 1) / to * to;

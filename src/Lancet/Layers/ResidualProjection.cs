@@ -49,28 +49,27 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
         }
     }
 
-    /// <summary>y [T, columns] as a new saved buffer.</summary>
+    /// <summary>y [T, columns].</summary>
     /// <param name="c">The step.</param>
     /// <param name="h">[T, in], with the projection's room behind each row.</param>
     /// <param name="x">Residual stream [T, columns].</param>
+    /// <param name="result">y, which is written.</param>
     /// <param name="state">What the backward pass reads.</param>
-    internal Tensor Forward(StepContext c, Tensor h, Tensor x, out State state)
+    internal void Forward(StepContext c, Tensor h, Tensor x, Tensor result, out State state)
     {
-        var result = c.Saved(_columns);
         state = default;
         if (IsPlain)
         {
             projection.Forward(c, h, result, x, out state.U);
-            return result;
+            return;
         }
         c.Device.Copy(x, result);
         var branch = Branch(c, h, ref state);
         ElementwiseKernel.AddRows(c.Device, c.TokenCount, _columns, branch, result, (float)scale);
         c.Free(branch);
-        if (c.IsTraining) return result;
+        if (c.IsTraining) return;
         c.Free(state.BeforeNorm, state.Statistics);
         state = default;
-        return result;
     }
 
     /// <summary>The forward pass's state once more, with the same bits.</summary>

@@ -112,7 +112,8 @@ public sealed class SelfAttention
     internal Tensor Forward(StepContext c, Tensor x, ref State state, bool makesQkv = true)
     {
         if (makesQkv) Attend(c, x, ref state);
-        var result = Output.Forward(c, state.Attended, x, out state.Output);
+        var result = c.Saved(_config.HiddenSize);
+        Output.Forward(c, state.Attended, x, result, out state.Output);
         if (!c.IsTraining) c.Free(state.Attended);
         return result;
     }

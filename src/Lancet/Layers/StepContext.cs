@@ -31,6 +31,9 @@ public sealed class StepContext
     /// <summary>Packed tokens of the micro-batch, T.</summary>
     public int TokenCount { get; set; }
 
+    /// <summary>Chunks in which MLPs take the batch.</summary>
+    internal TokenChunks MlpChunks { get; init; } = TokenChunks.One;
+
     /// <summary>Whether a backward pass follows; if not, nothing is kept.</summary>
     public bool IsTraining { get; set; }
 

@@ -135,36 +135,44 @@ public sealed class StepMemory
     /// <summary>Bytes by purpose at the moment when most memory is in use; the gaps between buffers count as workspace.</summary>
     public IReadOnlyDictionary<MemoryPurpose, long> Breakdown()
     {
-        long best = -1;
-        var result = new Dictionary<MemoryPurpose, long>();
-        foreach (var moment in _slots)
+        // Buffers are in the order in which they begin, so the fullest moment is found by ending those that end before each.
+        var ends = new PriorityQueue<long, int>();
+        var (alive, best, moment) = (0L, -1L, 0);
+        foreach (var slot in _slots)
         {
-            var alive = _slots.Where(slot => slot.Start <= moment.Start && moment.Start < slot.End).ToList();
-            var total = alive.Sum(slot => slot.Bytes);
-            if (total <= best) continue;
-            best = total;
-            result = alive.GroupBy(slot => slot.Purpose).ToDictionary(group => group.Key, group => group.Sum(slot => slot.Bytes));
+            while (ends.TryPeek(out var bytes, out var end) && end <= slot.Start)
+            {
+                alive -= bytes;
+                ends.Dequeue();
+            }
+            alive += slot.Bytes;
+            ends.Enqueue(slot.Bytes, slot.End);
+            if (alive > best) (best, moment) = (alive, slot.Start);
         }
+        var result = _slots.Where(slot => slot.Start <= moment && moment < slot.End).GroupBy(slot => slot.Purpose).ToDictionary(group => group.Key, group => group.Sum(slot => slot.Bytes));
         if (best >= 0) result[MemoryPurpose.Workspace] = result.GetValueOrDefault(MemoryPurpose.Workspace) + RequiredBytes - best;
         return result;
     }
 
     private void AssignOffsets()
     {
-        var placed = new List<int>();
+        // By offset.
+        var placed = new List<Slot>(_slots.Count);
         RequiredBytes = 0;
         foreach (var index in Enumerable.Range(0, _slots.Count).OrderByDescending(i => _slots[i].Bytes).ThenBy(i => i))
         {
             var slot = _slots[index];
             long offset = 0;
-            foreach (var other in placed.Select(i => _slots[i]).Where(o => o.Start < slot.End && slot.Start < o.End).OrderBy(o => o.Offset))
+            foreach (var other in placed)
             {
+                if (other.Start >= slot.End || slot.Start >= other.End) continue;
                 if (offset + slot.Bytes <= other.Offset) break;
                 offset = Math.Max(offset, other.Offset + other.Bytes);
             }
-            _slots[index] = slot with { Offset = offset };
+            _slots[index] = slot = slot with { Offset = offset };
             RequiredBytes = Math.Max(RequiredBytes, offset + slot.Bytes);
-            placed.Add(index);
+            var place = placed.FindLastIndex(other => other.Offset <= offset) + 1;
+            placed.Insert(place, slot);
         }
     }
 

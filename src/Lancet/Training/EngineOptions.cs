@@ -27,6 +27,9 @@ public sealed record EngineOptions
     /// <summary>Policies layer by layer, and the lag of their copies, instead of <see cref="Policy"/>; null for none.</summary>
     internal (ActivationPolicy[] Policies, int Lag)? Mix { get; init; }
 
+    /// <summary>Tokens that MLPs take at a time.</summary>
+    internal int MlpChunkTokens { get; init; } = TokenChunks.DefaultTokens;
+
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 

@@ -27,7 +27,7 @@ public sealed class EvaluationEngine : IEvaluationEngine
         _inputs = new StepInputs(model.Device, model.Config, model.DType, maxTokens, maxSequenceLength);
         using (var planning = new PlanningDevice(model.Device.PlanTarget))
         {
-            var dry = new StepContext(planning, _memory, model.DType);
+            var dry = new StepContext(planning, _memory, model.DType) { MlpChunks = TokenChunks.Of(maxTokens, TokenChunks.DefaultTokens) };
             _inputs.Bind(dry, maxTokens);
             _memory.BeginPlanning();
             model.Decoder.Forward(dry, _inputs.Losses);
@@ -37,7 +37,7 @@ public sealed class EvaluationEngine : IEvaluationEngine
         }
         _buffer = model.Device.Allocate(_memory.RequiredBytes, "activations");
         _memory.Bind(_buffer.Address);
-        _context = new StepContext(model.Device, _memory, model.DType);
+        _context = new StepContext(model.Device, _memory, model.DType) { MlpChunks = TokenChunks.Of(maxTokens, TokenChunks.DefaultTokens) };
     }
 
     /// <inheritdoc/>

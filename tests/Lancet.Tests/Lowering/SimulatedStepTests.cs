@@ -35,13 +35,19 @@ public class SimulatedStepTests
     [InlineData("gemma2", DType.Float16)]
     public void So_does_a_step_on_Hopper(string name, DType dtype) => Step(new SimulatorDevice(PtxTarget.Sm90), name, dtype, false, false, false, 0);
 
-    private static void Step(SimulatorDevice device, string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized, double dropout)
+    /// <summary>MLPs in chunks of tokens, of which a short batch leaves the last ones empty.</summary>
+    [Theory]
+    [InlineData("llama", false)]
+    [InlineData("gemma2", true)]
+    public void So_does_a_step_in_chunks(string name, bool isFullyTrained) => Step(new SimulatorDevice(), name, DType.BFloat16, isFullyTrained, false, true, 0, 24);
+
+    private static void Step(SimulatorDevice device, string name, DType dtype, bool isFullyTrained, bool hasEightBitState, bool isQuantized, double dropout, int chunk = int.MaxValue / 2)
     {
         using var closed = device;
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, DType = dtype, IsFullyTrained = isFullyTrained, QuantizesToNf4 = !isFullyTrained && isQuantized });
         if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout);
-        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens, HasEightBitState = hasEightBitState });
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens, HasEightBitState = hasEightBitState, MlpChunkTokens = chunk });
         var batch = fixture.Batch([0, 1]);
         engine.BeginStep(1, batch.LabelTokenCount);
         engine.Accumulate(batch);

@@ -43,6 +43,56 @@ public class ActivationPolicyTests
         for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])]));
     }
 
+    [Theory]
+    [InlineData("llama", false, 16)]
+    [InlineData("gemma2", false, 7)]
+    [InlineData("granite", true, 16)]
+    [InlineData("qwen2", true, 40)]
+    public void Policies_agree_to_the_bit_with_mlps_in_chunks_and_chunks_agree_with_whole_batches(string name, bool isFullyTrained, int chunk)
+    {
+        var fixture = new Fixture(name);
+        ((double Loss, double Norm)[] Results, Dictionary<string, float[]> Trained) Run(Device device, int tokens, params ActivationPolicy[] policies)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, IsFullyTrained = isFullyTrained });
+            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter);
+            var layers = model.Config.LayerCount;
+            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], 1), MlpChunkTokens = tokens });
+            // The second batch is shorter: its last chunks are empty.
+            var results = new[] { Step(engine, fixture, 0), Step(engine, fixture, 0, 1) }.Select(result => (result.Loss, result.GradientNorm)).ToArray();
+            return (results, model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => model.Trained.Master(weight).HostSpan<float>().ToArray()));
+        }
+        Assert.True(fixture.MaxBatchTokens > 3 * chunk);
+        var whole = Run(new GpuPlanDevice(), fixture.MaxBatchTokens, ActivationPolicy.Keep);
+        var cut = Run(new GpuPlanDevice(), chunk, ActivationPolicy.Keep);
+        Assert.Equal(whole.Results[0].Loss, cut.Results[0].Loss);
+        for (var step = 0; step < 2; step++) Assert.Equal(1, cut.Results[step].Norm / whole.Results[step].Norm, 1e-6);
+        Assert.NotEqual(whole.Trained, cut.Trained);
+        foreach (var policy in s_all)
+        {
+            var other = Run(new LateCopyDevice(), chunk, policy);
+            Assert.Equal(cut.Results, other.Results);
+            Assert.Equal(cut.Trained, other.Trained);
+        }
+        Assert.Equal(cut.Trained, Run(new LateCopyDevice(), chunk, s_all).Trained);
+    }
+
+    [Fact]
+    public void Chunks_cover_a_batch_and_none_is_longer_than_in_the_longest() =>
+        Gen.Select(Gen.Int[1, 300], Gen.Int[1, 300], Gen.Int[1, 64]).Sample((most, tokens, size) =>
+        {
+            tokens = Math.Min(tokens, most);
+            var chunks = TokenChunks.Of(most, size);
+            var next = 0;
+            for (var chunk = 0; chunk < chunks.Count; chunk++)
+            {
+                var (start, count) = chunks.Rows(chunk, tokens);
+                Assert.Equal(next, start);
+                Assert.InRange(count, 0, chunks.Rows(chunk, most).Count);
+                next += count;
+            }
+            Assert.Equal(tokens, next);
+        });
+
     [Fact]
     public void The_embedding_moves_to_host_memory_where_that_is_what_fits_and_changes_no_bit()
     {
@@ -133,9 +183,9 @@ public class ActivationPolicyTests
         decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, Length), lag);
     }
 
-    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
+    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step, int rows = 2)
     {
-        var batch = fixture.Batch([2 * step, (2 * step) + 1]);
+        var batch = fixture.Batch([.. Enumerable.Range(2 * step, rows)]);
         engine.BeginStep(step + 1, batch.LabelTokenCount);
         engine.Accumulate(batch);
         return engine.EndStep(0.001);
