@@ -99,11 +99,16 @@ internal static class Options
     [
         s_model, s_adapter, s_config,
         new("output", null, "Folder for the exported model, or with --format gguf a file that ends in .gguf"),
-        new("format", "safetensors", "safetensors (a Hugging Face folder) or gguf (llama.cpp, Ollama)"),
+        new("format", "safetensors", "safetensors (a Hugging Face folder), gguf (llama.cpp, Ollama), or gguf-adapter (the adapter alone, for llama.cpp's --lora)"),
         new("type", "q8_0", $"With --format gguf, one or several separated by commas: {string.Join(", ", GgufMix.Names)}"),
         new("dtype", "bfloat16", "With --format safetensors: float32, bfloat16 or float16"),
         new("max-shard-size", "5GB", "With --format safetensors: most bytes of a file"),
         s_template,
+        new("system", null, "With --format gguf: system message of Ollama's Modelfile"),
+        new("verify", "true", "Load the export again and compare its logits and perplexity with the model's", true),
+        s_data with { Help = "Held-out rows to verify on; a few sentences by default" },
+        new("max-divergence", "auto", "Most that the export may diverge from the model, in nats a token; auto depends on the type"),
+        s_columns, s_json,
     ];
 
     public static Setting[] Plan { get; } =

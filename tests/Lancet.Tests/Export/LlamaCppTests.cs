@@ -67,6 +67,27 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
         }
     }
 
+    /// <summary>Fixtures whose adapters are PEFT's.</summary>
+    public static TheoryData<string> Adapters => ["llama", "gemma2", "gemma3", "qwen2", "qwen3", "phi3", "granite", "olmo2", "cohere"];
+
+    [Theory]
+    [MemberData(nameof(Adapters))]
+    public void An_adapter_gives_the_same_logits(string name)
+    {
+        llama.Require();
+        using var model = LanguageModel.Load(ExportModels.Copy(_folder, name, "{}"));
+        var (path, adapter) = (Path.Combine(_folder, "model.gguf"), Path.Combine(_folder, "adapter.gguf"));
+        GgufExporter.Write(path, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
+        int[] prompt = [.. Enumerable.Range(0, 15).Select(i => (i * 41) % 256)];
+        float[] without, with;
+        using (var engine = new LogitEngine(model, prompt.Length)) without = engine.Logits(prompt);
+        model.LoadAdapter(new Lancet.Tests.Training.Fixture(name).Adapter);
+        GgufAdapterWriter.Write(adapter, model, GgufMix.Find("f32"));
+        using (var engine = new LogitEngine(model, prompt.Length)) with = engine.Logits(prompt);
+        Assert.True(without.Zip(with, (x, y) => Math.Abs(x - y)).Max() > 0.02, "the adapter does nothing");
+        ExportModels.AssertClose(with, llama.Logits(path, [prompt], adapter)[0], name.StartsWith("gemma", StringComparison.Ordinal) ? HalfPrecision : SinglePrecision);
+    }
+
     public static TheoryData<string> QuantizedMixes => [.. GgufMix.Names.Where(name => name.StartsWith('q'))];
 
     /// <summary>A file that Lancet quantised against one that llama.cpp quantised, both read by llama.cpp: the same types, and a perplexity at most 1 % above.</summary>
