@@ -39,6 +39,20 @@ internal sealed class ProfilingDevice : Device
         Count($"product {product.M} x {product.N} x {product.K} {(product.A.IsTransposed ? "T" : "N")}{(product.B.IsTransposed ? "T" : "N")}", start, 2.0 * product.M * product.N * product.K);
     }
 
+    public override void MatMul(in GroupedMatMul product)
+    {
+        var start = Stopwatch.GetTimestamp();
+        _inner.MatMul(product);
+        Count($"product of experts {product.Rows.Count} x {product.N} x {product.K}", start, 2.0 * product.Rows.Count * product.N * product.K);
+    }
+
+    public override void MatMul(in GroupedGradient product)
+    {
+        var start = Stopwatch.GetTimestamp();
+        _inner.MatMul(product);
+        Count($"gradient of experts {product.M} x {product.N} x {product.Rows.Count}", start, 2.0 * product.Rows.Count * product.M * product.N);
+    }
+
     public override void ReserveMatMulWorkspace(long bytes) => _inner.ReserveMatMulWorkspace(bytes);
 
     public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination) => _inner.CopyFromHost(source, destination);

@@ -36,6 +36,20 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
         End();
     }
 
+    public override void MatMul(in GroupedMatMul product)
+    {
+        Begin($"product of experts {product.Rows.Count} × {product.N} × {product.K} {product.A.Tensor.DType}", 0, 2.0 * product.Rows.Count * product.N * product.K);
+        base.MatMul(product);
+        End();
+    }
+
+    public override void MatMul(in GroupedGradient product)
+    {
+        Begin($"gradient of experts {product.M} × {product.N} × {product.Rows.Count} {product.A.Tensor.DType}", 0, 2.0 * product.Rows.Count * product.M * product.N);
+        base.MatMul(product);
+        End();
+    }
+
     public override void Copy(Tensor source, Tensor destination)
     {
         Begin("copy", 2.0 * source.Bytes, 0);

@@ -21,7 +21,7 @@ public static class Nf4Kernel
     private const int BlocksPerProgram = 32;
 
     private static readonly KernelSet<DType> QuantizeKernels = new(TraceQuantize);
-    private static readonly KernelSet<(DType DType, int Columns, long Stride)> DequantizeKernels = new(TraceDequantize);
+    private static readonly KernelSet<(DType DType, int Columns, long Stride, bool IsStack)> DequantizeKernels = new(TraceDequantize);
     private static readonly Kernel MeanKernel = TraceMean();
     private static readonly Kernel ScaleKernel = TraceScales();
 
@@ -47,8 +47,22 @@ public static class Nf4Kernel
     /// <param name="weight">The quantised matrix.</param>
     /// <param name="target">[rows, columns] in fp32, bf16 or fp16.</param>
     public static void Dequantize(Device device, Nf4Weight weight, Tensor target) => device.Launch(
-        DequantizeKernels[(target.DType, 0, 0)], new Grid(Blocks.Of(Blocks.Of(target.Count, Nf4Weight.BlockSize), BlocksPerProgram)),
+        DequantizeKernels[(target.DType, 0, 0, false)], new Grid(Blocks.Of(Blocks.Of(target.Count, Nf4Weight.BlockSize), BlocksPerProgram)),
         [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target, target.Count]);
+
+    /// <summary>Writes out several quantised matrices, whose parts lie one behind the other: codes, scale codes, second-level scales and offsets, with one table.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="first">The first of them.</param>
+    /// <param name="target">[matrices, rows, columns] in fp32, bf16 or fp16.</param>
+    public static void DequantizeStack(Device device, Nf4Weight first, Tensor target)
+    {
+        var (matrices, count) = ((int)target.Shape[0], target.Shape.RowCount);
+        var (codes, scales, nested) = Sizes(count);
+        KernelArgument All(Tensor part, long each) => KernelArgument.Pointer(part.Address, part.DType, matrices * each);
+        device.Launch(
+            DequantizeKernels[(target.DType, 0, 0, true)], new Grid(Blocks.Of(Blocks.Of(count, Nf4Weight.BlockSize), BlocksPerProgram), matrices),
+            [All(first.Codes, codes), All(first.AbsMaxCodes, scales), All(first.NestedAbsMax, nested), first.NestedCodeTable, All(first.NestedOffset, 1), target, count]);
+    }
 
     /// <summary>Writes out a quantised matrix into a block of a wider one.</summary>
     /// <param name="device">Device.</param>
@@ -59,7 +73,7 @@ public static class Nf4Kernel
         if (weight.Columns % Nf4Weight.BlockSize != 0) throw new ArgumentException($"Rows of {weight.Columns} elements are no whole blocks of {Nf4Weight.BlockSize}.");
         var count = (long)weight.Rows * weight.Columns;
         device.Launch(
-            DequantizeKernels[(target.Tensor.DType, weight.Columns, target.RowStride)], new Grid(weight.Rows, Blocks.Of(weight.Columns / Nf4Weight.BlockSize, BlocksPerProgram)),
+            DequantizeKernels[(target.Tensor.DType, weight.Columns, target.RowStride, false)], new Grid(weight.Rows, Blocks.Of(weight.Columns / Nf4Weight.BlockSize, BlocksPerProgram)),
             [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target.Tensor, count]);
     }
 
@@ -125,8 +139,8 @@ public static class Nf4Kernel
         k.Store(codes + block, Search(k, DynamicCode.Midpoints(DynamicCode.Signed), value * inverse).To(DType.UInt8), inside);
     });
 
-    // Programs along axis 0: all blocks of a dense target (Columns are 0 then), or rows, whose blocks lie along axis 1.
-    private static Kernel TraceDequantize((DType DType, int Columns, long Stride) choice) => Kernel.Trace("nf4_dequantize", k =>
+    // Programs along axis 0: all blocks of a dense target (Columns are 0 then), of each matrix of a stack along axis 1; or rows, whose blocks lie along axis 1.
+    private static Kernel TraceDequantize((DType DType, int Columns, long Stride, bool IsStack) choice) => Kernel.Trace("nf4_dequantize", k =>
     {
         var codes = k.Pointer(DType.UInt8, "codes");
         var scales = k.Pointer(DType.UInt8, "abs_max_codes");
@@ -136,6 +150,13 @@ public static class Nf4Kernel
         var target = k.Pointer(choice.DType, "target");
         var count = k.Scalar(DType.Int64, "count");
         var isDense = choice.Columns == 0;
+        if (choice.IsStack)
+        {
+            var matrix = k.ProgramId(1).ToInt64();
+            var eachScales = (count + (Nf4Weight.BlockSize - 1)) / Nf4Weight.BlockSize;
+            (codes, scales, nested) = (codes + matrix * ((count + 1) / 2), scales + matrix * eachScales, nested + matrix * ((eachScales + (Nf4Weight.NestedBlockSize - 1)) / Nf4Weight.NestedBlockSize));
+            (offset, target) = (offset + matrix, target + matrix * count);
+        }
         var blocksPerRow = choice.Columns / Nf4Weight.BlockSize;
         var inRow = k.ProgramId(isDense ? 0 : 1) * BlocksPerProgram + k.Range(BlocksPerProgram);
         var block = isDense ? inRow : k.ProgramId(0) * blocksPerRow + inRow;

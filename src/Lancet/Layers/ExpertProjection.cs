@@ -153,6 +153,8 @@ public sealed class ExpertProjection
         c.Free(u, v);
     }
 
+    private bool HasOneTable => Array.TrueForAll(_experts, expert => expert.Weight.Quantized!.NestedCodeTable.Address == _experts[0].Weight.Quantized!.NestedCodeTable.Address);
+
     private Tensor DropInput(StepContext c, Tensor x)
     {
         if (!_experts[0].HasDropout || !c.IsTraining) return x;
@@ -168,7 +170,8 @@ public sealed class ExpertProjection
         workspace = default;
         if (_experts[0].Weight.Quantized is null || !c.Device.PlanTarget.IsCuda) return isTransposed ? _weights.Transposed : _weights;
         workspace = c.Allocate(MemoryPurpose.Workspace, c.DType, new Shape(_experts.Length, OutFeatures, InFeatures));
-        for (var i = 0; i < _experts.Length; i++) Nf4Kernel.Dequantize(c.Device, _experts[i].Weight.Quantized!, workspace.Rows(i, 1));
+        if (HasOneTable) Nf4Kernel.DequantizeStack(c.Device, _experts[0].Weight.Quantized!, workspace);
+        else for (var i = 0; i < _experts.Length; i++) Nf4Kernel.Dequantize(c.Device, _experts[i].Weight.Quantized!, workspace.Rows(i, 1));
         return new Stacked(workspace, isTransposed);
     }
 

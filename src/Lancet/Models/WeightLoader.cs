@@ -20,6 +20,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     private readonly bool _readsInPlace = device.PlanTarget.ReadsMappedFiles;
     private DeviceBuffer? _staging;
     private Tensor _codeTable;
+    private (byte[]? Bytes, Tensor Tensor) _formerTable;
 
     private Checkpoint Source => source ?? throw new InvalidOperationException("There is no checkpoint to read.");
 
@@ -58,13 +59,14 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
         }
         else
         {
-            weight.Dense = AllocateDense(weight);
+            weight.Dense = Allocate(weight, "elements", dtype, weight.Shape);
             CopyTo(entry, weight.Dense);
         }
     }
 
-    private Tensor AllocateDense(Weight weight) =>
-        weight.Stack is { } stack ? stack.Memory.Take(dtype, weight.Shape, stack.Index, shape => Allocate(dtype, shape, weight.Name)) : Allocate(dtype, weight.Shape, weight.Name);
+    /// <summary>Memory of a weight, or of a part of its NF4 form: its own, or a place in its stack, where a device's grouped products look for it.</summary>
+    private Tensor Allocate(Weight weight, string part, DType type, Shape shape) => weight.Stack is { } stack && !_readsInPlace
+        ? stack.Memory.Take(part, type, shape, stack.Index, (t, s) => Allocate(t, s, weight.Name)) : Allocate(type, shape, weight.Name);
 
     /// <inheritdoc/>
     public void Dispose()
@@ -162,8 +164,8 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     {
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
         weight.Quantized = new Nf4Weight(
-            (int)weight.Shape[0], (int)weight.Shape[1], Allocate(DType.UInt8, new Shape(codes), weight.Name), Allocate(DType.UInt8, new Shape(scales), weight.Name),
-            Allocate(DType.Float32, new Shape(nested), weight.Name), CodeTable(), Allocate(DType.Float32, new Shape(1), weight.Name));
+            (int)weight.Shape[0], (int)weight.Shape[1], Allocate(weight, "codes", DType.UInt8, new Shape(codes)), Allocate(weight, "scales", DType.UInt8, new Shape(scales)),
+            Allocate(weight, "nested", DType.Float32, new Shape(nested)), CodeTable(), Allocate(weight, "offset", DType.Float32, new Shape(1)));
         weight.Dense = weight.Quantized.Codes;
         using var workspace = device.Allocate(scales * sizeof(float), "NF4 scales");
         Nf4Kernel.Quantize(device, dense, weight.Quantized, workspace.View(DType.Float32, new Shape(scales)));
@@ -204,17 +206,26 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             throw Bad("its quant_state is not readable");
         }
         weight.Quantized = new Nf4Weight(
-            (int)weight.Shape[0], (int)weight.Shape[1], Copy(Part("", "U8", codes), DType.UInt8), Copy(Part(".absmax", "U8", scales), DType.UInt8),
-            Copy(Part(".nested_absmax", "F32", nested), DType.Float32), Copy(Part(".nested_quant_map", "F32", 256), DType.Float32), Allocate(DType.Float32, new Shape(1), name));
+            (int)weight.Shape[0], (int)weight.Shape[1], Copy("codes", Part("", "U8", codes), DType.UInt8), Copy("scales", Part(".absmax", "U8", scales), DType.UInt8),
+            Copy("nested", Part(".nested_absmax", "F32", nested), DType.Float32), Table(Part(".nested_quant_map", "F32", 256)), Allocate(weight, "offset", DType.Float32, new Shape(1)));
         float[] offsets = [(float)offset];
         device.CopyFromHost(System.Runtime.InteropServices.MemoryMarshal.AsBytes<float>(offsets), weight.Quantized.NestedOffset);
         weight.Dense = weight.Quantized.Codes;
 
-        Tensor Copy(SafetensorsEntry part, DType type)
+        Tensor Copy(string kind, SafetensorsEntry part, DType type)
         {
-            var tensor = Allocate(type, new Shape(part.Count), name);
+            var tensor = Allocate(weight, kind, type, new Shape(part.Count));
             Send(part, tensor);
             return tensor;
+        }
+
+        // bitsandbytes writes the same table with every weight.
+        Tensor Table(SafetensorsEntry part)
+        {
+            if (_formerTable.Bytes is { } bytes && part.Span.SequenceEqual(bytes)) return _formerTable.Tensor;
+            _formerTable = (part.Span.ToArray(), Allocate(DType.Float32, new Shape(part.Count), name));
+            Send(part, _formerTable.Tensor);
+            return _formerTable.Tensor;
         }
     }
 }
