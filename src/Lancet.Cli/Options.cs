@@ -33,6 +33,11 @@ internal static class Options
         new("lora-alpha", "16", "LoRA alpha; the adapter is scaled by alpha / r"),
         new("lora-dropout", "0", "Dropout on adapter inputs"),
         new("target-modules", "all-linear", "Projections with an adapter, separated by commas, or all-linear"),
+        new("use-rslora", "false", "Scale the adapter by alpha / sqrt(r) instead", true),
+        new("use-dora", "false", "Train a magnitude of every output column besides (DoRA); not for experts", true),
+        new("rank-pattern", null, "Other ranks by the end of a projection's name, such as q_proj=8,layers.0.mlp.down_proj=4"),
+        new("alpha-pattern", null, "Other alphas, likewise"),
+        new("layers-to-transform", null, "Layers with adapters, such as 0,1,2; all by default"),
         new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes activations to fit"),
         new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all; all give the same bits"),
     ];

@@ -95,6 +95,18 @@ internal sealed class Settings
 
     public string[] List(string name) => (Text(name) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
 
+    /// <summary>Integers from 0 on, separated by commas.</summary>
+    public int[] Integers(string name) => [.. List(name).Select(item => int.TryParse(item, NumberStyles.None, CultureInfo.InvariantCulture, out var value) ? value : throw Bad(name, Text(name), "integers separated by commas"))];
+
+    /// <summary>Numbers by key, such as <c>q_proj=8,down_proj=4</c>.</summary>
+    public KeyValuePair<string, double>[] Pairs(string name) => [.. List(name).Select(item =>
+    {
+        var split = item.LastIndexOf('=');
+        return split > 0 && double.TryParse(item.AsSpan(split + 1), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && value > 0
+            ? new KeyValuePair<string, double>(item[..split].Trim(), value)
+            : throw Bad(name, Text(name), "pairs such as q_proj=8,down_proj=4");
+    })];
+
     /// <summary>Bytes, with KB, MB, GB (powers of 1024) allowed.</summary>
     public long Bytes(string name)
     {

@@ -47,7 +47,7 @@ internal static class PlanCommand
         using var checkpoint = HasWeights(folder) ? Checkpoint.Open(folder) : null;
         return decoder.Weights.Sum(weight =>
         {
-            if (weight.Role is WeightRole.Norm or WeightRole.Bias) return weight.Shape.Count * dtype.Accumulator().SizeInBytes();
+            if (weight.IsWide) return weight.Shape.Count * dtype.Accumulator().SizeInBytes();
             if (quantizes && weight.Role == WeightRole.Projection)
             {
                 var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);

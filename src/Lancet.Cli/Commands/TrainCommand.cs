@@ -116,6 +116,11 @@ internal static class TrainCommand
         Alpha = settings.Number("lora-alpha"),
         Dropout = settings.Number("lora-dropout", 0, 0.99),
         TargetModules = settings.List("target-modules"),
+        UsesDora = settings.Flag("use-dora"),
+        UsesRankStabilization = settings.Flag("use-rslora"),
+        RankPattern = settings.Pairs("rank-pattern"),
+        AlphaPattern = settings.Pairs("alpha-pattern"),
+        LayersToTransform = settings.Integers("layers-to-transform"),
     };
 
     private static LanguageModel Load(Settings settings, string folder, DeviceChoice device)

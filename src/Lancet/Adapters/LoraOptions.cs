@@ -1,3 +1,5 @@
+using System.Text.RegularExpressions;
+using Lancet.Layers;
 using Lancet.Models;
 
 namespace Lancet.Adapters;
@@ -23,9 +25,49 @@ public sealed record LoraOptions
     /// <summary>Whether the scale is alpha / √r instead (rank-stabilised LoRA, Kalajdzievski 2023).</summary>
     public bool UsesRankStabilization { get; init; }
 
-    /// <summary>Factor of the adapter's output.</summary>
-    public double Scale(int rank) => UsesRankStabilization ? Alpha / Math.Sqrt(rank) : Alpha / rank;
+    /// <summary>Whether every output column has a trained magnitude besides (DoRA, Liu et al. 2024).</summary>
+    public bool UsesDora { get; init; }
+
+    /// <summary>Other ranks for some projections: by the end of a name after a dot, or a regular expression of such an end. The first that matches counts.</summary>
+    public IReadOnlyList<KeyValuePair<string, double>> RankPattern { get; init; } = [];
+
+    /// <summary>Other alphas for some projections, likewise.</summary>
+    public IReadOnlyList<KeyValuePair<string, double>> AlphaPattern { get; init; } = [];
+
+    /// <summary>Layers whose projections get adapters; all if empty.</summary>
+    public IReadOnlyList<int> LayersToTransform { get; init; } = [];
+
+    /// <summary>Rank of a projection's adapter.</summary>
+    /// <exception cref="LancetException">A pattern is malformed, or its value is not a rank.</exception>
+    public int RankOf(LoraLinear projection)
+    {
+        if (Find(RankPattern, projection.Name, "rank_pattern") is not { } value) return Rank;
+        return value >= 1 && value == Math.Floor(value) && value <= 65536 ? (int)value : throw new LancetException($"rank_pattern gives {projection.Name} rank {value}; a positive integer is expected.");
+    }
+
+    /// <summary>Factor s of a projection's adapter.</summary>
+    /// <param name="projection">Projection.</param>
+    /// <param name="rank">Rank of its adapter.</param>
+    /// <exception cref="LancetException">A pattern is malformed.</exception>
+    public double ScaleOf(LoraLinear projection, int rank) => (Find(AlphaPattern, projection.Name, "alpha_pattern") ?? Alpha) / (UsesRankStabilization ? Math.Sqrt(rank) : rank);
 
     /// <summary>The target modules by name in a model.</summary>
     internal IReadOnlyList<string> ModulesOf(DecoderModel decoder) => TargetModules.Contains(AllLinear) ? [.. decoder.ModuleNames] : TargetModules;
+
+    // As PEFT: the whole name, or what follows a dot of it.
+    private static double? Find(IReadOnlyList<KeyValuePair<string, double>> patterns, string name, string key)
+    {
+        foreach (var (pattern, value) in patterns)
+        {
+            try
+            {
+                if (Regex.IsMatch(name, $@"^(.*\.)?({pattern})$", RegexOptions.NonBacktracking | RegexOptions.CultureInvariant)) return value;
+            }
+            catch (Exception error) when (error is ArgumentException or NotSupportedException)
+            {
+                throw new LancetException($"{key} has the key {pattern}, which is not a usable regular expression: {error.Message}", error);
+            }
+        }
+        return null;
+    }
 }

@@ -10,11 +10,15 @@ namespace Lancet.Formats;
 /// <summary>A LoRA adapter folder as PEFT writes it: <c>adapter_config.json</c> and <c>adapter_model.safetensors</c>.</summary>
 public sealed class PeftAdapter : IDisposable
 {
+    /// <summary>Name of DoRA's magnitudes among a module's tensors.</summary>
+    internal const string MagnitudePart = "lora_magnitude_vector";
+
     private const string Prefix = "base_model.model.";
     private readonly string _folder;
     private readonly SafetensorsFile _file;
     private readonly ConfigReader _config;
     private readonly JsonDocument _document;
+    private readonly Dictionary<(string Module, string Part), SafetensorsEntry> _tensors = [];
 
     private PeftAdapter(string folder, JsonDocument document, SafetensorsFile file)
     {
@@ -22,15 +26,23 @@ public sealed class PeftAdapter : IDisposable
         _config = new ConfigReader(document.RootElement, Path.Combine(folder, "adapter_config.json"));
         var type = _config.Text("peft_type");
         if (type != "LORA") throw _config.Error($"peft_type is {type ?? "missing"}; LORA is supported.");
-        foreach (var unsupported in (string[])["use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"])
+        foreach (var unsupported in (string[])["use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"])
             if (_config.Boolean(unsupported) == true) throw _config.Error($"{unsupported} is not supported.");
         if ((_config.Text("bias") ?? "none") != "none") throw _config.Error("bias other than none is not supported.");
+        foreach (var (key, entry) in file.Entries)
+        {
+            var module = ModuleOf(key, out var part) ?? throw new LancetException($"{file.Path}: tensor {key} is not a LoRA matrix; {folder} holds something else beside LoRA.");
+            if (!_tensors.TryAdd((module, part), entry)) throw new LancetException($"{file.Path}: tensor {key} is there under another name as well.");
+        }
         Options = new LoraOptions
         {
             Rank = _config.Positive("r"),
             Alpha = _config.Number("lora_alpha") ?? throw _config.Error("lora_alpha is missing."),
             Dropout = _config.Number("lora_dropout") ?? 0,
             UsesRankStabilization = _config.Boolean("use_rslora") ?? false,
+            UsesDora = _config.Boolean("use_dora") ?? false,
+            AlphaPattern = Patterns("alpha_pattern"),
+            LayersToTransform = _config.Integers("layers_to_transform"),
         };
         TargetModules = [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
     }
@@ -69,46 +81,45 @@ public sealed class PeftAdapter : IDisposable
         }
     }
 
-    /// <summary>Checks that every tensor belongs to a projection of the model and has its shape.</summary>
+    /// <summary>Checks that every tensor belongs to a projection of the model and has its shape. Names that older checkpoints of the family used are the model's from here on.</summary>
     /// <exception cref="LancetException">The adapter was made for another model.</exception>
     public void CheckFits(DecoderModel decoder)
     {
-        var projections = decoder.Projections.ToDictionary(projection => projection.Name);
-        foreach (var (key, entry) in _file.Entries)
+        if (decoder.Config.FormerWeightPrefix is { } former)
         {
-            var name = ModuleOf(key, out var part);
-            if (name is null || !projections.TryGetValue(name, out var projection)) throw new LancetException($"{_file.Path}: tensor {key} belongs to no projection of this model; the adapter was made for another one.");
-            var (expected, axis) = part == "lora_A" ? (projection.InFeatures, 1) : (projection.OutFeatures, 0);
-            if (entry.Dimensions.Count != 2 || entry.Dimensions[axis] != expected)
-                throw new LancetException($"{_file.Path}: tensor {key} has shape [{string.Join(", ", entry.Dimensions)}], but {name} has {expected} {(axis == 1 ? "inputs" : "outputs")}; the adapter was made for another model.");
+            foreach (var ((module, part), entry) in _tensors.Where(item => item.Key.Module.StartsWith(former, StringComparison.Ordinal)).ToList())
+            {
+                _tensors.Remove((module, part));
+                _tensors[(decoder.Config.WeightPrefix + module[former.Length..], part)] = entry;
+            }
+        }
+        var projections = decoder.Projections.ToDictionary(projection => projection.Name);
+        foreach (var ((module, part), entry) in _tensors)
+        {
+            if (!projections.TryGetValue(module, out var projection)) throw new LancetException($"{_file.Path}: tensor {entry.Name} belongs to no projection of this model; the adapter was made for another one.");
+            var (rank, expected, axis) = part == "lora_A" ? (2, projection.InFeatures, 1) : (part == "lora_B" ? 2 : 1, projection.OutFeatures, 0);
+            if (entry.Dimensions.Count != rank || entry.Dimensions[axis] != expected)
+                throw new LancetException($"{_file.Path}: tensor {entry.Name} has shape [{string.Join(", ", entry.Dimensions)}], but {module} has {expected} {(axis == 1 ? "inputs" : "outputs")}; the adapter was made for another model.");
         }
         foreach (var module in Modules())
         {
-            var (a, b) = (_file[Key(module, "lora_A")], _file[Key(module, "lora_B")]);
+            var (a, b) = (Entry(module, "lora_A"), Entry(module, "lora_B"));
             if (a.Dimensions[0] != b.Dimensions[1] || a.Dimensions[0] < 1) throw new LancetException($"{_file.Path}: {module} has lora_A of rank {a.Dimensions[0]} and lora_B of rank {b.Dimensions[1]}.");
+            if (Options.UsesDora) _ = Entry(module, MagnitudePart);
+            else if (_tensors.ContainsKey((module, MagnitudePart))) throw _config.Error($"use_dora is not true, but {_file.Path} holds magnitudes of {module}.");
         }
     }
 
     /// <summary>Whether a projection has an adapter here.</summary>
-    public bool Contains(LoraLinear projection) => _file.Entries.ContainsKey(Key(projection.Name, "lora_A"));
+    public bool Contains(LoraLinear projection) => _tensors.ContainsKey((projection.Name, "lora_A"));
 
     /// <summary>Rank of a projection's adapter.</summary>
-    public int RankOf(LoraLinear projection) => (int)_file[Key(projection.Name, "lora_A")].Dimensions[0];
+    public int RankOf(LoraLinear projection) => (int)Entry(projection.Name, "lora_A").Dimensions[0];
 
-    /// <summary>Factor of a projection's adapter; <c>alpha_pattern</c> is honoured.</summary>
-    public double ScaleOf(LoraLinear projection)
-    {
-        var options = Options;
-        if (_config.Find("alpha_pattern") is { ValueKind: JsonValueKind.Object } patterns)
-            foreach (var item in patterns.EnumerateObject())
-                if (projection.Name == item.Name || projection.Name.EndsWith("." + item.Name, StringComparison.Ordinal)) options = options with { Alpha = item.Value.ValueKind == JsonValueKind.Number ? item.Value.GetDouble() : throw _config.Error($"alpha_pattern of {item.Name} is {item.Value.GetRawText()}; a number is expected.") };
-        return options.Scale(RankOf(projection));
-    }
-
-    /// <summary>Values of one of a projection's two matrices.</summary>
+    /// <summary>Values of one of a projection's tensors.</summary>
     public float[] Read(string module, string part)
     {
-        var entry = _file[Key(module, part)];
+        var entry = Entry(module, part);
         var values = new float[entry.Count];
         entry.CopyTo(values);
         return values;
@@ -119,8 +130,8 @@ public sealed class PeftAdapter : IDisposable
     {
         var outputs = new List<SafetensorsOutput>();
         foreach (var projection in model.Decoder.Projections.Where(projection => projection.A is not null))
-            foreach (var weight in (Weight[])[projection.A!, projection.B!])
-                outputs.Add(new(Prefix + weight.Name, DType.Float32, [weight.Shape[0], weight.Shape[1]], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
+            foreach (var weight in projection.Adapter)
+                outputs.Add(new(Prefix + weight.Name, DType.Float32, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
         outputs.Sort((a, b) => string.CompareOrdinal(a.Name, b.Name));
         SafetensorsWriter.Write(Path.Combine(folder, "adapter_model.safetensors"), outputs, new Dictionary<string, string> { ["format"] = "pt" });
         AtomicFile.Write(Path.Combine(folder, "adapter_config.json"), stream =>
@@ -134,6 +145,7 @@ public sealed class PeftAdapter : IDisposable
             json.WriteNumber("lora_alpha", options.Alpha);
             json.WriteNumber("lora_dropout", options.Dropout);
             json.WriteBoolean("use_rslora", options.UsesRankStabilization);
+            json.WriteBoolean("use_dora", options.UsesDora);
             json.WriteString("bias", "none");
             json.WriteBoolean("fan_in_fan_out", false);
             json.WriteBoolean("inference_mode", true);
@@ -142,6 +154,17 @@ public sealed class PeftAdapter : IDisposable
             json.WriteStartArray("target_modules");
             foreach (var target in options.ModulesOf(model.Decoder)) json.WriteStringValue(target);
             json.WriteEndArray();
+            if (options.LayersToTransform.Count == 0)
+            {
+                json.WriteNull("layers_to_transform");
+            }
+            else
+            {
+                json.WriteStartArray("layers_to_transform");
+                foreach (var layer in options.LayersToTransform) json.WriteNumberValue(layer);
+                json.WriteEndArray();
+            }
+            json.WriteNull("layers_pattern");
             WritePattern("rank_pattern", projection => projection.A!.Shape[0] == options.Rank ? null : projection.A.Shape[0]);
             WritePattern("alpha_pattern", projection => Alpha(projection) is var alpha && Math.Abs(alpha - options.Alpha) < 1e-4 ? null : alpha);
             json.WriteEndObject();
@@ -165,17 +188,25 @@ public sealed class PeftAdapter : IDisposable
         _document.Dispose();
     }
 
-    private IEnumerable<string> Modules() => _file.Entries.Keys.Select(key => ModuleOf(key, out _) ?? throw new LancetException($"{_file.Path}: tensor {key} is not a LoRA matrix; {_folder} holds something else beside LoRA.")).Distinct();
+    private IEnumerable<string> Modules() => _tensors.Keys.Select(key => key.Module).Distinct();
 
-    private string Key(string module, string part) => _file.Entries.ContainsKey($"{Prefix}{module}.{part}.weight") ? $"{Prefix}{module}.{part}.weight" : $"{Prefix}{module}.{part}.default.weight";
+    private SafetensorsEntry Entry(string module, string part) =>
+        _tensors.TryGetValue((module, part), out var entry) ? entry : throw new LancetException($"{_file.Path}: {module} has no {part}; the adapter is not complete.");
+
+    private List<KeyValuePair<string, double>> Patterns(string key)
+    {
+        if (_config.Find(key) is not { ValueKind: JsonValueKind.Object } patterns) return [];
+        return [.. patterns.EnumerateObject().Select(item => new KeyValuePair<string, double>(
+            item.Name, item.Value.ValueKind == JsonValueKind.Number ? item.Value.GetDouble() : throw _config.Error($"{key} of {item.Name} is {item.Value.GetRawText()}; a number is expected.")))];
+    }
 
     private static string? ModuleOf(string key, out string part)
     {
         part = "";
         if (!key.StartsWith(Prefix, StringComparison.Ordinal)) return null;
-        foreach (var candidate in (string[])["lora_A", "lora_B"])
+        foreach (var candidate in (string[])["lora_A", "lora_B", MagnitudePart])
         {
-            foreach (var suffix in (string[])[$".{candidate}.weight", $".{candidate}.default.weight"])
+            foreach (var suffix in (string[])[$".{candidate}.weight", $".{candidate}.default.weight", $".{candidate}", $".{candidate}.default"])
             {
                 if (!key.EndsWith(suffix, StringComparison.Ordinal)) continue;
                 part = candidate;

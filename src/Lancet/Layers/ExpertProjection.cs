@@ -64,6 +64,7 @@ public sealed class ExpertProjection
         var first = _experts[0];
         foreach (var other in _experts)
         {
+            if (other.Magnitude is not null) throw new LancetException($"{other.Name}: DoRA's magnitudes of experts are not supported; leave the experts out of --target-modules, or use LoRA.");
             if ((other.A is null) != (first.A is null)) throw new LancetException($"{(first.A is null ? other : first).Name} has an adapter and {(first.A is null ? first : other).Name} has none; experts of a layer are adapted together or not at all.");
             if (other.A is not null && (other.A.Shape != first.A!.Shape || other.Scale != first.Scale))
                 throw new LancetException($"{other.Name} has an adapter of rank {other.A.Shape[0]} and factor {other.Scale}, {first.Name} one of rank {first.A.Shape[0]} and factor {first.Scale}; adapters of a layer's experts must be alike.");

@@ -18,7 +18,7 @@ namespace Lancet.Layers;
 /// A and B are fp32 masters that are read in the activations' dtype, as PyTorch's autocast does; u and v are kept in it, sums are fp32. s
 /// scales v once, so that dA = vᵀ·d needs no factor.
 /// </summary>
-public sealed class LoraLinear
+public sealed partial class LoraLinear
 {
     private DropoutKernel? _dropout;
     private int _dropoutSite;
@@ -63,6 +63,12 @@ public sealed class LoraLinear
     /// <summary>LoRA's s = alpha / r (or alpha / √r).</summary>
     public float Scale { get; private set; }
 
+    /// <summary>DoRA's magnitudes [out], or null.</summary>
+    public Weight? Magnitude { get; private set; }
+
+    /// <summary>The adapter's matrices, and its magnitudes if it has any; empty without an adapter.</summary>
+    public IEnumerable<Weight> Adapter => Magnitude is not null ? [A!, B!, Magnitude] : A is not null ? [A, B!] : [];
+
     /// <summary>Whether elements of the adapter's input are dropped.</summary>
     public bool HasDropout => _dropout is not null;
 
@@ -76,9 +82,10 @@ public sealed class LoraLinear
     /// <param name="scale">s.</param>
     /// <param name="dropout">Probability that an input element of the adapter is dropped.</param>
     /// <param name="dropoutSite">Number that tells this projection's masks from all others'.</param>
-    public void Attach(Weight a, Weight b, float scale, double dropout, int dropoutSite)
+    /// <param name="magnitude">DoRA's magnitudes [out], or null.</param>
+    public void Attach(Weight a, Weight b, float scale, double dropout, int dropoutSite, Weight? magnitude = null)
     {
-        (A, B, Scale, _dropoutSite) = (a, b, scale, dropoutSite);
+        (A, B, Scale, _dropoutSite, Magnitude) = (a, b, scale, dropoutSite, magnitude);
         _dropout = dropout > 0 ? new DropoutKernel(dropout) : null;
     }
 
@@ -91,6 +98,11 @@ public sealed class LoraLinear
     public void Forward(StepContext c, Tensor x, ColumnSlice y, float beta, out Tensor u)
     {
         u = default;
+        if (Magnitude is not null)
+        {
+            ForwardDora(c, x, y, beta, out u);
+            return;
+        }
         if (HasAdapter)
         {
             // The adapter's part first: its product has little to compute, so writing y costs it less than reading and writing.
@@ -141,6 +153,7 @@ public sealed class LoraLinear
     public Tensor BackwardInput(StepContext c, ColumnSlice dy, Tensor dx, float beta)
     {
         Tensor v = default;
+        if (Magnitude is not null) return BackwardInputDora(c, dy, dx, beta);
         if (HasAdapter)
         {
             v = c.Activations(MemoryPurpose.Workspace, Rank);
@@ -189,6 +202,12 @@ public sealed class LoraLinear
             c.Free(partial);
         }
         if (!HasAdapter) return;
+        Tensor dz = default;
+        if (Magnitude is not null)
+        {
+            BackwardMagnitude(c, x, dy, u, out dz);
+            dyTransposed = new(dz, true);
+        }
         if (B!.IsTrained)
             c.Device.MatMul(new MatMul { M = OutFeatures, N = Rank, K = c.TokenCount, A = dyTransposed, B = new(u), C = B.Gradient, Alpha = Scale, Beta = 1 });
         if (A!.IsTrained)
@@ -197,8 +216,7 @@ public sealed class LoraLinear
             c.Device.MatMul(new MatMul { M = Rank, N = InFeatures, K = c.TokenCount, A = new(v, true), B = new(d), C = A.Gradient, Alpha = 1, Beta = 1 });
             if (d.Address != x.Address) c.Free(d);
         }
-        c.Free(v);
-        c.Free(u);
+        c.Free(u, v, dz);
     }
 
     /// <summary>y = dropout(x) as in this step; y may be x.</summary>

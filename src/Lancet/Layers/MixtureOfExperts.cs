@@ -79,7 +79,7 @@ public sealed class MixtureOfExperts : FeedForward
     public override IEnumerable<LoraLinear> Projections => [Router, .. Gate.Experts, .. Up.Experts, .. Down.Experts];
 
     /// <inheritdoc/>
-    public override IEnumerable<Weight> Adapters => [.. Router.A is null ? (Weight[])[] : [Router.A, Router.B!], .. Gate.Adapters, .. Up.Adapters, .. Down.Adapters];
+    public override IEnumerable<Weight> Adapters => [.. Router.Adapter, .. Gate.Adapters, .. Up.Adapters, .. Down.Adapters];
 
     /// <summary>What the backward pass reads.</summary>
     private struct State

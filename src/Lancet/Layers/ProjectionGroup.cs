@@ -73,8 +73,8 @@ public sealed class ProjectionGroup
     /// <summary>Columns that rows of the input, and of the outputs' gradient, need behind their own.</summary>
     public int Room => IsBordered ? (int)Aligned(_rank, BorderAlignment) : 0;
 
-    /// <summary>The adapters' matrices: all A, then all B.</summary>
-    public IEnumerable<Weight> Adapters => Adapted.Select(projection => projection.A!).Concat(Adapted.Select(projection => projection.B!));
+    /// <summary>The adapters' matrices: all A, then all B; then magnitudes.</summary>
+    public IEnumerable<Weight> Adapters => Adapted.Select(projection => projection.A!).Concat(Adapted.Select(projection => projection.B!)).Concat(Adapted.Select(projection => projection.Magnitude).OfType<Weight>());
 
     /// <summary>Weights and biases of the checkpoint that the bordered form replaces.</summary>
     internal IEnumerable<Weight> BaseWeights => _projections.Select(projection => projection.Weight).Concat(_projections.Select(projection => projection.Bias).OfType<Weight>());
@@ -93,7 +93,7 @@ public sealed class ProjectionGroup
         var biases = _projections.Count(projection => projection.Bias is not null);
         // A quantised weight of an odd number of elements stays dense, see WeightLoader.
         _isQuantized = isQuantized;
-        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !Adapted.Any(projection => projection.HasDropout) && (biases == 0 || biases == _projections.Length)
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !Adapted.Any(projection => projection.HasDropout || projection.Magnitude is not null) && (biases == 0 || biases == _projections.Length)
             && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;

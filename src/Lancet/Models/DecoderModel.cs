@@ -115,7 +115,7 @@ public sealed class DecoderModel
     /// <param name="target">Device that the plan is for.</param>
     /// <param name="dtype">Dtype of activations.</param>
     /// <param name="isQuantized">Whether frozen projections are NF4.</param>
-    /// <returns>Bytes that the borders of weights with adapters add, see <see cref="ChooseBorders"/>.</returns>
+    /// <returns>Bytes that adapters add to the weights: borders, see <see cref="ChooseBorders"/>, and the lengths that DoRA keeps.</returns>
     public long DescribeStorage(PlanTarget target, DType dtype, bool isQuantized = false)
     {
         var borderBytes = ChooseBorders(target, dtype, isQuantized);
@@ -128,12 +128,18 @@ public sealed class DecoderModel
                 new Tensor(DescribedAddress, DType.Float32, new Shape(256)), new Tensor(DescribedAddress, DType.Float32, new Shape(1)));
         }
         foreach (var group in Groups) group.DescribeStorage(dtype);
+        LoraLinear[] decomposed = [.. Projections.Where(projection => projection.Magnitude is not null)];
+        foreach (var projection in decomposed) projection.SquaredNorms = new Tensor(DescribedAddress, dtype.Accumulator(), new Shape(projection.OutFeatures));
+        borderBytes += SquaredNormElements(decomposed) * dtype.Accumulator().SizeInBytes();
         foreach (var weight in Weights.Concat(TrainedWeights))
         {
-            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(DescribedAddress, weight.Role is WeightRole.Norm or WeightRole.Bias ? dtype.Accumulator() : dtype, weight.Shape);
+            if (!weight.Dense.Exists && weight.Quantized is null) weight.Dense = new Tensor(DescribedAddress, weight.IsWide ? dtype.Accumulator() : dtype, weight.Shape);
         }
         return borderBytes;
     }
+
+    /// <summary>Elements of the buffer of <see cref="LoraLinear.SquaredNorms"/>, each projection's part aligned.</summary>
+    internal static long SquaredNormElements(IEnumerable<LoraLinear> projections) => projections.Sum(projection => (projection.OutFeatures + 63L) / 64 * 64);
 
     /// <summary>Decides which groups of projections keep their adapters in the border of their weights on a device; to be called when the adapters are attached.</summary>
     /// <returns>Bytes that the borders add to the weights.</returns>

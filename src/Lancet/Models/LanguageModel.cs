@@ -122,13 +122,15 @@ public sealed class LanguageModel : IDisposable
     /// <exception cref="LancetException">There is an adapter already, or a target matches no projection.</exception>
     public void AddLora(LoraOptions options, long seed = 3407)
     {
-        Attach(options, _ => options.Rank);
+        Attach(options, options.RankOf);
         var index = 0;
         foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
         {
             var random = new DeterministicRandom(seed, ++index);
             var bound = 1 / Math.Sqrt(projection.InFeatures);
             SetTrained(projection.A!, () => (float)(((2 * random.NextDouble()) - 1) * bound));
+            // With B zero an output's weights are as long as they were.
+            if (projection.Magnitude is { } magnitude) SetTrained(magnitude, [.. ReadBack(projection.SquaredNorms).Select(square => (float)Math.Sqrt(square))]);
         }
         Trained!.RefreshCopy(Device);
     }
@@ -141,11 +143,12 @@ public sealed class LanguageModel : IDisposable
         var options = adapter.Options;
         if (dropout is { } p) options = options with { Dropout = p };
         adapter.CheckFits(Decoder);
-        Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.ScaleOf, adapter.Contains);
+        Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.Contains);
         foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
         {
             SetTrained(projection.A!, adapter.Read(projection.Name, "lora_A"));
             SetTrained(projection.B!, adapter.Read(projection.Name, "lora_B"));
+            if (projection.Magnitude is { } magnitude) SetTrained(magnitude, adapter.Read(projection.Name, PeftAdapter.MagnitudePart));
         }
         Trained!.RefreshCopy(Device);
     }
@@ -214,9 +217,9 @@ public sealed class LanguageModel : IDisposable
 
     /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>
     /// <exception cref="LancetException">A target matches no projection.</exception>
-    public static void Describe(DecoderModel decoder, LoraOptions options) => Describe(decoder, options, _ => options.Rank);
+    public static void Describe(DecoderModel decoder, LoraOptions options) => Describe(decoder, options, options.RankOf);
 
-    private static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
+    private static void Describe(DecoderModel decoder, LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, bool>? contains = null)
     {
         var targets = options.ModulesOf(decoder);
         foreach (var target in targets)
@@ -226,25 +229,66 @@ public sealed class LanguageModel : IDisposable
         {
             site++;
             if (!targets.Any(target => Matches(projection, target)) || contains?.Invoke(projection) == false) continue;
+            if (options.LayersToTransform.Count > 0 && !options.LayersToTransform.Contains(LayerOf(decoder, projection))) continue;
             var rank = rankOf(projection);
             var a = new Weight(projection.Name + ".lora_A.weight", new Shape(rank, projection.InFeatures), WeightRole.Adapter) { IsTrained = true };
             var b = new Weight(projection.Name + ".lora_B.weight", new Shape(projection.OutFeatures, rank), WeightRole.Adapter) { IsTrained = true };
-            projection.Attach(a, b, (float)(scaleOf?.Invoke(projection) ?? options.Scale(rank)), options.Dropout, site);
+            var magnitude = options.UsesDora ? new Weight(projection.Name + ".lora_magnitude_vector", new Shape(projection.OutFeatures), WeightRole.Magnitude) { IsTrained = true } : null;
+            projection.Attach(a, b, (float)options.ScaleOf(projection, rank), options.Dropout, site, magnitude);
         }
+        if (!decoder.Projections.Any(projection => projection.A is not null)) throw new LancetException($"layers_to_transform {string.Join(", ", options.LayersToTransform)} leaves no projection to adapt; the layers are 0 to {decoder.Layers.Count - 1}.");
         foreach (var layer in decoder.Layers) layer.Mlp.CheckAdapters();
     }
 
     private static bool Matches(LoraLinear projection, string target) => projection.Name == target || projection.Name.EndsWith("." + target, StringComparison.Ordinal);
 
-    private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, double>? scaleOf = null, Func<LoraLinear, bool>? contains = null)
+    private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, bool>? contains = null)
     {
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
-        Describe(Decoder, options, rankOf, scaleOf, contains);
+        Describe(Decoder, options, rankOf, contains);
         Adapter = options;
         Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
         var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).Where(groups => groups.Count > 0).ToList();
         foreach (var groups in layers) StoreBordered(groups);
         Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, layers.Select(groups => groups.SelectMany(group => group.Copies())));
+        if (options.UsesDora) WriteSquaredNorms();
+    }
+
+    /// <summary>The lengths of the frozen weights' rows, which DoRA reads at every step.</summary>
+    private void WriteSquaredNorms()
+    {
+        LoraLinear[] projections = [.. Decoder.Projections.Where(projection => projection.Magnitude is not null)];
+        var accumulator = DType.Accumulator();
+        var memory = Device.Allocate(DecoderModel.SquaredNormElements(projections) * accumulator.SizeInBytes(), "lengths of weights");
+        _owned.Add(memory);
+        using var staging = projections.Any(projection => projection.Weight.Quantized is not null) ? Device.Allocate(projections.Max(projection => projection.Weight.Shape.Count) * sizeof(float), "staging") : null;
+        long offset = 0;
+        foreach (var projection in projections)
+        {
+            projection.SquaredNorms = memory.View(accumulator, new Shape(projection.OutFeatures), offset * accumulator.SizeInBytes());
+            offset += DecoderModel.SquaredNormElements([projection]);
+            projection.WriteSquaredNorms(Device, staging is null ? default : staging.View(DType.Float32, projection.Weight.Shape));
+        }
+        Device.Synchronize();
+    }
+
+    private double[] ReadBack(Tensor tensor)
+    {
+        if (tensor.DType == DType.Float64)
+        {
+            var wide = new double[tensor.Count];
+            Device.CopyToHost(tensor, MemoryMarshal.AsBytes(wide.AsSpan()));
+            return wide;
+        }
+        var values = new float[tensor.Count];
+        Device.CopyToHost(tensor, MemoryMarshal.AsBytes(values.AsSpan()));
+        return Array.ConvertAll(values, value => (double)value);
+    }
+
+    private static int LayerOf(DecoderModel decoder, LoraLinear projection)
+    {
+        var rest = projection.Name.AsSpan()[(decoder.Config.WeightPrefix.Length + "layers.".Length)..];
+        return int.Parse(rest[..rest.IndexOf('.')], System.Globalization.CultureInfo.InvariantCulture);
     }
 
     /// <summary>Moves the weights of a layer's groups into one buffer with borders; one layer is there twice in between.</summary>

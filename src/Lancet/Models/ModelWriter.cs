@@ -46,6 +46,7 @@ public static class ModelWriter
         var values = model.Read(weight);
         if (projection is null) return values;
         float[] a = model.Read(projection.A!), b = model.Read(projection.B!);
+        var magnitudes = projection.Magnitude is null ? null : model.Read(projection.Magnitude);
         int rank = (int)projection.A!.Shape[0], columns = projection.InFeatures;
         Parallel.For(0, projection.OutFeatures, row =>
         {
@@ -56,7 +57,16 @@ public static class ModelWriter
                 double factor = b[(row * rank) + r];
                 for (var column = 0; column < columns; column++) sums[column] += factor * a[(r * columns) + column];
             }
-            for (var column = 0; column < columns; column++) values[((long)row * columns) + column] = (float)(values[((long)row * columns) + column] + (projection.Scale * sums[column]));
+            var target = values.AsSpan((int)((long)row * columns), columns);
+            var square = 0.0;
+            for (var column = 0; column < columns; column++)
+            {
+                sums[column] = target[column] + (projection.Scale * sums[column]);
+                square += sums[column] * sums[column];
+            }
+            // DoRA: the row gets the length of its magnitude.
+            var length = magnitudes is null ? 1 : magnitudes[row] / Math.Sqrt(square);
+            for (var column = 0; column < columns; column++) target[column] = (float)(length * sums[column]);
         });
         return values;
     }

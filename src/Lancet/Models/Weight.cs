@@ -27,6 +27,9 @@ public enum WeightRole
 
     /// <summary>A LoRA matrix, an fp32 master that is always trained.</summary>
     Adapter,
+
+    /// <summary>DoRA's magnitudes of a projection's outputs.</summary>
+    Magnitude,
 }
 
 /// <summary>
@@ -73,6 +76,9 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
 
     /// <summary>Whether AdamW's weight decay applies (Hugging Face exempts norms and biases).</summary>
     public bool Decays => Role is not (WeightRole.Norm or WeightRole.Bias);
+
+    /// <summary>Whether the computation reads the weight in the accumulator's dtype, whatever the activations are.</summary>
+    public bool IsWide => Role is WeightRole.Norm or WeightRole.Bias or WeightRole.Magnitude;
 
     /// <summary>The weight as the right operand of a product.</summary>
     /// <param name="isTransposed">True for X · Wᵀ, false for dY · W.</param>

@@ -26,7 +26,7 @@ internal sealed partial class WeightLoader
             Quantize(weight, dense);
             return;
         }
-        weight.Dense = weight.Role is WeightRole.Norm or WeightRole.Bias ? Allocate(dtype.Accumulator(), weight.Shape, weight.Name) : Allocate(weight, "elements", dtype, weight.Shape);
+        weight.Dense = weight.IsWide ? Allocate(dtype.Accumulator(), weight.Shape, weight.Name) : Allocate(weight, "elements", dtype, weight.Shape);
         Draw(weight, weight.Dense);
     }
 

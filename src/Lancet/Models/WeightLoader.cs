@@ -43,7 +43,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             return;
         }
         var entry = Find(weight);
-        if (weight.Role is WeightRole.Norm or WeightRole.Bias)
+        if (weight.IsWide)
         {
             weight.Dense = Allocate(dtype.Accumulator(), weight.Shape, weight.Name);
             CopyTo(entry, weight.Dense);

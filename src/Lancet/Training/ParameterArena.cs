@@ -109,8 +109,8 @@ public sealed class ParameterArena : IDisposable
         foreach (var copies in _copies) copies.Dispose();
     }
 
-    // Norms and biases are read in the masters' dtype whatever the activations are.
-    private static bool UsesComputeDType(Weight weight) => !weight.IsInBorder && weight.Role is not (WeightRole.Norm or WeightRole.Bias);
+    // Norms, biases and magnitudes are read in the masters' dtype whatever the activations are.
+    private static bool UsesComputeDType(Weight weight) => !weight.IsInBorder && !weight.IsWide;
 
     private bool UsesCopy(Weight weight) => ComputeCopy.Exists && UsesComputeDType(weight);
 

@@ -117,6 +117,21 @@ public sealed class FamilyTests : IDisposable
         }
         using (var adapter = SafetensorsFile.Open(Path.Combine(_folder, "adapter", "adapter_model.safetensors")))
             Assert.Contains("base_model.model.model.language_model.layers.2.mlp.down_proj.lora_A.weight", adapter.Entries.Keys);
+        // Adapters of older versions of transformers have the older names.
+        var (older, newer) = (Directory.CreateDirectory(Path.Combine(_folder, "older")).FullName, Path.Combine(_folder, "adapter"));
+        File.Copy(Path.Combine(newer, "adapter_config.json"), Path.Combine(older, "adapter_config.json"));
+        using (var source = SafetensorsFile.Open(Path.Combine(newer, "adapter_model.safetensors")))
+        {
+            SafetensorsWriter.Write(Path.Combine(older, "adapter_model.safetensors"),
+                [.. source.Entries.Values.Select(entry => new SafetensorsOutput(entry.Name.Replace("model.language_model.", "language_model.model.", StringComparison.Ordinal), DType.Float32, entry.Dimensions, stream => stream.Write(entry.Span)))]);
+        }
+        using (LanguageModel first = LanguageModel.Load(seeing), second = LanguageModel.Load(seeing))
+        {
+            first.LoadAdapter(newer);
+            second.LoadAdapter(older);
+            Assert.Equal(first.Trained!.Weights.Select(weight => weight.Name), second.Trained!.Weights.Select(weight => weight.Name));
+            foreach (var (a, b) in first.Trained.Weights.Zip(second.Trained.Weights)) Assert.Equal(first.Read(a), second.Read(b));
+        }
         Assert.Equal("gemma3_text", ModelConfig.Load(alone).ModelType);
         Assert.Contains(106, ModelConfig.Load(alone).EosTokenIds);
         AssertLosses(alone, fixture, "base_loss");
