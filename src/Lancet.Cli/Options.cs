@@ -39,7 +39,7 @@ internal static class Options
         new("alpha-pattern", null, "Other alphas, likewise"),
         new("layers-to-transform", null, "Layers with adapters, such as 0,1,2; all by default"),
         new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes activations to fit"),
-        new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all; all give the same bits"),
+        new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all, offload-half-mlp, offload-keep-half-mlp; all give the same bits"),
     ];
 
     public static Setting[] Train { get; } =

@@ -29,6 +29,12 @@ public enum ActivationPolicy
 
     /// <summary>Everything in host memory: nothing is made again, most traffic.</summary>
     OffloadAll,
+
+    /// <summary>Everything in host memory but the second half of the MLP's chunks (<see cref="TokenChunks"/>), which are made again. With one chunk <see cref="OffloadAttention"/>.</summary>
+    OffloadHalfMlp,
+
+    /// <summary>The first half of the MLP's chunks stay, the second half are made again, the rest is in host memory. With one chunk <see cref="OffloadAttention"/>.</summary>
+    OffloadKeepHalfMlp,
 }
 
 /// <summary>Where a part of what the backward pass reads is between the passes.</summary>
@@ -50,7 +56,8 @@ internal enum Place
 /// <param name="Attended">Attention's output and log-sum-exp.</param>
 /// <param name="Middle">x₂, with what a norm behind the output projection keeps.</param>
 /// <param name="Mlp">Gate and up, with what belongs to them.</param>
-internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attended, Place Middle, Place Mlp)
+/// <param name="MlpShare">Share of the MLP's chunks that are there; the others are made again.</param>
+internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attended, Place Middle, Place Mlp, double MlpShare)
 {
     /// <summary>Whether a part is in host memory.</summary>
     public bool UsesHost => Input == Place.Host || Mlp == Place.Host;
@@ -63,14 +70,16 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
         var host = staysOnDevice ? Place.Device : Place.Host;
         return policy switch
         {
-            ActivationPolicy.Keep => default,
+            ActivationPolicy.Keep => default(SavedParts) with { MlpShare = 1 },
             ActivationPolicy.RecomputeMlp => default(SavedParts) with { Mlp = Place.Nowhere },
-            ActivationPolicy.KeepInput => new(Place.Device, Place.Nowhere, Place.Nowhere, Place.Nowhere, Place.Nowhere),
-            ActivationPolicy.Offload => new(host, Place.Nowhere, host, Place.Nowhere, Place.Nowhere),
-            ActivationPolicy.OffloadQkv => new(host, host, host, Place.Nowhere, Place.Nowhere),
-            ActivationPolicy.OffloadAttention => new(host, host, host, host, Place.Nowhere),
-            ActivationPolicy.OffloadKeepMlp => new(host, host, host, host, Place.Device),
-            ActivationPolicy.OffloadAll => new(host, host, host, host, host),
+            ActivationPolicy.KeepInput => new(Place.Device, Place.Nowhere, Place.Nowhere, Place.Nowhere, Place.Nowhere, 0),
+            ActivationPolicy.Offload => new(host, Place.Nowhere, host, Place.Nowhere, Place.Nowhere, 0),
+            ActivationPolicy.OffloadQkv => new(host, host, host, Place.Nowhere, Place.Nowhere, 0),
+            ActivationPolicy.OffloadAttention => new(host, host, host, host, Place.Nowhere, 0),
+            ActivationPolicy.OffloadKeepMlp => new(host, host, host, host, Place.Device, 1),
+            ActivationPolicy.OffloadAll => new(host, host, host, host, host, 1),
+            ActivationPolicy.OffloadHalfMlp => new(host, host, host, host, host, 0.5),
+            ActivationPolicy.OffloadKeepHalfMlp => new(host, host, host, host, Place.Device, 0.5),
             _ => throw new ArgumentOutOfRangeException(nameof(policy)),
         };
     }
@@ -79,7 +88,7 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
     public static ActivationPolicy OnDevice(ActivationPolicy policy) => policy switch
     {
         ActivationPolicy.Offload => ActivationPolicy.KeepInput,
-        ActivationPolicy.OffloadQkv or ActivationPolicy.OffloadAttention => ActivationPolicy.RecomputeMlp,
+        ActivationPolicy.OffloadQkv or ActivationPolicy.OffloadAttention or ActivationPolicy.OffloadHalfMlp or ActivationPolicy.OffloadKeepHalfMlp => ActivationPolicy.RecomputeMlp,
         ActivationPolicy.OffloadKeepMlp or ActivationPolicy.OffloadAll => ActivationPolicy.Keep,
         _ => policy,
     };
@@ -88,7 +97,7 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
 /// <summary>Policies as options name them.</summary>
 public static class ActivationPolicies
 {
-    private static readonly string[] s_names = ["keep", "recompute-mlp", "keep-input", "offload", "offload-qkv", "offload-attention", "offload-keep-mlp", "offload-all"];
+    private static readonly string[] s_names = ["keep", "recompute-mlp", "keep-input", "offload", "offload-qkv", "offload-attention", "offload-keep-mlp", "offload-all", "offload-half-mlp", "offload-keep-half-mlp"];
 
     /// <summary>Names, in the order of <see cref="ActivationPolicy"/>.</summary>
     public static IReadOnlyList<string> Names => s_names;

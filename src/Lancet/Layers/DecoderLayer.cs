@@ -15,7 +15,9 @@ public sealed class DecoderLayer
     private readonly Action<StepContext> _fetchAttention;
     private SavedParts _parts;
     private State _state;
-    private State _leaving;
+
+    // What is kept as the forward pass wrote it: what goes to host memory is still here until the copies are awaited.
+    private State _here;
     private Tensor _normedGradient;
 
     /// <summary>Describes a layer.</summary>
@@ -50,46 +52,46 @@ public sealed class DecoderLayer
         public SelfAttention.State Attention;
     }
 
-    /// <summary>The layer's output; the input x belongs to the layer afterwards, or is freed if no backward pass follows.</summary>
-    internal Tensor Forward(StepContext c, Tensor x, ActivationPolicy policy)
+    /// <summary>First half of the forward pass; the input x belongs to the layer afterwards, or is freed if no backward pass follows.</summary>
+    internal void ForwardAttention(StepContext c, Tensor x, ActivationPolicy policy)
     {
-        c.Trace?.Begin(StepPhase.Forward, _layer);
-        State state = new() { Input = x };
+        c.Trace?.Begin(StepPhase.ForwardAttention, _layer);
         _parts = c.IsTraining ? SavedParts.Of(policy, _layer == _config.LayerCount - 1) : default;
+        State state = new() { Input = x }, host = state;
         var send = new SendMap(c, CopyChannel);
-        var host = state;
         if (_parts.Input == Place.Host) send.Apply(ref host.Input);
         state.Middle = Attention.Forward(c, x, ref state.Attention);
         (host.Attention, host.Middle) = (state.Attention, _config.IsParallel ? default : state.Middle);
         MapAttention(send, ref host, Place.Host);
-        var output = Mlp.Forward(c, _config.IsParallel ? x : state.Middle, state.Middle, _parts.Mlp != Place.Nowhere);
+        (_here, _state) = (state, host);
+    }
+
+    /// <summary>Second half: the layer's output.</summary>
+    internal Tensor ForwardMlp(StepContext c)
+    {
+        c.Trace?.Begin(StepPhase.ForwardMlp, _layer);
+        var output = Mlp.Forward(c, _config.IsParallel ? _here.Input : _here.Middle, _here.Middle, _parts.MlpShare, _parts.Mlp == Place.Host ? CopyChannel : -1);
         if (_config.IsParallel)
         {
             // Nothing but the sum has read it.
-            c.Free(state.Middle);
-            state.Middle = default;
+            c.Free(_here.Middle);
+            _here.Middle = default;
         }
-        if (!c.IsTraining)
-        {
-            c.Free(state.Input, state.Middle);
-            return output;
-        }
-        if (_parts.Mlp == Place.Host) Mlp.Send(c, CopyChannel);
-        MapAttention(new FreeMap(c), ref host, Place.Nowhere);
-        (_leaving, _state) = (state, host);
+        if (c.IsTraining) MapAttention(new FreeMap(c), ref _state, Place.Nowhere);
+        else c.Free(_here.Input, _here.Middle);
         return output;
     }
 
-    /// <summary>Waits for what is on its way to host memory and frees it here; called once for each forward pass, before <see cref="Fetch"/>, as late as the memory allows.</summary>
+    /// <summary>Waits for what is on its way to host memory and frees it here; called once for each forward pass, before <see cref="Fetch"/>, some time later.</summary>
     internal void Release(StepContext c)
     {
         c.Trace?.Begin(StepPhase.Release, _layer);
         if (!_parts.UsesHost) return;
         c.Device.AwaitCopy(CopyChannel);
         var free = new FreeMap(c);
-        if (_parts.Input == Place.Host) free.Apply(ref _leaving.Input);
+        if (_parts.Input == Place.Host) free.Apply(ref _here.Input);
         if (_parts.Mlp == Place.Host) Mlp.Release(c);
-        MapAttention(free, ref _leaving, Place.Host);
+        MapAttention(free, ref _here, Place.Host);
     }
 
     /// <summary>Starts to bring back from host memory what <see cref="BackwardMlp"/> needs at once; called half a layer ahead.</summary>
@@ -115,7 +117,7 @@ public sealed class DecoderLayer
             else _state.Middle = Attention.Forward(c, _state.Input, ref _state.Attention, makesQkv);
         }
         var x = _config.IsParallel ? _state.Input : _state.Middle;
-        _normedGradient = Mlp.Backward(c, x, d, needsInput || !_config.IsParallel, _parts.Mlp != Place.Nowhere, _fetchAttention);
+        _normedGradient = Mlp.Backward(c, x, d, needsInput || !_config.IsParallel, _fetchAttention);
         c.Free(_state.Middle);
     }
 

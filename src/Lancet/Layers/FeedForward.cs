@@ -28,25 +28,22 @@ public abstract class FeedForward
     /// <param name="c">The step.</param>
     /// <param name="x">What is normed: x₂, or the layer's input in a parallel block.</param>
     /// <param name="stream">x₂, which the result is added to.</param>
-    /// <param name="isKept">Whether what can be made again is kept.</param>
-    internal abstract Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept);
+    /// <param name="share">Share of the chunks whose state is kept; what is not is made again by <see cref="Backward"/>.</param>
+    /// <param name="channel">Channel of copies of what is kept to host memory; negative if it stays.</param>
+    internal abstract Tensor Forward(StepContext c, Tensor x, Tensor stream, double share, int channel);
 
-    /// <summary>Starts to copy what was kept to host memory; <see cref="Release"/> ends its life on the device once the copy is awaited.</summary>
-    internal abstract void Send(StepContext c, int channel);
-
-    /// <summary>See <see cref="Send"/>.</summary>
+    /// <summary>Ends the life on the device of what goes to host memory, once its copies were awaited.</summary>
     internal abstract void Release(StepContext c);
 
     /// <summary>Starts to copy it back.</summary>
     internal abstract void Fetch(StepContext c, int channel);
 
-    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees what was kept. Rows of d have <see cref="Room"/> behind them.</summary>
+    /// <summary>d += gradient of x₂, adding to the gradients of what is trained; frees what was kept, makes again with the same bits what was not. Rows of d have <see cref="Room"/> behind them.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">What was normed.</param>
     /// <param name="d">Gradient of x₃.</param>
     /// <param name="needsInput">Whether the gradient of x is wanted.</param>
-    /// <param name="isKept">As in the forward pass; what was not is made again, with the same bits.</param>
     /// <param name="whenDownIsDone">Called when the down projection's part is done and its buffers are free again; half-way where there are chunks.</param>
     /// <returns>In a parallel block the gradient of the normed input, to be freed by the caller, instead of adding x's gradient to d. Absent elsewhere.</returns>
-    internal abstract Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone);
+    internal abstract Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone);
 }

@@ -20,7 +20,10 @@ public sealed class GatedMlp : FeedForward
     private readonly GatedActivationKernel _activation;
     private readonly bool _isParallel;
     private State[] _states = new State[1];
-    private State[] _leaving = [];
+    private State[] _leaving = new State[1];
+
+    // Chunks whose state is kept: the first ones, which have the most time to leave for host memory.
+    private int _kept;
 
     /// <summary>Describes the MLP of one layer.</summary>
     /// <param name="config">Model.</param>
@@ -58,9 +61,10 @@ public sealed class GatedMlp : FeedForward
 
     private ProjectionGroup DownProjection => Down.Projection;
 
-    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept)
+    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, double share, int channel)
     {
         var tokens = Cut(c);
+        _kept = (int)(share * _states.Length);
         var result = c.Saved(_config.HiddenSize);
         Hold(c);
         for (var chunk = 0; chunk < _states.Length; chunk++)
@@ -68,37 +72,35 @@ public sealed class GatedMlp : FeedForward
             var (start, count) = Rows(c, chunk, tokens);
             ref var state = ref _states[chunk];
             state = default;
-            Intermediate(c, x.Rows(start, count), ref state);
+            c.Free(Intermediate(c, x.Rows(start, count), ref state));
             var h = Activate(c, state);
             if (!c.IsTraining) c.Free(state.GateUp);
             Down.Forward(c, h, stream.Rows(start, count), result.Rows(start, count), out state.Down);
             c.Free(h);
             if (!c.IsTraining) c.Free(state.Statistics);
-            else if (!isKept) Drop(c, ref state);
+            else if (chunk >= _kept) Drop(c, ref state);
+            else if (channel >= 0)
+            {
+                _leaving[chunk] = state;
+                state.Map(new SendMap(c, channel));
+            }
         }
         LetGo(c);
         c.TokenCount = tokens;
         return result;
     }
 
-    internal override void Send(StepContext c, int channel)
-    {
-        if (_leaving.Length != _states.Length) _leaving = new State[_states.Length];
-        _states.CopyTo(_leaving, 0);
-        foreach (ref var state in _states.AsSpan()) state.Map(new SendMap(c, channel));
-    }
-
     internal override void Release(StepContext c)
     {
-        foreach (ref var state in _leaving.AsSpan()) state.Map(new FreeMap(c));
+        foreach (ref var state in _leaving.AsSpan(0, _kept)) state.Map(new FreeMap(c));
     }
 
     internal override void Fetch(StepContext c, int channel)
     {
-        foreach (ref var state in _states.AsSpan()) state.Map(new FetchMap(c, channel));
+        foreach (ref var state in _states.AsSpan(0, _kept)) state.Map(new FetchMap(c, channel));
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone)
+    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
     {
         var tokens = Cut(c);
         Tensor dNormed = default;
@@ -108,7 +110,7 @@ public sealed class GatedMlp : FeedForward
             var (start, count) = Rows(c, chunk, tokens);
             var (rows, gradient) = (x.Rows(start, count), d.Rows(start, count));
             ref var state = ref _states[chunk];
-            if (!isKept) Recompute(c, rows, ref state);
+            if (chunk >= _kept) Recompute(c, rows, ref state);
             BackwardDown(c, state, gradient);
             // What comes from host memory needs time to come, and until then its memory serves the chunks.
             if (chunk == (_states.Length - 1) / 2) whenDownIsDone(c);
@@ -130,7 +132,7 @@ public sealed class GatedMlp : FeedForward
 
     private void Recompute(StepContext c, Tensor x, ref State state)
     {
-        Intermediate(c, x, ref state);
+        state.Normed = Intermediate(c, x, ref state);
         if (Down.Norm is null) return;
         // The norm's backward pass reads the down projection's output.
         var h = Activate(c, state);
@@ -151,7 +153,7 @@ public sealed class GatedMlp : FeedForward
     {
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
-        var normed = Input.Recompute(c, x, state.Statistics);
+        var normed = state.Normed.Exists ? state.Normed : Input.Recompute(c, x, state.Statistics);
         GateUpProjections.BackwardWeights(c, normed, state.GateUp, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
         c.Free(state.GateUp);
@@ -165,12 +167,13 @@ public sealed class GatedMlp : FeedForward
         return default;
     }
 
-    private void Intermediate(StepContext c, Tensor x, ref State state)
+    /// <summary>Gate and up; returns n.</summary>
+    private Tensor Intermediate(StepContext c, Tensor x, ref State state)
     {
         var normed = Input.Forward(c, x, GateUpProjections.Room, out state.Statistics);
         state.GateUp = c.Saved((2L * _config.IntermediateSize) + GateUpProjections.Room);
         GateUpProjections.Forward(c, normed, state.GateUp, default, out state.GateUpU);
-        c.Free(normed);
+        return normed;
     }
 
     private Tensor Activate(StepContext c, in State state)
@@ -198,7 +201,7 @@ public sealed class GatedMlp : FeedForward
     private int Cut(StepContext c)
     {
         var count = _isParallel || GateUpProjections.HasDropout || DownProjection.HasDropout ? 1 : c.MlpChunks.Count;
-        if (_states.Length != count) _states = new State[count];
+        if (_states.Length != count) (_states, _leaving) = (new State[count], new State[count]);
         return c.TokenCount;
     }
 
@@ -210,10 +213,10 @@ public sealed class GatedMlp : FeedForward
         return (start, count);
     }
 
-    /// <summary>What the backward pass of a chunk reads.</summary>
+    /// <summary>What the backward pass of a chunk reads; n only where gate and up were just made again from it.</summary>
     private struct State
     {
-        public Tensor Statistics, GateUp;
+        public Tensor Statistics, GateUp, Normed;
         public AdapterInputs GateUpU;
         public ResidualProjection.State Down;
 

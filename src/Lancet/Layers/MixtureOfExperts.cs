@@ -31,6 +31,7 @@ public sealed class MixtureOfExperts : FeedForward
     private readonly RoutedActivationKernel _activation;
     private State _state;
     private State _leaving;
+    private bool _isKept;
 
     /// <summary>Describes the experts of one layer.</summary>
     internal MixtureOfExperts(ModelConfig config, int layer, WeightList weights)
@@ -117,8 +118,9 @@ public sealed class MixtureOfExperts : FeedForward
         Down.CheckAdapters();
     }
 
-    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, bool isKept)
+    internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, double share, int channel)
     {
+        _isKept = share == 1;
         _state = default;
         ref var s = ref _state;
         Intermediate(c, x, ref s);
@@ -132,7 +134,9 @@ public sealed class MixtureOfExperts : FeedForward
         c.Free(output);
         if (c.IsTraining)
         {
-            if (!isKept) s.Map(new FreeMap(c));
+            _leaving = s;
+            if (!_isKept) s.Map(new FreeMap(c));
+            else if (channel >= 0) s.Map(new SendMap(c, channel));
             return result;
         }
         c.Free(s.Statistics);
@@ -140,15 +144,15 @@ public sealed class MixtureOfExperts : FeedForward
         return result;
     }
 
-    internal override void Send(StepContext c, int channel)
+    internal override void Release(StepContext c)
     {
-        _leaving = _state;
-        _state.Map(new SendMap(c, channel));
+        if (_isKept) _leaving.Map(new FreeMap(c));
     }
 
-    internal override void Release(StepContext c) => _leaving.Map(new FreeMap(c));
-
-    internal override void Fetch(StepContext c, int channel) => _state.Map(new FetchMap(c, channel));
+    internal override void Fetch(StepContext c, int channel)
+    {
+        if (_isKept) _state.Map(new FetchMap(c, channel));
+    }
 
     private void Recompute(StepContext c, Tensor x)
     {
@@ -160,9 +164,9 @@ public sealed class MixtureOfExperts : FeedForward
         c.Free(h);
     }
 
-    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, bool isKept, Action<StepContext> whenDownIsDone)
+    internal override Tensor Backward(StepContext c, Tensor x, Tensor d, bool needsInput, Action<StepContext> whenDownIsDone)
     {
-        if (!isKept) Recompute(c, x);
+        if (!_isKept) Recompute(c, x);
         ref readonly var s = ref _state;
         var width = _experts.IntermediateSize;
         // Adding up the experts' outputs hands each of them the token's gradient.

@@ -61,21 +61,27 @@ public sealed class DecoderModel
     /// <param name="c">The step, with <see cref="StepContext.IsTraining"/> set.</param>
     /// <param name="policies">What each layer keeps.</param>
     /// <param name="losses">[T] in the accumulator's type.</param>
-    /// <param name="lag">Layers whose activations may be on their way to host memory besides the current one's; each takes memory for the time that the copies have.</param>
+    /// <param name="lag">Halves of layers after which a layer's copies to host memory are awaited and what they copied is freed here: 0 for at once. Time for the copies, which takes memory.</param>
     public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses, int lag = 0)
     {
         c.Trace?.Begin(StepPhase.Start);
         var x = Embed(c);
+        var released = 0;
+        void Release(int halves)
+        {
+            if (released < Layers.Count && (2 * released) + 2 + lag <= halves) Layers[released++].Release(c);
+        }
         for (var layer = 0; layer < Layers.Count; layer++)
         {
-            x = Layers[layer].Forward(c, x, policies[layer]);
-            if (layer >= lag) Layers[layer - lag].Release(c);
+            Layers[layer].ForwardAttention(c, x, policies[layer]);
+            Release((2 * layer) + 1);
+            x = Layers[layer].ForwardMlp(c);
+            Release((2 * layer) + 2);
         }
         c.Trace?.Begin(StepPhase.Head);
         var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room)));
         c.Free(x);
-        // The last layer's own backward pass follows, so nothing of it has left.
-        for (var layer = Math.Max(0, Layers.Count - lag); layer < Layers.Count; layer++) Layers[layer].Release(c);
+        while (released < Layers.Count) Layers[released++].Release(c);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
             var needsInput = layer > 0 || Embedding.IsTrained || Layers[0].Attention.Input.IsTrained;
@@ -148,7 +154,11 @@ public sealed class DecoderModel
     private Tensor Hidden(StepContext c)
     {
         var x = Embed(c);
-        foreach (var layer in Layers) x = layer.Forward(c, x, ActivationPolicy.Keep);
+        foreach (var layer in Layers)
+        {
+            layer.ForwardAttention(c, x, ActivationPolicy.Keep);
+            x = layer.ForwardMlp(c);
+        }
         return x;
     }
 

@@ -23,19 +23,23 @@ internal sealed class PolicyMix(int layers)
 
     /// <summary>Predicts a step.</summary>
     /// <param name="traces">For each layer the trace of a step in which all layers keep what it keeps.</param>
-    /// <param name="lag">Layers whose activations may be on their way to host memory besides the current one's.</param>
+    /// <param name="lag">See <see cref="Models.DecoderModel.ForwardBackward"/>.</param>
     public StepPrediction Predict(ReadOnlySpan<StepTrace> traces, int lag)
     {
         Array.Clear(_ends);
         (_compute, _copy, _stall, _alive, _peak, _host) = (0, 0, 0, 0, 0, 0);
         Play(traces[0][StepPhase.Start]);
-        for (var layer = 0; layer < layers; layer++)
+        var released = 0;
+        for (var half = 0; half < 2 * layers; half++)
         {
-            Play(traces[layer][StepPhase.Forward, layer]);
-            if (layer >= lag) Play(traces[layer - lag][StepPhase.Release, layer - lag]);
+            var layer = half / 2;
+            Play(traces[layer][half % 2 == 0 ? StepPhase.ForwardAttention : StepPhase.ForwardMlp, layer]);
+            if ((2 * released) + 2 + lag > half + 1) continue;
+            Play(traces[released][StepPhase.Release, released]);
+            released++;
         }
         Play(traces[0][StepPhase.Head]);
-        for (var layer = Math.Max(0, layers - lag); layer < layers; layer++) Play(traces[layer][StepPhase.Release, layer]);
+        for (; released < layers; released++) Play(traces[released][StepPhase.Release, released]);
         for (var layer = layers - 1; layer >= 0; layer--)
         {
             Play(traces[layer][StepPhase.BackwardMlp, layer]);

@@ -16,14 +16,15 @@ internal sealed class PolicySearch
 {
     // Copies take a little of the memory's bandwidth from what they run beside, and host memory is better left alone for nothing.
     private const double SecondsPerHostByte = 1e-13;
-    private const int MostLag = 6;
+    private const int MostLag = 9;
 
     /// <summary>
     /// Which layers take which: what goes to host memory first, because the last layers' backward pass comes at once; then what leaves something here, and last what leaves most.
     /// </summary>
     private static readonly ActivationPolicy[] s_order =
     [
-        ActivationPolicy.OffloadAll, ActivationPolicy.OffloadAttention, ActivationPolicy.OffloadQkv, ActivationPolicy.Offload, ActivationPolicy.OffloadKeepMlp,
+        ActivationPolicy.OffloadAll, ActivationPolicy.OffloadHalfMlp, ActivationPolicy.OffloadAttention, ActivationPolicy.OffloadQkv, ActivationPolicy.Offload, ActivationPolicy.OffloadKeepHalfMlp,
+        ActivationPolicy.OffloadKeepMlp,
         ActivationPolicy.KeepInput, ActivationPolicy.RecomputeMlp, ActivationPolicy.Keep,
     ];
 
@@ -45,7 +46,7 @@ internal sealed class PolicySearch
         _policies = [.. s_order.Where(traces.ContainsKey)];
         _traces = [.. _policies.Select(policy => traces[policy])];
         (_mix, _byLayer) = (new PolicyMix(layers), new StepTrace[layers]);
-        _mostLag = Array.Exists(_policies, policy => SavedParts.Of(policy).UsesHost) ? Math.Min(MostLag, layers - 1) : 0;
+        _mostLag = Array.Exists(_policies, policy => SavedParts.Of(policy).UsesHost) ? Math.Min(MostLag, 2 * (layers - 1)) : 0;
     }
 
     /// <summary>What all layers with the same policy take, fastest policy first.</summary>

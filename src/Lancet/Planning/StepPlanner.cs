@@ -28,9 +28,10 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     public StepPlan Plan()
     {
         if (options.Mix is { } mix) return Run(new(mix.Policies, mix.Lag, default), false);
+        var hasChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens).Count > 1;
         // A processor's memory is the host's: there is nowhere to go.
         ActivationPolicy[] candidates = options.Policy is { } only ? [target.IsCuda ? only : SavedParts.OnDevice(only)]
-            : [.. Enum.GetValues<ActivationPolicy>().Where(policy => target.IsCuda || !SavedParts.Of(policy).UsesHost)];
+            : [.. Enum.GetValues<ActivationPolicy>().Where(policy => (target.IsCuda || !SavedParts.Of(policy).UsesHost) && (hasChunks || SavedParts.Of(policy).MlpShare is 0 or 1))];
         var search = new PolicySearch(_layers, candidates.ToDictionary(policy => policy, Trace));
         var uniform = search.Uniform().ToList();
         var leanest = uniform.MinBy(item => item.Prediction.PeakBytes);

@@ -8,8 +8,11 @@ internal enum StepPhase
     /// <summary>Before the first layer.</summary>
     Start,
 
-    /// <summary>A layer's forward pass.</summary>
-    Forward,
+    /// <summary>First half of a layer's forward pass.</summary>
+    ForwardAttention,
+
+    /// <summary>Second half of a layer's forward pass.</summary>
+    ForwardMlp,
 
     /// <summary>Until its copies to host memory have left.</summary>
     Release,

@@ -17,7 +17,7 @@ public class ActivationPolicyTests
 {
     private static readonly ActivationPolicy[] s_all = Enum.GetValues<ActivationPolicy>();
 
-    public static TheoryData<string, int> Lags() => new(new[] { "llama", "gemma2", "qwen3", "cohere2", "qwen3-moe" }.SelectMany(name => Enumerable.Range(0, 3).Select(lag => (name, lag))));
+    public static TheoryData<string, int> Lags() => new(new[] { "llama", "gemma2", "qwen3", "cohere2", "qwen3-moe" }.SelectMany(name => Enumerable.Range(0, 4).Select(lag => (name, lag))));
 
     [Theory]
     [MemberData(nameof(Lags))]
@@ -118,7 +118,7 @@ public class ActivationPolicyTests
 
     [Fact]
     public void A_mix_is_predicted_as_a_dry_run_of_it_goes() =>
-        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 6], Gen.Bool).Sample(
+        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 13], Gen.Bool).Sample(
             (choice, lag, isQuantized) =>
             {
                 var (decoder, inputs) = Describe(6, isQuantized);
