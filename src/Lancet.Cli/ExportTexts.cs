@@ -20,8 +20,17 @@ internal static class ExportTexts
     {
         var options = new ChatTemplateOptions { BosToken = model.Tokenizer.BosToken, EosToken = model.Tokenizer.EosToken };
         if (settings.Text("data") is not { } data) return [.. s_conversations.Select(pair => Render(template, options, pair.Question, pair.Answer))];
+        return [.. Rows(settings, model, template, data).Take(16).Select(ids => model.Tokenizer.Decode(ids, false))];
+    }
+
+    /// <summary>Token ids of the rows of --calibration-data, or null.</summary>
+    public static IEnumerable<int[]>? Calibration(Settings settings, LanguageModel model, ChatTemplate template) =>
+        settings.Text("calibration-data") is { } data ? Rows(settings, model, template, data).Take(settings.Count("calibration-rows", 1)) : null;
+
+    private static IEnumerable<int[]> Rows(Settings settings, LanguageModel model, ChatTemplate template, string data)
+    {
         var renderer = new RowRenderer(model.Tokenizer, template) { MaxLength = Math.Min(model.Config.MaxPositions, 512), VocabularySize = model.Config.VocabularySize, TrainsOnResponsesOnly = false, Columns = ModelLoading.Columns(settings) };
-        return [.. SftDataset.Load(data, renderer).Rows.Take(16).Select(row => model.Tokenizer.Decode(row.InputIds, false))];
+        return SftDataset.Load(data, renderer).Rows.Select(row => row.InputIds.ToArray());
     }
 
     private static string Render(ChatTemplate template, ChatTemplateOptions options, string question, string answer)

@@ -110,6 +110,8 @@ internal static class Options
         new("max-shard-size", "5GB", "With --format safetensors: most bytes of a file"),
         s_template,
         new("system", null, "With --format gguf: system message of Ollama's Modelfile"),
+        new("calibration-data", null, "With --format gguf: rows, such as the training data, by which errors of weights that matter more count more (an importance matrix)"),
+        new("calibration-rows", "128", "Rows of --calibration-data that are read"),
         new("verify", "true", "Load the export again and compare its logits and perplexity with the model's", true),
         s_data with { Help = "Held-out rows to verify on; a few sentences by default" },
         new("max-divergence", "auto", "Most that the export may diverge from the model, in nats a token; auto depends on the type"),

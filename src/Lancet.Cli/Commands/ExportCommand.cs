@@ -68,10 +68,11 @@ internal static class ExportCommand
         var isFile = IsFile(output, mixes);
         var name = NameOf(settings, model);
         var exports = new List<Export>();
+        var importance = mixes.Exists(mix => mix.Type.IsQuantized()) && ExportTexts.Calibration(settings, model, template) is { } rows ? ImportanceMatrix.Gather(model, rows) : null;
         foreach (var mix in mixes)
         {
             var path = isFile ? output : Path.Combine(output, $"{name}-{mix.Name}.gguf");
-            var notes = GgufExporter.Write(path, model, new GgufExportOptions { Mix = mix, ChatTemplate = template, ModelName = name });
+            var notes = GgufExporter.Write(path, model, new GgufExportOptions { Mix = mix, ChatTemplate = template, ModelName = name, Importance = importance });
             if (exports.Count == 0)
             {
                 foreach (var note in notes) Console.Error.WriteLine(note);

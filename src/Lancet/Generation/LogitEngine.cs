@@ -21,32 +21,44 @@ public sealed class LogitEngine : IDisposable
     private readonly DeviceBuffer _logits;
     private readonly PackedBatch _batch;
     private readonly int _maxTokens;
+    private readonly int _maxRows;
 
     /// <summary>Plans and allocates the memory of a forward pass.</summary>
     /// <param name="model">Model, with or without an adapter.</param>
     /// <param name="maxTokens">Longest sequence.</param>
     public LogitEngine(LanguageModel model, int maxTokens)
+        : this(model, maxTokens, maxTokens, null)
     {
-        (_model, _maxTokens) = (model, maxTokens);
+    }
+
+    /// <summary>An engine for the inputs of the projections, which computes the last token's logits only.</summary>
+    internal LogitEngine(LanguageModel model, int maxTokens, Action<LoraLinear, Tensor> observer)
+        : this(model, maxTokens, 1, observer)
+    {
+    }
+
+    private LogitEngine(LanguageModel model, int maxTokens, int maxRows, Action<LoraLinear, Tensor>? observer)
+    {
+        (_model, _maxTokens, _maxRows) = (model, maxTokens, maxRows);
         _inputs = new StepInputs(model.Device, model.Config, model.DType, maxTokens, maxTokens);
         _batch = new PackedBatch(maxTokens, 1);
-        _logits = model.Device.Allocate((long)maxTokens * model.Config.VocabularySize * model.DType.Accumulator().SizeInBytes(), "logits");
+        _logits = model.Device.Allocate((long)maxRows * model.Config.VocabularySize * model.DType.Accumulator().SizeInBytes(), "logits");
         using (var planning = new PlanningDevice(model.Device.PlanTarget))
         {
             var dry = new StepContext(planning, _memory, model.DType);
             _inputs.Bind(dry, maxTokens);
             _memory.BeginPlanning();
-            model.Decoder.Logits(dry, 0, LogitsOf(maxTokens));
+            model.Decoder.Logits(dry, 0, LogitsOf(maxRows));
             _memory.EndPlanning();
             model.Device.Prepare(planning.Kernels);
             model.Device.ReserveMatMulWorkspace(planning.MatMulWorkspaceBytes);
         }
         _activations = model.Device.Allocate(_memory.RequiredBytes, "activations");
         _memory.Bind(_activations.Address);
-        _context = new StepContext(model.Device, _memory, model.DType);
+        _context = new StepContext(model.Device, _memory, model.DType) { InputObserver = observer };
     }
 
-    /// <summary>Logits [ids, vocabulary] of a sequence, soft cap applied.</summary>
+    /// <summary>Logits [ids, vocabulary] of a sequence, soft cap applied; of its last token alone in an engine that was made to observe.</summary>
     /// <param name="ids">At least one token, at most as many as the engine was made for.</param>
     public float[] Logits(ReadOnlySpan<int> ids)
     {
@@ -55,8 +67,9 @@ public sealed class LogitEngine : IDisposable
         _batch.Add(ids.ToArray(), []);
         _inputs.Send(_context, _batch);
         _memory.BeginStep();
-        var logits = LogitsOf(ids.Length);
-        _model.Decoder.Logits(_context, 0, logits);
+        var rows = Math.Min(ids.Length, _maxRows);
+        var logits = LogitsOf(rows);
+        _model.Decoder.Logits(_context, ids.Length - rows, logits);
         var result = new float[logits.Count];
         if (logits.DType == DType.Float32)
         {

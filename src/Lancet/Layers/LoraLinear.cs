@@ -98,6 +98,7 @@ public sealed partial class LoraLinear
     public void Forward(StepContext c, Tensor x, ColumnSlice y, float beta, out Tensor u)
     {
         u = default;
+        c.InputObserver?.Invoke(this, x);
         if (Magnitude is not null)
         {
             ForwardDora(c, x, y, beta, out u);

@@ -58,6 +58,9 @@ public sealed class StepContext
     /// <summary>Tables of the rotary embeddings, as many as <see cref="Models.ModelConfig.Rotaries"/> has entries.</summary>
     public List<RotaryTensors> RotaryTables { get; } = [];
 
+    /// <summary>Sees the input [T, in] of every projection that is computed by itself, as on the processor; null where nobody looks.</summary>
+    internal Action<LoraLinear, Tensor>? InputObserver { get; init; }
+
     /// <summary>Takes down what a dry run asks for; null in real ones.</summary>
     internal IStepTrace? Trace { get; init; }
 
