@@ -3,13 +3,16 @@ using Lancet.Bench.Gpu;
 
 const string Usage = """
     usage:
-    Lancet.Bench encode | gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
+    Lancet.Bench encode | quantize | gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
     """;
 
 switch (args.FirstOrDefault())
 {
     case "encode":
         TokenizerBenchmark.Run();
+        return 0;
+    case "quantize":
+        QuantizeBenchmark.Run();
         return 0;
     case "gemm":
         GemmBenchmark.Run(args.ElementAtOrDefault(1));

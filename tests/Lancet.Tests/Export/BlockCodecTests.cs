@@ -106,6 +106,22 @@ public sealed class BlockCodecTests(LlamaCpp llama) : IClassFixture<LlamaCpp>
         double Error(float[] back) => values.Select((value, i) => (importance?[i % Columns] ?? 1) * Math.Pow(value - back[i], 2)).Sum();
     }
 
+    [Fact]
+    public void Every_half_and_what_lies_between_is_converted_as_dotnet_does()
+    {
+        var halves = new Half[1 << 16];
+        for (var i = 0; i < halves.Length; i++) halves[i] = BitConverter.UInt16BitsToHalf((ushort)i);
+        var wide = new float[halves.Length];
+        BlockCodec.Dequantize(GgufTensorType.Float16, System.Runtime.InteropServices.MemoryMarshal.AsBytes(halves.AsSpan()), wide);
+        for (var i = 0; i < wide.Length; i++) Assert.True(wide[i].Equals((float)halves[i]), $"{i:X}: {wide[i]}");
+        // Each number, its neighbours, and the halfway points to the next, where ties are decided.
+        float[] numbers = [.. wide.SelectMany(value => new[] { value, MathF.BitIncrement(value), MathF.BitDecrement(value), value * 1.00048828125f, value + (value * 0.00024414062f), value * 3e-5f }), 65519.99f, 65520, 1e30f, float.Epsilon];
+        numbers = [.. numbers, .. new float[(8 - (numbers.Length % 8)) % 8]];
+        var narrow = new Half[numbers.Length];
+        BlockCodec.Quantize(GgufTensorType.Float16, numbers, System.Runtime.InteropServices.MemoryMarshal.AsBytes(narrow.AsSpan()));
+        for (var i = 0; i < numbers.Length; i++) Assert.True(narrow[i].Equals((Half)numbers[i]), $"{numbers[i]:R}: {narrow[i]} instead of {(Half)numbers[i]}");
+    }
+
     private static float[] RoundTrip(GgufTensorType type, float[] values)
     {
         var (bytes, back) = (new byte[type.Bytes(values.Length)], new float[values.Length]);

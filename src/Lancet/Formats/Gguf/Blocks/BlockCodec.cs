@@ -1,4 +1,6 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using Lancet.Tile;
 
 namespace Lancet.Formats.Gguf.Blocks;
@@ -50,8 +52,7 @@ public static class BlockCodec
         {
             case GgufTensorType.Float32: source.CopyTo(MemoryMarshal.AsBytes(row)); break;
             case GgufTensorType.Float16:
-                var halves = MemoryMarshal.Cast<byte, Half>(source);
-                for (var i = 0; i < row.Length; i++) row[i] = (float)halves[i];
+                FromHalf(MemoryMarshal.Cast<byte, Half>(source), row);
                 break;
             case GgufTensorType.BFloat16:
                 var brains = MemoryMarshal.Cast<byte, BFloat16>(source);
@@ -93,7 +94,18 @@ public static class BlockCodec
 
     private static void ToHalf(ReadOnlySpan<float> row, Span<Half> target)
     {
-        for (var i = 0; i < row.Length; i++) target[i] = (Half)row[i];
+        var i = 0;
+        ref var bits = ref Unsafe.As<Half, ushort>(ref MemoryMarshal.GetReference(target));
+        for (; i + 8 <= row.Length; i += 8) HalfVectors.Narrow(Fit.At(row, i)).StoreUnsafe(ref bits, (nuint)i);
+        for (; i < row.Length; i++) target[i] = (Half)row[i];
+    }
+
+    private static void FromHalf(ReadOnlySpan<Half> source, Span<float> row)
+    {
+        var i = 0;
+        ref var bits = ref Unsafe.As<Half, ushort>(ref MemoryMarshal.GetReference(source));
+        for (; i + 8 <= row.Length; i += 8) HalfVectors.Widen(Vector128.LoadUnsafe(ref bits, (nuint)i)).StoreUnsafe(ref MemoryMarshal.GetReference(row), (nuint)i);
+        for (; i < row.Length; i++) row[i] = (float)source[i];
     }
 
     private static void ToBFloat16(ReadOnlySpan<float> row, Span<BFloat16> target)

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 
@@ -10,32 +11,65 @@ internal static class Q80Blocks
     public const int Size = 32;
     public const int Bytes = 2 + 32;
 
+    // Blocks whose scales are rounded to fp16 together.
+    private const int Together = 8;
+
     public static void Quantize(ReadOnlySpan<float> row, Span<byte> target)
     {
-        for (int i = 0, at = 0; i < row.Length; i += Size, at += Bytes)
+        ref var x = ref MemoryMarshal.GetReference(row);
+        ref var y = ref MemoryMarshal.GetReference(target);
+        Span<float> extremes = stackalloc float[Together];
+        var blocks = row.Length / Size;
+        for (var first = 0; first < blocks; first += Together)
         {
-            ref var x = ref MemoryMarshal.GetReference(row[i..]);
-            Vector256<float> a = Vector256.LoadUnsafe(ref x, 0), b = Vector256.LoadUnsafe(ref x, 8), c = Vector256.LoadUnsafe(ref x, 16), d = Vector256.LoadUnsafe(ref x, 24);
-            var most = Vector256.Max(Vector256.Max(Vector256.Abs(a), Vector256.Abs(b)), Vector256.Max(Vector256.Abs(c), Vector256.Abs(d)));
-            var half = Vector128.Max(most.GetLower(), most.GetUpper());
-            half = Vector128.Max(half, Vector128.Shuffle(half, Vector128.Create(2, 3, 0, 1)));
-            var extreme = Math.Max(half[0], half[1]);
-            var inverse = extreme > 0 ? 127 / extreme : 0;
-            BinaryPrimitives.WriteHalfLittleEndian(target[at..], (Half)(extreme / 127));
-            var low = Vector256.Narrow(Integers(a * inverse), Integers(b * inverse));
-            var high = Vector256.Narrow(Integers(c * inverse), Integers(d * inverse));
-            Vector256.Narrow(low, high).StoreUnsafe(ref MemoryMarshal.GetReference(MemoryMarshal.Cast<byte, sbyte>(target.Slice(at + 2, Size))));
+            var count = Math.Min(Together, blocks - first);
+            for (var block = 0; block < count; block++) extremes[block] = Extreme(ref Unsafe.Add(ref x, (first + block) * Size));
+            var scales = HalfVectors.Narrow(Fit.At(extremes, 0) / Vector256.Create(127f));
+            for (var block = 0; block < count; block++)
+            {
+                ref var into = ref Unsafe.Add(ref y, (first + block) * Bytes);
+                Unsafe.WriteUnaligned(ref into, BitConverter.IsLittleEndian ? scales[block] : BinaryPrimitives.ReverseEndianness(scales[block]));
+                Round(ref Unsafe.Add(ref x, (first + block) * Size), extremes[block] > 0 ? 127 / extremes[block] : 0, ref Unsafe.Add(ref into, 2));
+            }
         }
     }
 
     public static void Dequantize(ReadOnlySpan<byte> source, Span<float> row)
     {
+        ref var y = ref MemoryMarshal.GetReference(row);
         for (int i = 0, at = 0; i < row.Length; i += Size, at += Bytes)
         {
             var scale = (float)BinaryPrimitives.ReadHalfLittleEndian(source[at..]);
-            for (var j = 0; j < Size; j++) row[i + j] = scale * (sbyte)source[at + 2 + j];
+            var q = Vector256.LoadUnsafe(ref MemoryMarshal.GetReference(MemoryMarshal.Cast<byte, sbyte>(source.Slice(at + 2, Size))));
+            var (low, high) = Vector256.Widen(q);
+            var (a, b) = Vector256.Widen(low);
+            var (c, d) = Vector256.Widen(high);
+            (Vector256.ConvertToSingle(a) * scale).StoreUnsafe(ref y, (nuint)i);
+            (Vector256.ConvertToSingle(b) * scale).StoreUnsafe(ref y, (nuint)i + 8);
+            (Vector256.ConvertToSingle(c) * scale).StoreUnsafe(ref y, (nuint)i + 16);
+            (Vector256.ConvertToSingle(d) * scale).StoreUnsafe(ref y, (nuint)i + 24);
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Extreme(ref float x)
+    {
+        Vector256<float> a = Vector256.Abs(Vector256.LoadUnsafe(ref x, 0)), b = Vector256.Abs(Vector256.LoadUnsafe(ref x, 8)), c = Vector256.Abs(Vector256.LoadUnsafe(ref x, 16)), d = Vector256.Abs(Vector256.LoadUnsafe(ref x, 24));
+        var most = Vector256.MaxNative(Vector256.MaxNative(a, b), Vector256.MaxNative(c, d));
+        var half = Vector128.MaxNative(most.GetLower(), most.GetUpper());
+        half = Vector128.MaxNative(half, Vector128.Shuffle(half, Vector128.Create(2, 3, 0, 1)));
+        return Math.Max(half[0], half[1]);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Round(ref float x, float inverse, ref byte target)
+    {
+        var factor = Vector256.Create(inverse);
+        var low = Vector256.Narrow(Integers(Vector256.LoadUnsafe(ref x, 0) * factor), Integers(Vector256.LoadUnsafe(ref x, 8) * factor));
+        var high = Vector256.Narrow(Integers(Vector256.LoadUnsafe(ref x, 16) * factor), Integers(Vector256.LoadUnsafe(ref x, 24) * factor));
+        Vector256.Narrow(low, high).AsByte().StoreUnsafe(ref target);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<int> Integers(Vector256<float> x) => Vector256.ConvertToInt32Native(Vector256.Round(x));
 }
