@@ -44,7 +44,7 @@ public class ExportTests
     [InlineData("--type q8_0,f16 --output one.gguf", "give a folder")]
     [InlineData("--format gguf-adapter --type f16", "There is no adapter to write")]
     [InlineData("--format gguf-adapter --type q4_k_m --adapter ADAPTER", "adapters are written as f32, f16, bf16 or q8_0")]
-    [InlineData("--format onnx", "expected safetensors, gguf, gguf-adapter")]
+    [InlineData("--format onnx", "expected safetensors, nf4, gguf, gguf-adapter")]
     public void A_bad_choice_says_what_is_possible(string options, string expected)
     {
         using var work = new Workspace();
@@ -62,6 +62,22 @@ public class ExportTests
         var run = LancetCommand.Run("export", "--model", work.Model, "--adapter", work.Adapter, "--format", "gguf-adapter", "--type", "f16", "--output", work.At("adapter.gguf"));
         Assert.True(run.ExitCode == 0, run.Error);
         Assert.Equal("GGUF"u8.ToArray(), File.ReadAllBytes(work.At("adapter.gguf"))[..4]);
+    }
+
+    [Theory]
+    [InlineData("nf4")]
+    [InlineData("safetensors")]
+    public void A_folder_is_verified_and_read_again(string format)
+    {
+        using var work = new Workspace();
+        var run = LancetCommand.Run("export", "--model", s_bundled, "--format", format, "--output", work.Output, "--json");
+        Assert.True(run.ExitCode == 0, run.Error);
+        var export = JsonNode.Parse(run.Output)!["exports"]![0]!;
+        Assert.True((bool)export["verified"]!);
+        Assert.Equal(format == "nf4", (double)export["divergence"]! > 0.01);
+        Assert.Equal(format == "nf4" ? "nf4" : null, (string?)JsonNode.Parse(File.ReadAllText(work.At("out", "config.json")))!["quantization_config"]?["bnb_4bit_quant_type"]);
+        Assert.Contains("Returns the absolute value", LancetCommand.Run("generate", "--model", work.Output, "--raw", "--prompt", "System.Math.Abs", "--max-new-tokens", "12").Output, StringComparison.Ordinal);
+        Assert.Contains("base_model: ", File.ReadAllText(work.At("out", "README.md")), StringComparison.Ordinal);
     }
 
     [Fact]

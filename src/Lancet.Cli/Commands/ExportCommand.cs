@@ -23,7 +23,7 @@ internal static class ExportCommand
     {
         var (folder, output) = (settings.Required("model"), settings.Required("output"));
         if (Path.GetFullPath(folder) == Path.GetFullPath(output)) throw new LancetException("--output is the model's own folder; choose another one.");
-        var format = settings.OneOf("format", "safetensors", "gguf", "gguf-adapter");
+        var format = settings.OneOf("format", "safetensors", "nf4", "gguf", "gguf-adapter");
         var mixes = settings.List("type").Select(GgufMix.Find).ToList();
         if (mixes.Count == 0) throw new LancetException("--type is missing.");
         if (settings.Text("max-divergence") != "auto") _ = settings.Number("max-divergence");
@@ -38,12 +38,14 @@ internal static class ExportCommand
             {
                 "gguf" => WriteGguf(settings, model, template, output, mixes),
                 "gguf-adapter" => WriteAdapter(model, output, mixes),
-                _ => WriteSafetensors(settings, model, output),
+                _ => WriteFolder(settings, model, output, format == "nf4"),
             };
             if (verifies && Tokenizer.Exists(folder)) check = new ExportCheck(model, ExportTexts.Of(settings, model, template));
         }
         if (check is not null) exports = [.. exports.Select(export => Verify(settings, check, export))];
         foreach (var export in exports) Console.Error.WriteLine($"{Path.GetFullPath(export.Path)} ({export.Type}){(export.Report is { } report ? ": " + report : verifies && check is null ? ": not verified, the model has no tokenizer" : "")}");
+        // Beside a single file may lie anything.
+        if (Directory.Exists(output) && format != "gguf-adapter") AtomicFile.WriteText(Path.Combine(output, "README.md"), ModelCard.Create(folder, settings.Text("adapter"), [.. exports.Select(export => (export.Type, export.Report))]));
         if (settings.Flag("json")) WriteJson(exports);
         foreach (var export in exports.Where(export => export.IsBad))
             Console.Error.WriteLine($"{export.Path}: the export does not answer as the model does: {export.Report!.Divergence:G3} nats a token where {export.Limit:G3} are expected at most of {export.Type}. Do not use it; choose a type with more bits, or report this with the model's name. --max-divergence sets another limit.");
@@ -97,14 +99,21 @@ internal static class ExportCommand
         return exports;
     }
 
-    private static List<Export> WriteSafetensors(Settings settings, LanguageModel model, string output)
+    private static List<Export> WriteFolder(Settings settings, LanguageModel model, string output, bool isNf4)
     {
         var dtype = settings.DType("dtype");
-        DiskSpace.Require(output, model.Decoder.Weights.Sum(weight => weight.Shape.Count * dtype.SizeInBytes()));
-        ModelWriter.Save(output, model, dtype, settings.Bytes("max-shard-size"));
+        if (isNf4)
+        {
+            Nf4ModelWriter.Save(output, model, settings.Bytes("max-shard-size"));
+        }
+        else
+        {
+            DiskSpace.Require(output, model.Decoder.Weights.Sum(weight => weight.Shape.Count * dtype.SizeInBytes()));
+            ModelWriter.Save(output, model, dtype, settings.Bytes("max-shard-size"));
+        }
         ModelLoading.TokenizerOf(model.Folder)?.CopyTo(output);
         if (settings.Text("adapter") is { } trained && Path.Combine(trained, Tokenizer.ChatTemplateFile) is var template && File.Exists(template)) File.Copy(template, Path.Combine(output, Tokenizer.ChatTemplateFile), true);
-        return [new(output, settings.Required("dtype"), ExportLimits.Of(dtype), null)];
+        return [isNf4 ? new(output, "nf4", ExportLimits.Nf4, null) : new(output, settings.Required("dtype"), ExportLimits.Of(dtype), null)];
     }
 
     private static bool IsFile(string output, List<GgufMix> mixes)

@@ -9,6 +9,9 @@ namespace Lancet.Formats;
 /// </summary>
 public static class ExportLimits
 {
+    /// <summary>Most nats a token for NF4.</summary>
+    public const double Nf4 = 2;
+
     /// <summary>Most nats a token for a dtype of safetensors.</summary>
     public static double Of(DType dtype) => dtype switch { DType.Float32 => 1e-5, DType.Float16 => 1e-3, _ => 0.02 };
 

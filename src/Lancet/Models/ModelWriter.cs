@@ -27,17 +27,17 @@ public static class ModelWriter
     {
         Directory.CreateDirectory(folder);
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
-        var outputs = model.Decoder.Weights
-            .Select(weight => new SafetensorsOutput(
-                NameIn(model, weight), dtype, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])],
-                stream => Write(stream, Merged(model, weight, projections.GetValueOrDefault(weight)), dtype, weight.Name)))
-            .ToList();
+        var outputs = model.Decoder.Weights.Select(weight => Output(model, weight, projections.GetValueOrDefault(weight), dtype)).ToList();
         SafetensorsWriter.WriteModel(folder, outputs, maxShardBytes);
         AtomicFile.WriteText(Path.Combine(folder, "config.json"), Config(model, dtype));
     }
 
+    /// <summary>A weight to be written, merged when it is its turn.</summary>
+    internal static SafetensorsOutput Output(LanguageModel model, Weight weight, LoraLinear? projection, DType dtype) => new(
+        NameIn(model, weight), dtype, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], stream => Write(stream, Merged(model, weight, projection), dtype, weight.Name));
+
     /// <summary>A weight's name in the files: of a model that sees, the language model becomes one of its own.</summary>
-    private static string NameIn(LanguageModel model, Weight weight) =>
+    internal static string NameIn(LanguageModel model, Weight weight) =>
         weight.Name.StartsWith(model.Config.WeightPrefix, StringComparison.Ordinal) ? PlainPrefix + weight.Name[model.Config.WeightPrefix.Length..] : weight.Name;
 
     /// <summary>A weight's values, with its adapter merged: W + s·B·A.</summary>
@@ -103,7 +103,7 @@ public static class ModelWriter
     }
 
     /// <summary>The model's own config.json (of a model that sees, its language model's part), with the dtype of the new files and without a quantisation that they no longer have.</summary>
-    private static string Config(LanguageModel model, DType dtype)
+    internal static string Config(LanguageModel model, DType dtype, System.Text.Json.Nodes.JsonObject? quantization = null)
     {
         var name = dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
         var json = System.Text.Json.Nodes.JsonNode.Parse(ModelConfig.ReadText(model.Folder))!.AsObject();
@@ -115,6 +115,7 @@ public static class ModelWriter
             if (eos is not null) json["eos_token_id"] = eos;
         }
         json.Remove("quantization_config");
+        if (quantization is not null) json["quantization_config"] = quantization;
         json.Remove("torch_dtype");
         json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(name);
         using var buffer = new MemoryStream();

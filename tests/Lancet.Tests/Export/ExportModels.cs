@@ -23,6 +23,8 @@ internal static class ExportModels
         { "gemma3", "{}" },
         { "qwen2", "{}" },
         { "qwen3", "{}" },
+        { "qwen3-moe", "{}" },
+        { "mixtral", """{"sliding_window": null}""" },
         { "phi3", "{}" },
         // llama.cpp takes the long factors for contexts, of 256 tokens at least, beyond the original one; Lancet for sequences.
         { "phi3-longrope", """{"rope_parameters": {"original_max_position_embeddings": 512}}""" },

@@ -37,6 +37,34 @@ public class BitsAndBytesTests
         Assert.Equal(losses[..4].Average(), quantized.Loss, 1e-6);
     }
 
+    [Fact]
+    public void An_export_holds_what_loading_in_four_bits_makes_and_its_adapter_is_merged_first()
+    {
+        var fixture = new Fixture("qwen2");
+        var folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
+        using (var model = LanguageModel.Load(fixture.Model)) Nf4ModelWriter.Save(folder, model, maxShardBytes: 50_000);
+        Assert.True(Directory.GetFiles(folder, "model-*-of-*.safetensors").Length > 1);
+        using (LanguageModel expected = LanguageModel.Load(fixture.Model, new LoadOptions { QuantizesToNf4 = true }), actual = LanguageModel.Load(folder))
+        {
+            foreach (var (weight, other) in expected.Decoder.Weights.Zip(actual.Decoder.Weights))
+            {
+                Assert.Equal(weight.Quantized is null, other.Quantized is null);
+                if (weight.Role == WeightRole.Projection) Assert.Equal(expected.Read(weight), actual.Read(other));
+            }
+        }
+        using (var model = LanguageModel.Load(fixture.Model))
+        {
+            model.LoadAdapter(fixture.Adapter);
+            Nf4ModelWriter.Save(folder, model);
+        }
+        using LanguageModel merged = LanguageModel.Load(folder), plain = LanguageModel.Load(fixture.Model);
+        plain.LoadAdapter(fixture.Adapter);
+        var last = plain.Decoder.Projections.Last();
+        var values = ModelWriter.Merged(plain, last.Weight, last);
+        Assert.All(values.Zip(merged.Read(merged.Decoder.Projections.Last().Weight)), pair => Assert.Equal(pair.First, pair.Second, values.Max(Math.Abs) * 0.16f));
+        Directory.Delete(folder, true);
+    }
+
     [Theory]
     [InlineData(".absmax")]
     [InlineData(".nested_absmax")]

@@ -13,12 +13,14 @@ internal sealed class GgufArchitecture
     {
         ["llama"] = "llama",
         ["mistral"] = "llama",
+        ["mixtral"] = "llama",
         ["gemma"] = "gemma",
         ["gemma2"] = "gemma2",
         ["gemma3_text"] = "gemma3",
         ["gemma3"] = "gemma3",
         ["qwen2"] = "qwen2",
         ["qwen3"] = "qwen3",
+        ["qwen3_moe"] = "qwen3moe",
         ["phi3"] = "phi3",
         ["granite"] = "granite",
         ["smollm3"] = "smollm3",
@@ -58,7 +60,7 @@ internal sealed class GgufArchitecture
         get
         {
             var window = _config.Windows.Max();
-            if (window > 0 && Name is ("llama" or "qwen2" or "qwen3" or "smollm3" or "phi3"))
+            if (window > 0 && Name is ("llama" or "qwen2" or "qwen3" or "qwen3moe" or "smollm3" or "phi3"))
                 yield return $"The model has a sliding window of {window} tokens, which llama.cpp does not apply to this architecture: contexts longer than that will differ.";
             if (_config.Rotary is { IsLengthDependent: true, HasFixedFactors: false })
                 yield return $"Lancet takes longrope's long factors for sequences of more than {_config.Rotary.OriginalMaxPositions} tokens; llama.cpp takes them for contexts (--ctx-size) of more than that.";
@@ -113,6 +115,8 @@ internal sealed class GgufArchitecture
         if (Name is ("gemma2" or "gemma3" or "cohere2") && WindowPeriod() < 0) throw No("this order of layers with and without a sliding window");
         if (Name == "cohere2" && WindowPeriod() == 0) throw No("a model without a sliding window");
         if (!gelu && Name != "granite" && _config.EmbeddingScale != 1) throw No("a factor of the embeddings");
+        if (_config.Experts is { } experts && experts.Layers.Contains(false)) throw No("layers with experts beside layers without");
+        if (_config.Experts is { IsNormalized: false }) throw No("experts whose weights do not sum to 1 (norm_topk_prob false)");
         ValidateRotary(No);
     }
 

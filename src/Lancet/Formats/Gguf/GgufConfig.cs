@@ -11,8 +11,7 @@ internal static class GgufConfig
     {
         var (metadata, tensors) = (file.Header.Metadata, file.Header.Tensors);
         var name = metadata.RequiredText("general.architecture");
-        if (name == "llama" && metadata.Integer("llama.expert_count") is > 0) name = "mixtral";
-        var type = GgufArchitecture.ModelTypeOf(name) ?? throw metadata.Error($"architecture {name} is not supported; {string.Join(", ", GgufArchitecture.Names)} are.");
+        var type = name == "llama" && metadata.Integer("llama.expert_count") is > 0 ? "mixtral" : GgufArchitecture.ModelTypeOf(name) ?? throw metadata.Error($"architecture {name} is not supported; {string.Join(", ", GgufArchitecture.Names)} are.");
         if (metadata.Integer("split.count") is > 1) throw metadata.Error("this is one part of a split model; join the parts first (llama-gguf-split --merge).");
         var prefix = metadata.RequiredText("general.architecture") + ".";
         double Number(string key, double fallback) => metadata.Number(prefix + key) ?? fallback;
@@ -151,7 +150,7 @@ internal static class GgufConfig
         config["num_experts_per_tok"] = metadata.Positive(prefix + "expert_used_count");
         if (type != "qwen3_moe") return;
         config["moe_intermediate_size"] = metadata.Positive(prefix + "expert_feed_forward_length");
-        config["norm_topk_prob"] = metadata.Flag(prefix + "expert_weights_norm") ?? true;
+        config["norm_topk_prob"] = true;
     }
 
     private static JsonArray List(float[] values) => new([.. values.Select(value => (JsonNode)JsonValue.Create(value))]);

@@ -45,12 +45,17 @@ public static class GgufExporter
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
         var outputs = new List<GgufOutput>();
         foreach (var (name, values) in GgufModelMetadata.RotaryTensors(config)) outputs.Add(new(name, GgufTensorType.Float32, [values.Length], stream => stream.Write(MemoryMarshal.AsBytes<float>(values))));
-        foreach (var weight in model.Decoder.Weights)
+        // Matrices of a layer's experts are one tensor, expert after expert.
+        foreach (var parts in model.Decoder.Weights.Select(weight => (Weight: weight, Map: GgufTensorMap.Of(architecture, config, weight))).GroupBy(part => part.Map.Name))
         {
-            var map = GgufTensorMap.Of(architecture, config, weight);
-            // Norms and biases are few, and read as fp32.
-            var type = weight.Role is WeightRole.Norm or WeightRole.Bias ? GgufTensorType.Float32 : mix.TypeOf(map.Name, weight.Shape[1], config, options.Importance is not null);
-            outputs.Add(new(map.Name, type, Dimensions(weight.Shape), stream => Write(stream, map.ToFile(ModelWriter.Merged(model, weight, projections.GetValueOrDefault(weight)), Columns(weight)), Columns(weight), type, weight.Name, options.Importance)));
+            var (first, map) = parts.First();
+            // Norms, biases and routers are few, and read as fp32.
+            var type = first.Role is WeightRole.Norm or WeightRole.Bias or WeightRole.Router ? GgufTensorType.Float32 : mix.TypeOf(map.Name, first.Shape[1], config, options.Importance is not null);
+            outputs.Add(new(parts.Key, type, map.Expert < 0 ? Dimensions(first.Shape) : [parts.Count(), .. Dimensions(first.Shape)], stream =>
+            {
+                foreach (var (weight, place) in parts)
+                    Write(stream, place.ToFile(ModelWriter.Merged(model, weight, projections.GetValueOrDefault(weight)), Columns(weight)), Columns(weight), type, weight.Name, options.Importance);
+            }));
         }
         GgufWriter.Write(path, metadata, outputs);
         return [.. architecture.Notes];

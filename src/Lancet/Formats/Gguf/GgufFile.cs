@@ -59,6 +59,13 @@ public sealed unsafe class GgufFile : IDisposable
         ? new((void*)(_start + (nint)(tensor.Offset + start)), count)
         : throw new ArgumentOutOfRangeException(nameof(start), $"Bytes {start} to {start + count} of {tensor.Bytes}.");
 
+    /// <summary>One of the matrices that a tensor is a stack of, as a tensor.</summary>
+    internal static GgufTensor MatrixOf(GgufTensor tensor, int matrix)
+    {
+        var one = tensor with { Dimensions = [.. tensor.Dimensions.Skip(1)] };
+        return one with { Offset = tensor.Offset + (matrix * one.Bytes) };
+    }
+
     /// <summary>A tensor's elements as fp32, dequantised on all processors.</summary>
     /// <exception cref="LancetException">There is no such tensor, or it holds no floating-point numbers.</exception>
     public float[] Read(string name)

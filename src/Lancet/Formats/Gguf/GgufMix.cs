@@ -67,8 +67,13 @@ public sealed class GgufMix
         var (layer, layers) = (int.Parse(parts[1], System.Globalization.CultureInfo.InvariantCulture), config.LayerCount);
         // The first and last eighths of the layers, and every third between them, suffer most.
         var isSensitive = layer < layers / 8 || layer >= 7 * layers / 8 || (layer - (layers / 8)) % 3 == 2;
+        // Of eight experts' models the attention is a small part, and worth many bits.
+        var hasEight = config.Experts?.Count == 8;
+        if (hasEight && parts[2] is ("attn_v" or "attn_k")) return GgufTensorType.Q80;
         switch (parts[2])
         {
+            case "attn_output" when hasEight:
+                return Name is "q2_k" or "q3_k_s" or "q3_k_m" or "q4_k_s" or "q4_k_m" ? GgufTensorType.Q5K : Type;
             case "attn_v" or "attn_qkv":
                 var type = Name switch
                 {
@@ -81,7 +86,7 @@ public sealed class GgufMix
                 };
                 // Models of 70B share few value heads among many query heads: small matrices, and bits well spent.
                 return layers == 80 && config.ModelType == "llama" && type is (GgufTensorType.Q3K or GgufTensorType.Q4K) ? GgufTensorType.Q5K : type;
-            case "ffn_down":
+            case "ffn_down" or "ffn_down_exps":
                 return Name switch
                 {
                     "q2_k" => GgufTensorType.Q3K,

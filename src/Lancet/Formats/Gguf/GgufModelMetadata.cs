@@ -23,6 +23,12 @@ internal static class GgufModelMetadata
         Integer("attention.key_length", config.HeadDimension);
         Integer("attention.value_length", config.HeadDimension);
         Number(config.Norm == NormKind.Layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", config.NormEpsilon);
+        if (config.Experts is { } experts)
+        {
+            Integer("expert_count", experts.Count);
+            Integer("expert_used_count", experts.PerToken);
+            if (architecture.Name == "qwen3moe") Integer("expert_feed_forward_length", experts.IntermediateSize);
+        }
         if (config.AttentionSoftCap > 0) Number("attn_logit_softcapping", config.AttentionSoftCap);
         if (config.LogitSoftCap > 0) Number("final_logit_softcapping", config.LogitSoftCap);
         if (architecture.NamesAttentionScale)

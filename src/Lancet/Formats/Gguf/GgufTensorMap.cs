@@ -11,7 +11,8 @@ namespace Lancet.Formats.Gguf;
 /// <param name="RotaryDimension">Rows at the start of each head that are rotated, hence permuted.</param>
 /// <param name="Addend">What is added to every value.</param>
 /// <param name="Factor">What every value is multiplied with, after the addition.</param>
-internal sealed record GgufTensorMap(string Name, int Heads, int RotaryDimension, float Addend, float Factor)
+/// <param name="Expert">Which matrix of a stack of all experts' it is; −1 where it is a tensor of its own.</param>
+internal sealed record GgufTensorMap(string Name, int Heads, int RotaryDimension, float Addend, float Factor, int Expert)
 {
     private static readonly (string HuggingFace, string Gguf)[] s_parts =
     [
@@ -37,13 +38,14 @@ internal sealed record GgufTensorMap(string Name, int Heads, int RotaryDimension
     /// <param name="weight">Weight of the model, or a name of one that ends in <c>.weight</c> or <c>.bias</c>.</param>
     public static GgufTensorMap Of(GgufArchitecture architecture, ModelConfig config, Weight weight)
     {
+        if (config.Experts is { } experts && Routed(config, experts, weight.Name, out var expert) is { } routed) return new(routed, 0, 0, 0, 1, expert);
         var name = NameOf(config, weight.Name);
         var module = name[..name.LastIndexOf('.')];
         module = module[(module.LastIndexOf('.') + 1)..];
         var heads = !architecture.PermutesHeads ? 0 : module switch { "attn_q" => config.QueryHeads, "attn_k" => config.KeyValueHeads, _ => 0 };
         // Where queries are normed a factor of theirs has to stand behind the norm.
         var scalesQueries = module == (config.QueryKeyNorm == QueryKeyNorm.None ? "attn_q" : "attn_q_norm");
-        return new(name, heads, config.Rotary.Dimension, architecture.StoresNormsPlusOne && weight.Role == WeightRole.Norm ? 1 : 0, scalesQueries ? (float)architecture.QueryFactor : 1);
+        return new(name, heads, config.Rotary.Dimension, architecture.StoresNormsPlusOne && weight.Role == WeightRole.Norm ? 1 : 0, scalesQueries ? (float)architecture.QueryFactor : 1, -1);
     }
 
     /// <summary>Changes a weight's values from Hugging Face's to the file's.</summary>
@@ -83,6 +85,19 @@ internal sealed record GgufTensorMap(string Name, int Heads, int RotaryDimension
             }
         }
         return result;
+    }
+
+    /// <summary>Name of a router's or an expert's tensor, or null.</summary>
+    private static string? Routed(ModelConfig config, ExpertConfig experts, string name, out int expert)
+    {
+        expert = -1;
+        var parts = name[config.WeightPrefix.Length..].Split('.');
+        if (parts.Length < 4 || parts[2] != experts.Block) return null;
+        if (parts[3] == "gate") return $"blk.{parts[1]}.ffn_gate_inp.weight";
+        if (parts[3] != "experts") return null;
+        expert = int.Parse(parts[4], System.Globalization.CultureInfo.InvariantCulture);
+        var kind = parts[5] == experts.Gate ? "gate" : parts[5] == experts.Up ? "up" : "down";
+        return $"blk.{parts[1]}.ffn_{kind}_exps.weight";
     }
 
     private static string NameOf(ModelConfig config, string name)

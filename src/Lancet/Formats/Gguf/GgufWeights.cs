@@ -47,6 +47,11 @@ internal sealed unsafe class GgufWeights : IDisposable
         // What is not there is reported by whoever needs it, under the name that a checkpoint would have.
         if (!_file.Header.Tensors.TryGetValue(map.Name, out var tensor)) return;
         var expected = GgufExporter.Dimensions(weight.Shape);
+        if (map.Expert >= 0)
+        {
+            if (tensor.Dimensions.Count != 3 || map.Expert >= tensor.Dimensions[0]) throw new LancetException($"{path}: tensor {map.Name} has shape [{string.Join(", ", tensor.Dimensions)}]; a matrix for each expert is expected.");
+            tensor = GgufFile.MatrixOf(tensor, map.Expert);
+        }
         // Row vectors may be stored as matrices of one row.
         if (tensor.Count != weight.Shape.Count || tensor.Columns != expected[^1]) throw new LancetException($"{path}: tensor {map.Name} has shape [{string.Join(", ", tensor.Dimensions)}]; the keys imply {weight.Shape}.");
         var plain = tensor.Type switch { GgufTensorType.Float32 => DType.Float32, GgufTensorType.Float16 => DType.Float16, GgufTensorType.BFloat16 => DType.BFloat16, _ => (DType?)null };
@@ -67,7 +72,9 @@ internal sealed unsafe class GgufWeights : IDisposable
             _file.Read(tensor, (float*)address);
             return address;
         }
-        var values = map.FromFile(_file.Read(tensor.Name), weight.Shape.Rank == 1 ? 1 : (int)tensor.Columns);
+        var stored = new float[tensor.Count];
+        fixed (float* target = stored) _file.Read(tensor, target);
+        var values = map.FromFile(stored, weight.Shape.Rank == 1 ? 1 : (int)tensor.Columns);
         switch (dtype)
         {
             case DType.Float32: values.CopyTo(new Span<float>((void*)address, values.Length)); break;
