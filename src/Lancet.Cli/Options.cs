@@ -38,7 +38,8 @@ internal static class Options
         new("rank-pattern", null, "Other ranks by the end of a projection's name, such as q_proj=8,layers.0.mlp.down_proj=4"),
         new("alpha-pattern", null, "Other alphas, likewise"),
         new("layers-to-transform", null, "Layers with adapters, such as 0,1,2; all by default"),
-        new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes activations to fit"),
+        new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes or offloads activations to fit"),
+        new("host-memory-budget", null, "Most page-locked host memory that a GPU's activations may take, such as 64GB; half of the machine's if not given"),
         new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all, offload-half-mlp, offload-keep-half-mlp; all give the same bits"),
     ];
 

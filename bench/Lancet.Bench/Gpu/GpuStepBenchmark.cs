@@ -50,6 +50,7 @@ internal sealed class GpuStepBenchmark
             AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01),
             HasEightBitState = arguments.Has("--adamw-8bit"),
             MemoryBudget = arguments.Bytes("--memory-budget"),
+            HostMemoryBudget = arguments.Bytes("--host-memory-budget"),
             Policy = arguments.Text("--policy") is null or "auto" ? null : ActivationPolicies.Parse(arguments.Text("--policy")!),
         };
     }

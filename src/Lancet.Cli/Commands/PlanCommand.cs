@@ -34,6 +34,7 @@ internal static class PlanCommand
             HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
             Policy = settings.Policy("activation-policy"),
             MemoryBudget = settings.Bytes("memory-budget"),
+            HostMemoryBudget = settings.Bytes("host-memory-budget"),
         }, target);
         var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);
         if (settings.Flag("json")) WriteJson(plan, files);

@@ -107,6 +107,7 @@ internal static class TrainCommand
         OverwritesOutput = settings.Flag("overwrite-output"),
         Resume = settings.Flag("resume"),
         MemoryBudget = settings.Bytes("memory-budget"),
+        HostMemoryBudget = settings.Bytes("host-memory-budget"),
         ActivationPolicy = settings.Policy("activation-policy"),
     };
 

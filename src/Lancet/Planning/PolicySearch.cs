@@ -67,9 +67,26 @@ internal sealed class PolicySearch
             var found = Climb(counts, 0, score);
             if (best is null || found.Score < best.Value.Score) best = found;
         }
+        best ??= BestOfTwo();
         if (best is not { } choice) return null;
         choice = ClimbInPairs(choice);
         return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], choice.Lag, Predict(choice.Counts, choice.Lag));
+    }
+
+    /// <summary>Where no policy fits everywhere, one by the device's memory and another by the host's, two together may.</summary>
+    private (int[] Counts, int Lag, double Score)? BestOfTwo()
+    {
+        (int[] Counts, int Lag, double Score)? best = null;
+        foreach (var (first, second) in Enumerable.Range(0, _policies.Length).SelectMany(first => Enumerable.Range(first + 1, _policies.Length - first - 1).Select(second => (first, second))))
+        {
+            var counts = Only(first);
+            while (counts[first] > 1)
+            {
+                Move(counts, first, second, 1);
+                if (Fitting(counts, 0) is { } score && (best is null || score < best.Value.Score)) best = ([.. counts], 0, score);
+            }
+        }
+        return best is { } start ? Climb(start.Counts, start.Lag, start.Score) : null;
     }
 
     /// <summary>The best single moves until there is none.</summary>

@@ -21,6 +21,8 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     // Rows are read over the link, one after the other: nothing runs beside that.
     private double EmbeddingSeconds => (double)options.MaxTokens * decoder.Config.HiddenSize * dtype.SizeInBytes() / target.Rates.HostBytes;
 
+    private long MostHostBytes => options.HostMemoryBudget > 0 ? options.HostMemoryBudget : options.Policy is null ? (long)(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory) : long.MaxValue;
+
     private bool MayMoveEmbedding => target.IsCuda && options.MemoryBudget > 0 && !decoder.Embedding.IsTrained && !decoder.Embedding.IsInHostMemory && !decoder.Config.TiesWordEmbeddings;
 
     /// <summary>The plan.</summary>
@@ -51,7 +53,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     /// <param name="movesEmbedding">Whether the embedding is in host memory.</param>
     private StepPlan? Fit(PolicySearch search, List<(ActivationPolicy Policy, StepPrediction Prediction)> uniform, long besides, bool movesEmbedding)
     {
-        var hostBytes = options.Policy is null ? (long)(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfHostMemory) - (movesEmbedding ? EmbeddingBytes : 0) : long.MaxValue;
+        var hostBytes = MostHostBytes - (movesEmbedding ? EmbeddingBytes : 0);
         StepPlan? Try(PolicyChoice choice, out StepPlan plan)
         {
             plan = Run(choice, movesEmbedding);
@@ -72,7 +74,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
 
     private LancetException DoesNotFit(StepPlan plan) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {_budget / 1048576.0:N0} MiB. " +
-        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget.");
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget{(plan.Memory.HostBytes > MostHostBytes ? $" or --host-memory-budget ({plan.Memory.HostBytes / 1048576.0:N0} MiB would be needed, {MostHostBytes / 1048576.0:N0} may be used)" : "")}.");
 
     private StepPlan Run(PolicyChoice choice, bool movesEmbedding)
     {

@@ -33,6 +33,9 @@ public sealed record EngineOptions
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
+    /// <summary>Bytes of page-locked host memory that may be used; 0 for half of the machine's, or for what a chosen <see cref="Policy"/> takes.</summary>
+    public long HostMemoryBudget { get; init; }
+
     /// <summary>Seed of dropout.</summary>
     public long Seed { get; init; } = 3407;
 }

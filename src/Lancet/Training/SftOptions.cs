@@ -71,6 +71,9 @@ public sealed record SftOptions
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
+    /// <summary>See <see cref="EngineOptions.HostMemoryBudget"/>.</summary>
+    public long HostMemoryBudget { get; init; }
+
     /// <summary>What layers keep; null for the planner's choice.</summary>
     public ActivationPolicy? ActivationPolicy { get; init; }
 }

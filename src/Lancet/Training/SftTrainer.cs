@@ -82,6 +82,7 @@ public sealed class SftTrainer
             MaxGradientNorm = _options.MaxGradientNorm,
             Policy = _options.ActivationPolicy,
             MemoryBudget = _options.MemoryBudget,
+            HostMemoryBudget = _options.HostMemoryBudget,
             Seed = _options.Seed,
         });
         var store = new CheckpointStore(_options.Output);

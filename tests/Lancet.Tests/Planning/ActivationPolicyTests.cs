@@ -161,6 +161,16 @@ public class ActivationPolicyTests
             seconds = plan.PredictedSeconds;
         }
         Assert.Throws<LancetException>(() => Plan(null, least / 2));
+        var (tight, host) = (least + ((most.Memory.PeakBytes - least) / 8), Plan(null, least + ((most.Memory.PeakBytes - least) / 8)).Memory.HostBytes);
+        var poor = StepPlan.Create(decoder, DType.BFloat16, 0, new EngineOptions { MaxTokens = Length, MaxSequenceLength = Length, MemoryBudget = tight, HostMemoryBudget = host / 2 }, PlanTarget.Cuda);
+        Assert.InRange(poor.Memory.HostBytes, 0, host / 2);
+        Assert.True(poor.PredictedSeconds >= Plan(null, tight).PredictedSeconds);
+        // Little host memory, and less than what keeping inputs takes here: both together do.
+        tight = Plan(ActivationPolicy.KeepInput, 0).Memory.PeakBytes - (1 << 20);
+        host = Plan(ActivationPolicy.Offload, 0).Memory.HostBytes - (1 << 18);
+        poor = StepPlan.Create(decoder, DType.BFloat16, 0, new EngineOptions { MaxTokens = Length, MaxSequenceLength = Length, MemoryBudget = tight, HostMemoryBudget = host }, PlanTarget.Cuda);
+        Assert.InRange(poor.Memory.PeakBytes, 0, tight);
+        Assert.InRange(poor.Memory.HostBytes, 1, host);
     }
 
     private const int Length = 512;
