@@ -23,8 +23,8 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
     {
         var wanted = Math.Min(settings.Count("sample-answers"), count);
         var split = settings.Number("eval-split");
-        var rows = RowReader.Read(settings.Text("eval-data") ?? settings.Required("data"));
-        if (split > 0) rows = rows.Where((_, i) => SftDataset.IsHeldOut(i, split));
+        var data = DataSources.Parse(settings.Text("eval-data") ?? settings.Required("data"));
+        var rows = split > 0 ? data.ReadHeldOut(split) : data.Read();
         var columns = ModelLoading.Columns(settings);
         var result = new List<SampleAnswer>();
         var (at, next) = (0, 0);

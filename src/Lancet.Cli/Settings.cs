@@ -156,7 +156,8 @@ internal sealed class Settings
                     YamlScalarNode { Value: null or "null" or "~" or "" } => null,
                     YamlScalarNode scalar => scalar.Value,
                     YamlSequenceNode list => string.Join(',', list.Children.Select(item => ((YamlScalarNode)item).Value)),
-                    _ => throw new LancetException($"{path}: {key} holds nested values; a single value or a list is expected."),
+                    YamlMappingNode pairs => string.Join(',', pairs.Children.Select(pair => $"{((YamlScalarNode)pair.Key).Value}={((YamlScalarNode)pair.Value).Value}")),
+                    _ => throw new LancetException($"{path}: {key} holds nested values; a single value, a list, or pairs are expected."),
                 };
                 if (!values.TryAdd(key, value)) throw new LancetException($"{path}: {key} is given twice.");
             }

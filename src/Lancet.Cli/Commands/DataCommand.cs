@@ -16,15 +16,15 @@ internal static class DataCommand
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), tokenizer);
         var isJson = settings.Flag("json");
         var colours = !Console.IsOutputRedirected && Environment.GetEnvironmentVariable("NO_COLOR") is null;
-        var (path, shown) = (settings.Required("data"), 0);
-        foreach (var (row, place) in RowReader.Read(path).Take(settings.Count("rows", 1)))
+        var (data, shown) = (DataSources.Parse(settings.Required("data")), 0);
+        foreach (var (row, place) in data.Read().Take(settings.Count("rows", 1)))
         {
             var tokens = renderer.Cut(renderer.RenderWhole(row, place, out var shape));
             if (shown++ == 0) Console.Error.WriteLine($"{place}: {RowShapes.Describe(shape)}");
             if (isJson) WriteJson(tokens, place);
             else WriteText(tokens, place, tokenizer is null ? id => $"{id} " : new TokenStream(tokenizer, false).Add, colours);
         }
-        return shown > 0 ? 0 : throw new LancetException($"{path}: no rows.");
+        return shown > 0 ? 0 : throw new LancetException($"{data}: no rows.");
     }
 
     private static void WriteText(TokenizedRow row, string place, Func<int, string> text, bool colours)

@@ -12,11 +12,11 @@ internal static class DataStatsCommand
     public static int Run(Settings settings)
     {
         var folder = settings.Required("model");
-        var path = settings.Required("data");
+        var data = DataSources.Parse(settings.Required("data"));
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), ModelLoading.TokenizerOf(folder));
         var isJson = settings.Flag("json");
-        var statistics = DataStatistics.Of(path, renderer);
-        foreach (var line in statistics.Shapes.Describe(path)) Console.Error.WriteLine(line);
+        var statistics = DataStatistics.Of(data, renderer);
+        foreach (var line in statistics.Shapes.Describe(data.ToString())) Console.Error.WriteLine(line);
         if (isJson) WriteJson(statistics);
         else WriteText(statistics);
         return 0;

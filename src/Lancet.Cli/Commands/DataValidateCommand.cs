@@ -11,14 +11,14 @@ internal static class DataValidateCommand
     public static int Run(Settings settings)
     {
         var folder = settings.Required("model");
-        var path = settings.Required("data");
+        var data = DataSources.Parse(settings.Required("data"));
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), ModelLoading.TokenizerOf(folder));
         var named = settings.Count("max-errors");
         var isJson = settings.Flag("json");
         var census = new ShapeCensus();
         var messages = new List<string>();
         var (good, bad) = (0L, 0L);
-        foreach (var (row, place) in RowReader.Read(path, Refuse))
+        foreach (var (row, place) in data.Read(Refuse))
         {
             try
             {
@@ -33,10 +33,10 @@ internal static class DataValidateCommand
         }
         if (isJson) WriteJson(good, bad, census, messages);
         else if (bad > messages.Count) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"and {bad - messages.Count} more"));
-        if (good > 0) foreach (var line in census.Describe(path)) Console.Error.WriteLine(line);
-        if (bad > 0) throw new LancetException(string.Create(CultureInfo.InvariantCulture, $"{path}: {bad} of {good + bad} rows cannot be used."));
-        if (good == 0) throw new LancetException($"{path}: no rows.");
-        if (!isJson) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{path}: {good} rows, all good"));
+        if (good > 0) foreach (var line in census.Describe(data.ToString())) Console.Error.WriteLine(line);
+        if (bad > 0) throw new LancetException(string.Create(CultureInfo.InvariantCulture, $"{data}: {bad} of {good + bad} rows cannot be used."));
+        if (good == 0) throw new LancetException($"{data}: no rows.");
+        if (!isJson) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{data}: {good} rows, all good"));
         return 0;
 
         void Refuse(LancetException error)

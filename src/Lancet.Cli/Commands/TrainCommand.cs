@@ -41,7 +41,7 @@ internal static class TrainCommand
         var tokenizer = ModelLoading.TokenizerOf(folder);
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
         var training = SftDataset.Load(settings.Required("data"), renderer);
-        var evaluation = settings.Text("eval-data") is { } path ? SftDataset.Load(path, renderer) : null;
+        var evaluation = settings.Text("eval-data") is { } held ? SftDataset.Load(held, renderer) : null;
         string[] notes = [.. training.Notes, .. evaluation?.Notes ?? []];
         var split = settings.Number("eval-split", 0, 0.9);
         if (split > 0) (training, evaluation) = training.Split(split);
@@ -81,6 +81,8 @@ internal static class TrainCommand
         if (settings.Flag("from-scratch") && method != "full") throw new LancetException("--from-scratch needs --method full: random weights have to be trained themselves.");
         if (method == "full" && settings.Text("adapter") is not null) throw new LancetException("--adapter does not go with --method full; merge it first with lancet export.");
         if (settings.Number("eval-split", 0, 0.9) > 0 && settings.Text("eval-data") is not null) throw new LancetException("--eval-split and --eval-data are both given; held-out rows come from one of them.");
+        if (settings.Text("data") is { } data) _ = DataSources.Parse(data);
+        if (settings.Text("eval-data") is { } held && DataSources.Parse(held).IsWeighted) throw new LancetException($"--eval-data {held}: held-out rows are not weighted, each counts once; give the files without =weight.");
     }
 
     public static SftOptions SftOptionsOf(Settings settings) => new()

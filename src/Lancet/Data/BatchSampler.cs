@@ -3,7 +3,7 @@ namespace Lancet.Data;
 /// <summary>
 /// Which rows form which micro-batch. Without packing these are consecutive rows, wrapping at the end of the data; with packing they are
 /// bins filled best-fit (each row, longest first, goes into the fullest bin that still has room). The order follows from seed and epoch, so
-/// that any micro-batch can be named without replaying the run.
+/// that any micro-batch can be named without replaying the run. Sources with weights are mixed by <see cref="MixtureOrder"/>, and packed each by itself.
 /// </summary>
 public sealed class BatchSampler
 {
@@ -14,6 +14,7 @@ public sealed class BatchSampler
 
     // Without packing a unit is the row of its number; a list of them would cost more than anything else that is kept of a row.
     private readonly IReadOnlyList<int[]>? _bins;
+    private readonly MixtureOrder? _mixture;
     private int[]? _order;
     private int _orderEpoch = -1;
 
@@ -23,12 +24,33 @@ public sealed class BatchSampler
     /// <param name="binTokens">Tokens of a bin; 0 for no packing.</param>
     /// <param name="shuffles">Whether each epoch has an order of its own.</param>
     /// <param name="seed">Seed of the orders.</param>
+    /// <exception cref="LancetException">A weight is so small that its source would never be used.</exception>
     public BatchSampler(SftDataset dataset, int batchSize, int binTokens, bool shuffles, long seed)
     {
         (_dataset, _batchSize, _shuffles, _seed) = (dataset, batchSize, shuffles, seed);
-        if (binTokens > 0) _bins = Pack(dataset, binTokens);
+        int[] sizes = [.. dataset.Mixture.Select(part => part.Rows)];
+        if (binTokens > 0 && sizes.Length > 0)
+        {
+            var bins = new List<int[]>();
+            var first = 0;
+            for (var i = 0; i < sizes.Length; i++)
+            {
+                var part = Pack(dataset, binTokens, first, sizes[i]);
+                first += sizes[i];
+                sizes[i] = part.Length;
+                bins.AddRange(part);
+            }
+            _bins = bins;
+        }
+        else if (binTokens > 0)
+        {
+            _bins = Pack(dataset, binTokens);
+        }
         UnitCount = _bins?.Count ?? dataset.Rows.Count;
-        MaxTokens = shuffles || batchSize >= UnitCount ? MostOfShuffled() : MostInOrder();
+        if (sizes.Length > 0) _mixture = new(dataset.Mixture, sizes, shuffles, seed);
+        // In a mixture a unit may come again soon.
+        MaxTokens = _mixture is not null ? batchSize * Enumerable.Range(0, UnitCount).Max(TokensOf)
+            : shuffles || batchSize >= UnitCount ? MostOfShuffled() : MostInOrder();
         MaxSequences = batchSize * (_bins?.Max(bin => bin.Length) ?? 1);
     }
 
@@ -60,12 +82,14 @@ public sealed class BatchSampler
     }
 
     /// <summary>Best-fit decreasing bins of row numbers.</summary>
-    public static IReadOnlyList<int[]> Pack(SftDataset dataset, int binTokens)
+    public static IReadOnlyList<int[]> Pack(SftDataset dataset, int binTokens) => Pack(dataset, binTokens, 0, dataset.Rows.Count);
+
+    private static int[][] Pack(SftDataset dataset, int binTokens, int firstRow, int rowCount)
     {
         var bins = new List<List<int>>();
         // Bins by room left; the fullest that still fits is the first whose room is not below the row's length.
         var byRoom = new SortedSet<(int Room, int Bin)>();
-        foreach (var row in Enumerable.Range(0, dataset.Rows.Count).OrderByDescending(dataset.LengthOf).ThenBy(row => row))
+        foreach (var row in Enumerable.Range(firstRow, rowCount).OrderByDescending(dataset.LengthOf).ThenBy(row => row))
         {
             var length = dataset.LengthOf(row);
             if (length > binTokens) throw new ArgumentException($"Row {row} has {length} tokens, a bin {binTokens}.");
@@ -128,18 +152,19 @@ public sealed class BatchSampler
 
     private int Unit(int epoch, int at)
     {
-        if (!_shuffles) return at;
+        if (!_shuffles && _mixture is null) return at;
         if (_orderEpoch != epoch)
         {
             _order ??= new int[UnitCount];
-            Shuffle(_order, new DeterministicRandom(_seed, epoch + 1));
+            if (_mixture is null) Shuffle(_order, new DeterministicRandom(_seed, epoch + 1));
+            else _mixture.Fill(epoch, _order);
             _orderEpoch = epoch;
         }
         return _order![at];
     }
 
     /// <summary>Numbers from 0 on in a random order (Fisher and Yates).</summary>
-    private static void Shuffle(int[] order, DeterministicRandom random)
+    internal static void Shuffle(int[] order, DeterministicRandom random)
     {
         for (var i = 0; i < order.Length; i++) order[i] = i;
         for (var i = order.Length - 1; i > 0; i--)

@@ -61,14 +61,14 @@ public sealed class DataStatistics(int maxLength)
     }
 
     /// <summary>Reads and counts data files, see <see cref="RowReader"/>.</summary>
-    /// <param name="path">A file, a folder or a pattern.</param>
+    /// <param name="data">Files; weights do not count.</param>
     /// <param name="renderer">Turns rows into tokens.</param>
     /// <exception cref="LancetException">A row cannot be read, or there is none; the message names file and row.</exception>
-    public static DataStatistics Of(string path, RowRenderer renderer)
+    public static DataStatistics Of(DataSources data, RowRenderer renderer)
     {
         var statistics = new DataStatistics(renderer.MaxLength);
-        foreach (var (row, place) in RowReader.Read(path)) statistics.Add(renderer.RenderWhole(row, place, out var shape), shape, place);
-        return statistics.Rows > 0 ? statistics : throw new LancetException($"{path}: no rows.");
+        foreach (var (row, place) in data.Read()) statistics.Add(renderer.RenderWhole(row, place, out var shape), shape, place);
+        return statistics.Rows > 0 ? statistics : throw new LancetException($"{data}: no rows.");
     }
 
     /// <summary>Counts a row.</summary>

@@ -46,22 +46,41 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
     /// <summary>What was found in the data files, in words: shapes of rows, and a warning where they mix.</summary>
     public IReadOnlyList<string> Notes { get; init; } = [];
 
+    /// <summary>Sources that are mixed by weight, each with its rows behind those of the one before; empty where rows are simply taken in turn.</summary>
+    public IReadOnlyList<MixturePart> Mixture { get; init; } = [];
+
     /// <summary>Reads and tokenises data files, see <see cref="RowReader"/>.</summary>
-    /// <param name="path">A file, a folder or a pattern.</param>
+    /// <param name="data">A file, a folder or a pattern, or several of them, see <see cref="DataSources"/>.</param>
     /// <param name="renderer">Turns rows into tokens.</param>
     /// <param name="memoryLimit">Most bytes of tokens in memory, below 0 for <see cref="DefaultMemoryLimit"/>. Beyond it all of them lie in a temporary file (in TMPDIR, on Linux else /var/tmp) that ends with the process; batches are the same bit for bit.</param>
     /// <exception cref="LancetException">A row cannot be read or has no trained token; the message names file and row.</exception>
-    public static SftDataset Load(string path, RowRenderer renderer, long memoryLimit = -1)
+    public static SftDataset Load(string data, RowRenderer renderer, long memoryLimit = -1) => Load(DataSources.Parse(data), renderer, memoryLimit);
+
+    /// <summary>Reads and tokenises data files, see <see cref="RowReader"/>.</summary>
+    /// <param name="data">Files, with weights or without.</param>
+    /// <param name="renderer">Turns rows into tokens.</param>
+    /// <param name="memoryLimit">As above.</param>
+    /// <exception cref="LancetException">A row cannot be read or has no trained token; the message names file and row.</exception>
+    public static SftDataset Load(DataSources data, RowRenderer renderer, long memoryLimit = -1)
     {
         var rows = new TokenStore(memoryLimit < 0 ? DefaultMemoryLimit : memoryLimit);
-        var census = new ShapeCensus();
-        foreach (var (row, place) in RowReader.Read(path))
+        var notes = new List<string>();
+        var parts = new List<MixturePart>();
+        foreach (var source in data.Items)
         {
-            rows.Add(renderer.RenderTrained(row, place, out var shape));
-            census.Add(shape, place);
+            var first = rows.Count;
+            var census = new ShapeCensus();
+            foreach (var (row, place) in RowReader.Read(source.Path))
+            {
+                rows.Add(renderer.RenderTrained(row, place, out var shape));
+                census.Add(shape, place);
+            }
+            if (rows.Count == first) throw new LancetException($"{source.Path}: no rows.");
+            notes.AddRange(census.Describe(source.Path));
+            if (data.IsWeighted) parts.Add(new(source.Path, rows.Count - first, source.Weight ?? 1));
         }
         rows.Complete();
-        return rows.Count > 0 ? new SftDataset(rows) { Notes = [.. census.Describe(path)] } : throw new LancetException($"{path}: no rows.");
+        return new SftDataset(rows) { Notes = notes, Mixture = parts };
     }
 
     /// <summary>Tokens of a row.</summary>
@@ -90,15 +109,24 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
         void Mix(int value) => hash = unchecked((hash ^ (uint)value) * 1099511628211UL);
     }
 
-    /// <summary>Splits off a share of the rows for evaluation, spread evenly over the file, the same ones every time.</summary>
+    /// <summary>Splits off a share of the rows for evaluation, spread evenly over the file (of a mixture over each source), the same ones every time. The rest of a mixture is mixed; what is held out is not, so that each row counts once.</summary>
     /// <param name="share">Between 0 and 1.</param>
     /// <exception cref="LancetException">One of the two parts would be empty.</exception>
     public (SftDataset Training, SftDataset Evaluation) Split(double share)
     {
-        var parts = Enumerable.Range(0, Rows.Count).ToLookup(row => IsHeldOut(row, share));
-        return parts.Count == 2
-            ? (new(new RowSelection(this, [.. parts[false]])), new(new RowSelection(this, [.. parts[true]])))
-            : throw new LancetException($"Holding out {share} of {Rows.Count} rows leaves nothing to {(parts.Contains(true) ? "train on" : "evaluate")}.");
+        var (training, evaluation, parts) = (new List<int>(), new List<int>(), new List<MixturePart>());
+        var first = 0;
+        foreach (var part in Mixture.Count > 0 ? Mixture : [new("", Rows.Count, 1)])
+        {
+            var before = training.Count;
+            for (var i = 0; i < part.Rows; i++) (IsHeldOut(i, share) ? evaluation : training).Add(first + i);
+            if (training.Count == before) throw new LancetException($"{(part.Source.Length > 0 ? part.Source + ": holding" : "Holding")} out {share} of {part.Rows} rows leaves nothing to train on.");
+            if (Mixture.Count > 0) parts.Add(part with { Rows = training.Count - before });
+            first += part.Rows;
+        }
+        return evaluation.Count > 0
+            ? (new(new RowSelection(this, [.. training])) { Mixture = parts }, new(new RowSelection(this, [.. evaluation])))
+            : throw new LancetException($"Holding out {share} of {Rows.Count} rows leaves nothing to evaluate.");
     }
 
     /// <summary>Whether <see cref="Split"/> holds out a row.</summary>

@@ -166,5 +166,6 @@ public sealed class SftTrainer
     private string Signature(int total, int warmup) => string.Create(CultureInfo.InvariantCulture,
         $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} " +
         $"scheduler={_options.Scheduler} warmup={warmup} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
-        $"nf4={_model.Decoder.Weights.Any(weight => weight.Quantized is not null)} trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}");
+        $"nf4={_model.Decoder.Weights.Any(weight => weight.Quantized is not null)} trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}") +
+        string.Concat(_dataset.Mixture.Select(part => string.Create(CultureInfo.InvariantCulture, $" mix={part.Rows}x{part.Weight}")));
 }
