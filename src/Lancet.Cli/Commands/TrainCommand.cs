@@ -59,6 +59,7 @@ internal static class TrainCommand
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.After = answer);
         tokenizer?.CopyTo(output);
+        AtomicFile.WriteText(Path.Combine(output, "README.md"), ModelCard.Create(folder, output, []));
         // What was trained with a template is to be asked with it.
         if (tokenizer is not null && renderer.Template.Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, Tokenizer.ChatTemplateFile), template);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);

@@ -10,16 +10,16 @@ public static class ModelCard
     /// <summary>The text of a card.</summary>
     /// <param name="baseModel">Folder or name of the base model.</param>
     /// <param name="adapter">Folder of the run that trained the adapter, or null; its configuration and last metrics are quoted.</param>
-    /// <param name="exports">Types that were written, with what verification said.</param>
+    /// <param name="exports">Types that were written, with what verification said; none for what a run itself leaves.</param>
     public static string Create(string baseModel, string? adapter, IReadOnlyList<(string Type, ExportReport? Report)> exports)
     {
         var name = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(baseModel)));
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"---\nbase_model: {name}\npipeline_tag: text-generation\ntags:\n- lancet\n{(adapter is null ? "" : "- lora\n")}---\n\n");
         text.Append(CultureInfo.InvariantCulture, $"# {(adapter is null ? name : $"{name}, fine-tuned")}\n\n");
-        text.Append(adapter is null ? "Exported by Lancet.\n" : "Fine-tuned and exported by Lancet; the adapter is merged.\n");
+        text.Append(adapter is null ? "Exported by Lancet.\n" : exports.Count == 0 ? "Fine-tuned by Lancet.\n" : "Fine-tuned and exported by Lancet; the adapter is merged.\n");
         if (adapter is not null) AppendRun(text, adapter);
-        text.Append("\n## Export\n\n");
+        if (exports.Count > 0) text.Append("\n## Export\n\n");
         foreach (var (type, report) in exports) text.Append(CultureInfo.InvariantCulture, $"- {type}: {(report is null ? "not verified" : "against adapter-on-base: " + report)}\n");
         return text.ToString();
     }

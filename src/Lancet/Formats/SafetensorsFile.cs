@@ -22,6 +22,16 @@ public sealed record SafetensorsEntry(string Name, string Format, IReadOnlyList<
     /// <summary>Makes the bytes when they are first asked for, where the file holds them in another form.</summary>
     internal Func<nint>? Make { get; init; }
 
+    /// <summary>Frees what <see cref="Make"/> made.</summary>
+    internal Action<nint>? Unmake { get; init; }
+
+    /// <summary>Lets go of bytes that were made and have been copied elsewhere.</summary>
+    internal void Release()
+    {
+        if (_made != 0) Unmake?.Invoke(_made);
+        _made = 0;
+    }
+
     /// <summary>Number of elements.</summary>
     public long Count => Dimensions.Aggregate(1L, (product, extent) => product * extent);
 

@@ -56,12 +56,22 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
         {
             weight.Dense = InPlace(entry, weight.Shape);
             MappedBytes += entry.Bytes;
+            return;
         }
         else
         {
             weight.Dense = Allocate(weight, "elements", dtype, weight.Shape);
             CopyTo(entry, weight.Dense);
         }
+        Release(entry);
+    }
+
+    /// <summary>Lets go of the host's copy of a weight that a GGUF file holds in another form.</summary>
+    private void Release(SafetensorsEntry entry)
+    {
+        if (entry.Make is null) return;
+        device.Synchronize();
+        entry.Release();
     }
 
     /// <summary>Memory of a weight, or of a part of its NF4 form: its own, or a place in its stack, where a device's grouped products look for it.</summary>
@@ -79,8 +89,14 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     /// <summary>Copies a weight's values into a tensor, converting them.</summary>
     public void CopyTo(Weight weight, Tensor target)
     {
-        if (source is null) Draw(weight, target);
-        else CopyTo(Find(weight), target);
+        if (source is null)
+        {
+            Draw(weight, target);
+            return;
+        }
+        var entry = Find(weight);
+        CopyTo(entry, target);
+        Release(entry);
     }
 
     // fp32 activations may read any float weight in place: widening is exact. 16-bit activations ask for weights of their own dtype.

@@ -1,5 +1,6 @@
 using Lancet.ChatTemplates;
 using Lancet.Data;
+using Lancet.Formats;
 using Lancet.Formats.Gguf;
 using Lancet.Generation;
 using Lancet.Models;
@@ -106,6 +107,29 @@ public sealed class GgufReadingTests : IDisposable
         ExportModels.AssertClose(expected, Logits(back, prompt), 1e-4);
         Assert.Equal(prompt, back.Tokenizer.Encode("What is System.Math.Abs?"));
         Assert.Equal(ChatTemplate.ChatMl.Source.Length > 0, back.Tokenizer.ChatTemplate is not null);
+    }
+
+    [Fact]
+    public void A_tensor_that_is_damaged_shows_when_the_export_is_checked()
+    {
+        ExportCheck check;
+        using (var model = LanguageModel.Load(s_bundled))
+        {
+            GgufExporter.Write(FilePath, model, new GgufExportOptions { Mix = GgufMix.Find("q8_0") });
+            check = new ExportCheck(model, ["System.Math.Abs(Double): Returns the absolute value of a double-precision number.", "System.String.Trim(): Removes all white-space characters."]);
+        }
+        var good = check.Compare(FilePath);
+        Assert.InRange(good.Divergence, 0, ExportLimits.Of(GgufMix.Find("q8_0")));
+        Assert.Equal(1, good.Perplexity / good.ReferencePerplexity, 0.1);
+        GgufTensor tensor;
+        using (var file = GgufFile.Open(FilePath)) tensor = file.Header.Tensors["blk.4.attn_v.weight"];
+        using (var stream = new FileStream(FilePath, FileMode.Open, FileAccess.Write))
+        {
+            stream.Seek(tensor.Offset, SeekOrigin.Begin);
+            // Every scale and every value of the tensor, in another order.
+            stream.Write([.. Enumerable.Range(0, (int)tensor.Bytes).Select(i => (byte)(i % 34 == 1 ? 0x1C : (i * 7) % 64))]);
+        }
+        Assert.True(check.Compare(FilePath).Divergence > ExportLimits.Of(GgufMix.Find("q8_0")));
     }
 
     [Theory]

@@ -10,9 +10,10 @@ namespace Lancet.Formats.Gguf;
 /// </summary>
 internal sealed unsafe class GgufWeights : IDisposable
 {
+    private const int ChunkElements = 1 << 16;
     private readonly GgufFile _file;
     private readonly DType _dtype;
-    private readonly List<nint> _memory = [];
+    private readonly HashSet<nint> _memory = [];
 
     public GgufWeights(string path, DType dtype)
     {
@@ -37,8 +38,7 @@ internal sealed unsafe class GgufWeights : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var address in _memory) NativeMemory.AlignedFree((void*)address);
-        _memory.Clear();
+        foreach (var address in _memory.ToList()) Free(address);
         _file.Dispose();
     }
 
@@ -60,7 +60,12 @@ internal sealed unsafe class GgufWeights : IDisposable
         var bytes = weight.Shape.Count * dtype.SizeInBytes();
         Entries.Add(plain is not null && map.IsIdentity
             ? new SafetensorsEntry(weight.Name, Format(dtype), expected, _file.AddressOf(tensor), bytes)
-            : new SafetensorsEntry(weight.Name, Format(dtype), expected, 0, bytes) { Make = () => Make(tensor, map, weight, dtype, bytes) });
+            : new SafetensorsEntry(weight.Name, Format(dtype), expected, 0, bytes) { Make = () => Make(tensor, map, weight, dtype, bytes), Unmake = Free });
+    }
+
+    private void Free(nint address)
+    {
+        if (_memory.Remove(address)) NativeMemory.AlignedFree((void*)address);
     }
 
     private nint Make(GgufTensor tensor, GgufTensorMap map, Weight weight, DType dtype, long bytes)
@@ -88,8 +93,6 @@ internal sealed unsafe class GgufWeights : IDisposable
             for (var i = part * ChunkElements; i < Math.Min(values.Length, (part + 1) * ChunkElements); i++) set(i);
         }
     }
-
-    private const int ChunkElements = 1 << 16;
 
     private static string Format(DType dtype) => dtype switch { DType.Float16 => "F16", DType.BFloat16 => "BF16", _ => "F32" };
 }
