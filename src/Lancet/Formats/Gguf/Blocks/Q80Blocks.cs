@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Lancet.Formats.Gguf.Blocks;
 
@@ -54,16 +55,34 @@ internal static class Q80Blocks
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Extreme(ref float x)
     {
+        if (Avx512F.IsSupported)
+        {
+            var widest = Vector512.MaxNative(Vector512.Abs(Vector512.LoadUnsafe(ref x, 0)), Vector512.Abs(Vector512.LoadUnsafe(ref x, 16)));
+            return Largest(Vector256.MaxNative(widest.GetLower(), widest.GetUpper()));
+        }
         Vector256<float> a = Vector256.Abs(Vector256.LoadUnsafe(ref x, 0)), b = Vector256.Abs(Vector256.LoadUnsafe(ref x, 8)), c = Vector256.Abs(Vector256.LoadUnsafe(ref x, 16)), d = Vector256.Abs(Vector256.LoadUnsafe(ref x, 24));
-        var most = Vector256.MaxNative(Vector256.MaxNative(a, b), Vector256.MaxNative(c, d));
+        return Largest(Vector256.MaxNative(Vector256.MaxNative(a, b), Vector256.MaxNative(c, d)));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Largest(Vector256<float> most)
+    {
         var half = Vector128.MaxNative(most.GetLower(), most.GetUpper());
         half = Vector128.MaxNative(half, Vector128.Shuffle(half, Vector128.Create(2, 3, 0, 1)));
-        return Math.Max(half[0], half[1]);
+        return Vector128.MaxNative(half, Vector128.Shuffle(half, Vector128.Create(1, 0, 3, 2))).ToScalar();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Round(ref float x, float inverse, ref byte target)
     {
+        if (Avx512F.IsSupported)
+        {
+            // This conversion rounds to nearest by itself, and so does AVX's below.
+            var wide = Vector512.Create(inverse);
+            Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(Vector512.LoadUnsafe(ref x, 0) * wide)).AsByte().StoreUnsafe(ref target);
+            Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(Vector512.LoadUnsafe(ref x, 16) * wide)).AsByte().StoreUnsafe(ref target, 16);
+            return;
+        }
         var factor = Vector256.Create(inverse);
         var low = Vector256.Narrow(Integers(Vector256.LoadUnsafe(ref x, 0) * factor), Integers(Vector256.LoadUnsafe(ref x, 8) * factor));
         var high = Vector256.Narrow(Integers(Vector256.LoadUnsafe(ref x, 16) * factor), Integers(Vector256.LoadUnsafe(ref x, 24) * factor));
@@ -71,5 +90,5 @@ internal static class Q80Blocks
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Integers(Vector256<float> x) => Vector256.ConvertToInt32Native(Vector256.Round(x));
+    private static Vector256<int> Integers(Vector256<float> x) => Avx.IsSupported ? Avx.ConvertToVector256Int32(x) : Vector256.ConvertToInt32Native(Vector256.Round(x));
 }
