@@ -85,6 +85,12 @@ MORE = {
                                       tie_word_embeddings=True), dict(r=5), 60),
     "cohere2-odd": ("Cohere2", dict(hidden_size=54, intermediate_size=70, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2, head_dim=18, sliding_window=5, attention_bias=True, logit_scale=1.5,
                                     layer_types=["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"], rope_parameters=rope(rope_theta=5e4), tie_word_embeddings=True), dict(r=3), 50),
+    "llama-dora": ("Llama", dict(NARROW, head_dim=16, rope_parameters=rope()), dict(use_dora=True), 24),
+    "qwen2-dora": ("Qwen2", dict(NARROW, num_hidden_layers=2, rope_parameters=rope(), tie_word_embeddings=True), dict(use_dora=True, r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "o_proj", "down_proj"],
+                                                                                                    rank_pattern={"q_proj": 2}, alpha_pattern={"down_proj": 9}, layers_to_transform=[1]), 40),
+    "llama-saved": ("Llama", dict(NARROW, head_dim=16, num_hidden_layers=2, rope_parameters=rope()), dict(modules_to_save=["embed_tokens", "lm_head"]), 24),
+    "llama-saved-tied": ("Llama", dict(NARROW, head_dim=16, num_hidden_layers=2, rope_parameters=rope(), tie_word_embeddings=True), dict(modules_to_save=["embed_tokens", "lm_head"]), 24),
+    "gemma-saved": ("Gemma", dict(NARROW, head_dim=16, num_hidden_layers=2, rope_parameters=rope()), dict(modules_to_save=["embed_tokens"]), 24),
     "mixtral-odd": ("Mixtral", dict(hidden_size=60, intermediate_size=36, num_attention_heads=5, num_key_value_heads=1, num_hidden_layers=2, num_local_experts=5, num_experts_per_tok=3, sliding_window=9, rope_parameters=rope(),
                                     tie_word_embeddings=True), ATTENTION, 40),
     "qwen3-moe-odd": ("Qwen3Moe", dict(hidden_size=50, intermediate_size=70, moe_intermediate_size=22, num_attention_heads=5, num_key_value_heads=1, head_dim=18, num_experts=8, num_experts_per_tok=3, norm_topk_prob=False,
@@ -115,7 +121,12 @@ def loss_of(model, batch):
 
 
 def trainable(model):
-    return {name.replace("base_model.model.", "").replace(".default", ""): p for name, p in model.named_parameters() if p.requires_grad}
+    """Trained parameters by the names that PEFT gives them in files."""
+    def name_of(name):
+        for part in ("base_model.model.", ".default", ".modules_to_save"):
+            name = name.replace(part, "")
+        return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+    return {name_of(name): p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def run(model, data):
@@ -173,8 +184,12 @@ def make(folder, case, definition, seed):
     lora = peft.LoraConfig(**{**dict(r=8, lora_alpha=16, target_modules=ALL, task_type="CAUSAL_LM"), **adapter})
     model = peft.get_peft_model(base, lora)
     with torch.no_grad():
-        for p in trainable(model).values():
-            p.copy_(torch.randn_like(p) * 0.05)
+        for name, p in trainable(model).items():
+            if "lora_A" in name or "lora_B" in name:
+                p.copy_(torch.randn_like(p) * 0.05)
+            else:
+                # Magnitudes, and copies of embedding and head: away from what they are made from.
+                p.mul_(1 + 0.1 * torch.randn_like(p))
     model.save_pretrained(f"{folder}/adapter")
     data = rows(seed, config.vocab_size, longest)
     with open(f"{folder}/data.jsonl", "w") as f:

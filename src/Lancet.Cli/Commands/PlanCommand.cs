@@ -46,7 +46,7 @@ internal static class PlanCommand
     private static long WeightBytes(string folder, DecoderModel decoder, DType dtype, bool quantizes, PlanTarget target)
     {
         using var checkpoint = HasWeights(folder) ? Checkpoint.Open(folder) : null;
-        return decoder.Weights.Sum(weight =>
+        return decoder.Weights.Where(weight => !weight.IsTrained).Sum(weight =>
         {
             if (weight.IsWide) return weight.Shape.Count * dtype.Accumulator().SizeInBytes();
             if (quantizes && weight.Role == WeightRole.Projection)

@@ -96,6 +96,7 @@ internal static class TrainCommand
         Epochs = settings.Number("num-epochs", 0),
         MaxSteps = settings.Count("max-steps"),
         LearningRate = settings.Number("learning-rate"),
+        EmbeddingLearningRate = settings.Text("embedding-learning-rate") is null ? null : settings.Number("embedding-learning-rate"),
         Scheduler = settings.OneOf("lr-scheduler", [.. LearningRateSchedule.Kinds]),
         WarmupSteps = settings.Count("warmup-steps"),
         WarmupRatio = settings.Number("warmup-ratio", 0, 1),
@@ -125,6 +126,8 @@ internal static class TrainCommand
         RankPattern = settings.Pairs("rank-pattern"),
         AlphaPattern = settings.Pairs("alpha-pattern"),
         LayersToTransform = settings.Integers("layers-to-transform"),
+        ModulesToSave = settings.List("modules-to-save"),
+        EnsuresWeightTying = settings.Flag("ensure-weight-tying"),
     };
 
     private static LanguageModel Load(Settings settings, string folder, DeviceChoice device)

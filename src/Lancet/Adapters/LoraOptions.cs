@@ -10,6 +10,12 @@ public sealed record LoraOptions
     /// <summary>The name that stands for all projections of the decoder's layers.</summary>
     public const string AllLinear = "all-linear";
 
+    /// <summary>The token embedding's name among modules.</summary>
+    public const string EmbedTokens = "embed_tokens";
+
+    /// <summary>The output head's name among modules.</summary>
+    public const string LmHead = "lm_head";
+
     /// <summary>Rank r.</summary>
     public int Rank { get; init; } = 16;
 
@@ -36,6 +42,12 @@ public sealed record LoraOptions
 
     /// <summary>Layers whose projections get adapters; all if empty.</summary>
     public IReadOnlyList<int> LayersToTransform { get; init; } = [];
+
+    /// <summary>Modules that are trained in full beside the adapter and saved with it: <see cref="EmbedTokens"/>, <see cref="LmHead"/>. Where they are tied, a module that is named becomes a copy of its own.</summary>
+    public IReadOnlyList<string> ModulesToSave { get; init; } = [];
+
+    /// <summary>Whether tied embedding and head stay one matrix that is trained as such, if either is among <see cref="ModulesToSave"/>.</summary>
+    public bool EnsuresWeightTying { get; init; }
 
     /// <summary>Rank of a projection's adapter.</summary>
     /// <exception cref="LancetException">A pattern is malformed, or its value is not a rank.</exception>

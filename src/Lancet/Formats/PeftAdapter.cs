@@ -14,11 +14,13 @@ public sealed class PeftAdapter : IDisposable
     internal const string MagnitudePart = "lora_magnitude_vector";
 
     private const string Prefix = "base_model.model.";
+    private const string HeadName = LoraOptions.LmHead + ".weight";
     private readonly string _folder;
     private readonly SafetensorsFile _file;
     private readonly ConfigReader _config;
     private readonly JsonDocument _document;
     private readonly Dictionary<(string Module, string Part), SafetensorsEntry> _tensors = [];
+    private readonly Dictionary<string, SafetensorsEntry> _saved = [];
 
     private PeftAdapter(string folder, JsonDocument document, SafetensorsFile file)
     {
@@ -31,6 +33,11 @@ public sealed class PeftAdapter : IDisposable
         if ((_config.Text("bias") ?? "none") != "none") throw _config.Error("bias other than none is not supported.");
         foreach (var (key, entry) in file.Entries)
         {
+            if (SavedNameOf(key) is { } saved)
+            {
+                _saved[saved] = entry;
+                continue;
+            }
             var module = ModuleOf(key, out var part) ?? throw new LancetException($"{file.Path}: tensor {key} is not a LoRA matrix; {folder} holds something else beside LoRA.");
             if (!_tensors.TryAdd((module, part), entry)) throw new LancetException($"{file.Path}: tensor {key} is there under another name as well.");
         }
@@ -43,7 +50,11 @@ public sealed class PeftAdapter : IDisposable
             UsesDora = _config.Boolean("use_dora") ?? false,
             AlphaPattern = Patterns("alpha_pattern"),
             LayersToTransform = _config.Integers("layers_to_transform"),
+            EnsuresWeightTying = _config.Boolean("ensure_weight_tying") ?? false,
         };
+        foreach (var module in _config.Texts("modules_to_save") ?? [])
+            if (!_saved.Keys.Any(name => name.EndsWith(module + ".weight", StringComparison.Ordinal)) && !(Options.EnsuresWeightTying && _saved.Count > 0))
+                throw _config.Error($"modules_to_save names {module}, of which {file.Path} has no weights; {LoraOptions.EmbedTokens} and {LoraOptions.LmHead} are supported.");
         TargetModules = [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
     }
 
@@ -52,6 +63,9 @@ public sealed class PeftAdapter : IDisposable
 
     /// <summary>Last parts of the names of the modules that have an adapter.</summary>
     public IReadOnlyList<string> TargetModules { get; }
+
+    /// <summary>Modules that were trained in full beside the adapter.</summary>
+    public IReadOnlyList<string> ModulesToSave => [.. ((string[])[LoraOptions.EmbedTokens, LoraOptions.LmHead]).Where(module => _saved.Keys.Any(name => name.EndsWith(module + ".weight", StringComparison.Ordinal)))];
 
     /// <summary>Opens an adapter folder.</summary>
     /// <exception cref="LancetException">Files are missing or malformed.</exception>
@@ -92,6 +106,11 @@ public sealed class PeftAdapter : IDisposable
                 _tensors.Remove((module, part));
                 _tensors[(decoder.Config.WeightPrefix + module[former.Length..], part)] = entry;
             }
+            foreach (var (name, entry) in _saved.Where(item => item.Key.StartsWith(former, StringComparison.Ordinal)).ToList())
+            {
+                _saved.Remove(name);
+                _saved[decoder.Config.WeightPrefix + name[former.Length..]] = entry;
+            }
         }
         var projections = decoder.Projections.ToDictionary(projection => projection.Name);
         foreach (var ((module, part), entry) in _tensors)
@@ -100,6 +119,12 @@ public sealed class PeftAdapter : IDisposable
             var (rank, expected, axis) = part == "lora_A" ? (2, projection.InFeatures, 1) : (part == "lora_B" ? 2 : 1, projection.OutFeatures, 0);
             if (entry.Dimensions.Count != rank || entry.Dimensions[axis] != expected)
                 throw new LancetException($"{_file.Path}: tensor {entry.Name} has shape [{string.Join(", ", entry.Dimensions)}], but {module} has {expected} {(axis == 1 ? "inputs" : "outputs")}; the adapter was made for another model.");
+        }
+        foreach (var (name, entry) in _saved)
+        {
+            if (name != decoder.Embedding.Name && name != HeadName) throw new LancetException($"{_file.Path}: tensor {entry.Name} is neither embedding nor head of this model; the adapter was made for another one.");
+            if (!entry.Dimensions.SequenceEqual([decoder.Config.VocabularySize, decoder.Config.HiddenSize]))
+                throw new LancetException($"{_file.Path}: tensor {entry.Name} has shape [{string.Join(", ", entry.Dimensions)}]; the model's is {decoder.Embedding.Shape}. Embeddings that were resized are not supported.");
         }
         foreach (var module in Modules())
         {
@@ -115,6 +140,16 @@ public sealed class PeftAdapter : IDisposable
 
     /// <summary>Rank of a projection's adapter.</summary>
     public int RankOf(LoraLinear projection) => (int)Entry(projection.Name, "lora_A").Dimensions[0];
+
+    /// <summary>Values of the embedding or head, see <see cref="ModulesToSave"/>.</summary>
+    public float[] Read(Weight weight)
+    {
+        // Of a pair that stayed tied PEFT may write either name.
+        var entry = _saved.TryGetValue(weight.Name, out var own) ? own : _saved.Values.First();
+        var values = new float[entry.Count];
+        entry.CopyTo(values);
+        return values;
+    }
 
     /// <summary>Values of one of a projection's tensors.</summary>
     public float[] Read(string module, string part)
@@ -132,6 +167,8 @@ public sealed class PeftAdapter : IDisposable
         foreach (var projection in model.Decoder.Projections.Where(projection => projection.A is not null))
             foreach (var weight in projection.Adapter)
                 outputs.Add(new(Prefix + weight.Name, DType.Float32, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
+        foreach (var weight in model.Decoder.Weights.Where(weight => weight.IsTrained))
+            outputs.Add(new(Prefix + weight.Name, DType.Float32, [weight.Shape[0], weight.Shape[1]], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
         outputs.Sort((a, b) => string.CompareOrdinal(a.Name, b.Name));
         SafetensorsWriter.Write(Path.Combine(folder, "adapter_model.safetensors"), outputs, new Dictionary<string, string> { ["format"] = "pt" });
         AtomicFile.Write(Path.Combine(folder, "adapter_config.json"), stream =>
@@ -150,7 +187,17 @@ public sealed class PeftAdapter : IDisposable
             json.WriteBoolean("fan_in_fan_out", false);
             json.WriteBoolean("inference_mode", true);
             json.WriteBoolean("init_lora_weights", true);
-            json.WriteNull("modules_to_save");
+            if (options.ModulesToSave.Count == 0)
+            {
+                json.WriteNull("modules_to_save");
+            }
+            else
+            {
+                json.WriteStartArray("modules_to_save");
+                foreach (var module in options.ModulesToSave) json.WriteStringValue(module);
+                json.WriteEndArray();
+                json.WriteBoolean("ensure_weight_tying", options.EnsuresWeightTying);
+            }
             json.WriteStartArray("target_modules");
             foreach (var target in options.ModulesOf(model.Decoder)) json.WriteStringValue(target);
             json.WriteEndArray();
@@ -198,6 +245,14 @@ public sealed class PeftAdapter : IDisposable
         if (_config.Find(key) is not { ValueKind: JsonValueKind.Object } patterns) return [];
         return [.. patterns.EnumerateObject().Select(item => new KeyValuePair<string, double>(
             item.Name, item.Value.ValueKind == JsonValueKind.Number ? item.Value.GetDouble() : throw _config.Error($"{key} of {item.Name} is {item.Value.GetRawText()}; a number is expected.")))];
+    }
+
+    /// <summary>Name of an embedding's or head's weight, without what PEFT puts around it; null for other tensors.</summary>
+    private static string? SavedNameOf(string key)
+    {
+        if (!key.StartsWith(Prefix, StringComparison.Ordinal)) return null;
+        var name = key[Prefix.Length..].Replace(".modules_to_save", "", StringComparison.Ordinal).Replace(".default", "", StringComparison.Ordinal);
+        return name == HeadName || name.EndsWith("." + LoraOptions.EmbedTokens + ".weight", StringComparison.Ordinal) ? name : null;
     }
 
     private static string? ModuleOf(string key, out string part)

@@ -17,7 +17,7 @@ public static class EmbeddingKernel
 {
     private const int Block = 1024;
     private static readonly KernelSet<(int Columns, DType Table, DType DType, double Scale)> ForwardKernels = new(TraceForward);
-    private static readonly KernelSet<(int Columns, DType DType, double Scale)> BackwardKernels = new(TraceBackward);
+    private static readonly KernelSet<(int Columns, long Stride, DType DType, double Scale)> BackwardKernels = new(TraceBackward);
 
     /// <summary>y[t] = scale · E[id[t]].</summary>
     /// <param name="device">Device.</param>
@@ -36,13 +36,14 @@ public static class EmbeddingKernel
     /// <param name="tokenIds">int32 [T].</param>
     /// <param name="order">int32 [T]: token indices, sorted by token id, equal ids by index.</param>
     /// <param name="segmentEnds">int32 [T]: at the first place of each id in <paramref name="order"/> the place after its last, elsewhere 0.</param>
-    /// <param name="dy">[T, columns].</param>
+    /// <param name="dy">[T, columns], which may lie in a wider matrix.</param>
     /// <param name="gradient">[vocabulary, columns], in the accumulator's type.</param>
     /// <param name="scale">The forward pass's factor.</param>
-    public static void Backward(Device device, Tensor tokenIds, Tensor order, Tensor segmentEnds, Tensor dy, Tensor gradient, double scale)
+    /// <param name="columns">Columns of the table; 0 if rows of <paramref name="dy"/> have no more.</param>
+    public static void Backward(Device device, Tensor tokenIds, Tensor order, Tensor segmentEnds, ColumnSlice dy, Tensor gradient, double scale, int columns = 0)
     {
-        var columns = (int)dy.Shape[1];
-        device.Launch(BackwardKernels[(columns, dy.DType, scale)], new Grid((int)tokenIds.Count, Blocks.Of(columns, Block)), [tokenIds, order, segmentEnds, dy, gradient]);
+        if (columns == 0) columns = (int)dy.RowStride;
+        device.Launch(BackwardKernels[(columns, dy.RowStride, dy.Tensor.DType, scale)], new Grid((int)tokenIds.Count, Blocks.Of(columns, Block)), [tokenIds, order, segmentEnds, dy.Tensor, gradient]);
     }
 
     /// <summary>Fills in the two index arrays of <see cref="Backward"/> on the host.</summary>
@@ -74,7 +75,7 @@ public static class EmbeddingKernel
         k.Store(y + (row.ToInt64() * choice.Columns + column), value.To(choice.DType), inside);
     });
 
-    private static Kernel TraceBackward((int Columns, DType DType, double Scale) choice) => Kernel.Trace("embedding_backward", k =>
+    private static Kernel TraceBackward((int Columns, long Stride, DType DType, double Scale) choice) => Kernel.Trace("embedding_backward", k =>
     {
         var accumulator = choice.DType.Accumulator();
         var ids = k.Pointer(DType.Int32, "token_ids");
@@ -89,7 +90,7 @@ public static class EmbeddingKernel
         k.If(end > start, () =>
         {
             var sum = k.For(start, end, k.Constant(DType.Int32, 1), [k.Zeros(accumulator, Block)], (at, carried) =>
-                [carried[0] + k.Load(dy + (k.Load(order + at).ToInt64() * choice.Columns + column), inside).ToFloat32()])[0];
+                [carried[0] + k.Load(dy + (k.Load(order + at).ToInt64() * choice.Stride + column), inside).ToFloat32()])[0];
             var target = gradient + (k.Load(ids + k.Load(order + start)).ToInt64() * choice.Columns + column);
             if (choice.Scale != 1) sum *= choice.Scale;
             k.Store(target, k.Load(target, inside) + sum, inside);

@@ -33,7 +33,10 @@ public sealed class LanguageModelHead
     public Norm Norm { get; }
 
     /// <summary>Head [vocabulary, hidden]; the embedding itself where they are tied.</summary>
-    public Weight Weight { get; }
+    public Weight Weight { get; private set; }
+
+    /// <summary>Makes the head a weight of its own, for now with the embedding's memory.</summary>
+    internal Weight Untie() => Weight = new Weight("lm_head.weight", Weight.Shape, WeightRole.Head) { Dense = Weight.Dense, RowStride = Weight.RowStride };
 
     /// <summary>Losses [T] of all tokens, and the gradient of the stream in a new buffer.</summary>
     /// <param name="c">The step; its labels and loss scale are read.</param>

@@ -1,3 +1,4 @@
+using Lancet.Adapters;
 using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
@@ -41,7 +42,22 @@ public sealed class DecoderModel
     public LanguageModelHead Head { get; }
 
     /// <summary>All weights of the checkpoint, in order.</summary>
-    public IReadOnlyList<Weight> Weights { get; }
+    public IReadOnlyList<Weight> Weights { get; private set; }
+
+    /// <summary>Whether embedding and head are one matrix.</summary>
+    public bool IsTied => Head.Weight == Embedding;
+
+    /// <summary>Marks embedding or head as trained, as PEFT's <c>modules_to_save</c> does.</summary>
+    /// <exception cref="LancetException">There is no such module, or it cannot be trained so.</exception>
+    internal void TrainModules(LoraOptions options)
+    {
+        foreach (var module in options.ModulesToSave)
+            if (module is not (LoraOptions.EmbedTokens or LoraOptions.LmHead)) throw new LancetException($"modules_to_save names {module}; {LoraOptions.EmbedTokens} and {LoraOptions.LmHead} are supported.");
+        if (options.ModulesToSave.Count == 0) return;
+        if (IsTied && !options.EnsuresWeightTying) Weights = [.. Weights, Head.Untie()];
+        if (IsTied || options.ModulesToSave.Contains(LoraOptions.EmbedTokens)) Embedding.IsTrained = true;
+        if (options.ModulesToSave.Contains(LoraOptions.LmHead)) Head.Weight.IsTrained = true;
+    }
 
     /// <summary>All projections, in the order of the computation.</summary>
     public IEnumerable<LoraLinear> Projections => Layers.SelectMany(layer => layer.Projections);
@@ -91,7 +107,7 @@ public sealed class DecoderModel
             Layers[layer].BackwardAttention(c, d, needsInput);
         }
         c.Trace?.Begin(StepPhase.End);
-        if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType));
+        if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType), Config.HiddenSize);
         c.Free(d);
     }
 

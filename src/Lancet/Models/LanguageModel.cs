@@ -42,7 +42,7 @@ public sealed record LoadOptions
 }
 
 /// <summary>A language model with its weights, and an adapter if one was added.</summary>
-public sealed class LanguageModel : IDisposable
+public sealed partial class LanguageModel : IDisposable
 {
     // Elements that pass between host and device at a time.
     private const int StagingElements = 1 << 24;
@@ -143,6 +143,7 @@ public sealed class LanguageModel : IDisposable
         var options = adapter.Options;
         if (dropout is { } p) options = options with { Dropout = p };
         adapter.CheckFits(Decoder);
+        options = options with { ModulesToSave = adapter.ModulesToSave };
         Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.Contains);
         foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
         {
@@ -150,6 +151,7 @@ public sealed class LanguageModel : IDisposable
             SetTrained(projection.B!, adapter.Read(projection.Name, "lora_B"));
             if (projection.Magnitude is { } magnitude) SetTrained(magnitude, adapter.Read(projection.Name, PeftAdapter.MagnitudePart));
         }
+        foreach (var weight in Decoder.Weights.Where(weight => weight.IsTrained)) SetTrained(weight, adapter.Read(weight));
         Trained!.RefreshCopy(Device);
     }
 
@@ -238,6 +240,7 @@ public sealed class LanguageModel : IDisposable
         }
         if (!decoder.Projections.Any(projection => projection.A is not null)) throw new LancetException($"layers_to_transform {string.Join(", ", options.LayersToTransform)} leaves no projection to adapt; the layers are 0 to {decoder.Layers.Count - 1}.");
         foreach (var layer in decoder.Layers) layer.Mlp.CheckAdapters();
+        decoder.TrainModules(options);
     }
 
     private static bool Matches(LoraLinear projection, string target) => projection.Name == target || projection.Name.EndsWith("." + target, StringComparison.Ordinal);
@@ -245,12 +248,15 @@ public sealed class LanguageModel : IDisposable
     private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, bool>? contains = null)
     {
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
+        var modules = new SavedModules(this, options);
         Describe(Decoder, options, rankOf, contains);
+        modules.NoteMemory();
         Adapter = options;
         Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
         var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).Where(groups => groups.Count > 0).ToList();
         foreach (var groups in layers) StoreBordered(groups);
         Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, layers.Select(groups => groups.SelectMany(group => group.Copies())));
+        modules.Restore();
         if (options.UsesDora) WriteSquaredNorms();
     }
 

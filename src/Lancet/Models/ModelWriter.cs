@@ -117,6 +117,8 @@ public static class ModelWriter
         json.Remove("quantization_config");
         if (quantization is not null) json["quantization_config"] = quantization;
         json.Remove("torch_dtype");
+        // A head that was trained apart from the embedding.
+        if (model.Config.TiesWordEmbeddings && !model.Decoder.IsTied) json["tie_word_embeddings"] = false;
         json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(name);
         using var buffer = new MemoryStream();
         using (var writer = new System.Text.Json.Utf8JsonWriter(buffer, new System.Text.Json.JsonWriterOptions { Indented = true })) json.WriteTo(writer);

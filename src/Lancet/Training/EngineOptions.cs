@@ -18,6 +18,9 @@ public sealed record EngineOptions
     /// <summary>Whether the optimiser's state is 8-bit.</summary>
     public bool HasEightBitState { get; init; }
 
+    /// <summary>Factor of the learning rate of embedding and head beside an adapter.</summary>
+    public double EmbeddingRateFactor { get; init; } = 1;
+
     /// <summary>Largest gradient norm; 0 for no clipping.</summary>
     public double MaxGradientNorm { get; init; } = 1;
 

@@ -90,6 +90,9 @@ public sealed class ParameterArena : IDisposable
     /// <summary>Whether an arena keeps a copy in the compute dtype.</summary>
     public static bool NeedsCopy(IEnumerable<Weight> weights, DType compute) => compute != compute.Accumulator() && weights.Any(UsesComputeDType);
 
+    /// <summary>Elements, gaps included, of the weights at the start of the arena that all meet a condition.</summary>
+    internal long LeadingElements(Func<Weight, bool> condition) => CountOf(Weights.TakeWhile(condition));
+
     /// <summary>A weight's fp32 master.</summary>
     public Tensor Master(Weight weight) => Slice(Parameters, weight);
 

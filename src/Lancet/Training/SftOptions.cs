@@ -29,6 +29,9 @@ public sealed record SftOptions
     /// <summary>Peak learning rate.</summary>
     public double LearningRate { get; init; } = 2e-4;
 
+    /// <summary>Peak learning rate of embedding and head where an adapter trains them, see <see cref="Adapters.LoraOptions.ModulesToSave"/>; null for <see cref="LearningRate"/>.</summary>
+    public double? EmbeddingLearningRate { get; init; }
+
     /// <summary>Schedule; one of <see cref="LearningRateSchedule.Kinds"/>.</summary>
     public string Scheduler { get; init; } = "linear";
 

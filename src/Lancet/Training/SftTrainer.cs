@@ -80,6 +80,7 @@ public sealed class SftTrainer
             AdamW = new(0.9, 0.999, 1e-8, _options.WeightDecay),
             HasEightBitState = _options.HasEightBitState,
             MaxGradientNorm = _options.MaxGradientNorm,
+            EmbeddingRateFactor = _options.EmbeddingLearningRate is { } embeddingRate && _options.LearningRate > 0 ? embeddingRate / _options.LearningRate : 1,
             Policy = _options.ActivationPolicy,
             MemoryBudget = _options.MemoryBudget,
             HostMemoryBudget = _options.HostMemoryBudget,
@@ -164,7 +165,7 @@ public sealed class SftTrainer
 
     /// <summary>What two runs must share so that one can continue the other bit by bit.</summary>
     private string Signature(int total, int warmup) => string.Create(CultureInfo.InvariantCulture,
-        $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} " +
+        $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} embedding_rate={_options.EmbeddingLearningRate} " +
         $"scheduler={_options.Scheduler} warmup={warmup} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
         $"nf4={_model.Decoder.Weights.Any(weight => weight.Quantized is not null)} trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}") +
         string.Concat(_dataset.Mixture.Select(part => string.Create(CultureInfo.InvariantCulture, $" mix={part.Rows}x{part.Weight}")));

@@ -39,6 +39,8 @@ public sealed class TrainingEngine : ITrainingEngine
     private readonly List<DeviceBuffer> _buffers = [];
     private readonly List<(string Name, Tensor Tensor)> _state = [];
     private readonly Tensor _stepFactors;
+    private readonly Tensor _embeddingFactors;
+    private readonly long _embeddingElements;
     private readonly Tensor _norm;
     private readonly Tensor _clip;
     private readonly Tensor _normPartial;
@@ -82,6 +84,8 @@ public sealed class TrainingEngine : ITrainingEngine
         var (master, count) = (_arena.Parameters.DType, _arena.Count);
         var small = Allocate(8 * 256 + (GradientNormKernel.MaxShares * sizeof(double)), "step scalars");
         _stepFactors = small.View(master, new Shape(AdamWKernel.StepFactorCount));
+        _embeddingFactors = small.View(master, new Shape(AdamWKernel.StepFactorCount), 128);
+        _embeddingElements = options.EmbeddingRateFactor == 1 || model.Adapter is null ? 0 : _arena.LeadingElements(weight => weight.Role is WeightRole.Embedding or WeightRole.Head);
         _clip = small.View(master, new Shape(1), 256);
         _norm = small.View(master, new Shape(1), 512);
         _lossTotal = small.View(DType.Float64, new Shape(1), 768);
@@ -107,7 +111,7 @@ public sealed class TrainingEngine : ITrainingEngine
     public long TrainableParameterCount => _arena.ParameterCount;
 
     /// <inheritdoc/>
-    public long ParameterCount => _model.Decoder.Weights.Sum(weight => weight.Shape.Count) + (_model.Adapter is null ? 0 : _arena.ParameterCount);
+    public long ParameterCount => _model.Decoder.Weights.Concat(_arena.Weights).Distinct().Sum(weight => weight.Shape.Count);
 
     /// <inheritdoc/>
     public MemoryPlan Plan => _plan.Memory;
@@ -152,6 +156,11 @@ public sealed class TrainingEngine : ITrainingEngine
         Span<double> factors = stackalloc double[AdamWKernel.StepFactorCount];
         _adamW.StepFactors(learningRate, _step, factors);
         SendScalar(_stepFactors, factors);
+        if (_embeddingElements > 0)
+        {
+            _adamW.StepFactors(learningRate * _options.EmbeddingRateFactor, _step, factors);
+            SendScalar(_embeddingFactors, factors);
+        }
         _graphs.Run(UpdateKey, _update);
         return ReadResult();
     }
@@ -174,16 +183,20 @@ public sealed class TrainingEngine : ITrainingEngine
     private void Update()
     {
         GradientNormKernel.Compute(_device, _arena.Gradients, _options.MaxGradientNorm, _normPartial, _norm, _clip);
-        if (_options.HasEightBitState)
-        {
-            _adamW.UpdateEightBit(
-                _device, _arena.Parameters, _arena.Gradients, _state[1].Tensor, _state[2].Tensor, _state[3].Tensor, _state[4].Tensor, _stepFactors, _clip, _arena.DecayBoundary);
-        }
-        else
-        {
-            _adamW.Update(_device, _arena.Parameters, _arena.Gradients, _state[1].Tensor, _state[2].Tensor, _stepFactors, _clip, _arena.DecayBoundary);
-        }
+        // Embedding and head lead the arena, see DecoderModel.TrainedWeights.
+        if (_embeddingElements > 0) Update(0, _embeddingElements, _embeddingFactors);
+        Update(_embeddingElements, _arena.Count - _embeddingElements, _stepFactors);
         _arena.RefreshCopy(_device);
+    }
+
+    /// <summary>Updates some of the arena, in whole blocks of the 8-bit state.</summary>
+    private void Update(long start, long count, Tensor factors)
+    {
+        Tensor Part(Tensor all, int each = 1) => all.Rows(start / each, count / each);
+        var (parameters, gradients, first, second) = (Part(_arena.Parameters), Part(_arena.Gradients), Part(_state[1].Tensor), Part(_state[2].Tensor));
+        var boundary = _arena.DecayBoundary - start;
+        if (_options.HasEightBitState) _adamW.UpdateEightBit(_device, parameters, gradients, first, second, Part(_state[3].Tensor, AdamWKernel.StateBlock), Part(_state[4].Tensor, AdamWKernel.StateBlock), factors, _clip, boundary);
+        else _adamW.Update(_device, parameters, gradients, first, second, factors, _clip, boundary);
     }
 
     /// <inheritdoc/>

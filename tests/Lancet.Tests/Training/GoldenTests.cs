@@ -18,7 +18,7 @@ namespace Lancet.Tests.Training;
 /// </summary>
 public class GoldenTests
 {
-    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3", "phi3", "phi3-longrope", "granite", "smollm3", "olmo2", "gemma3", "cohere", "cohere-qk-norm", "cohere2", "mixtral", "qwen3-moe"];
+    public static TheoryData<string> Fixtures => ["gemma", "gemma2", "llama", "llama31-rope", "mistral-swa", "qwen2", "qwen3", "phi3", "phi3-longrope", "granite", "smollm3", "olmo2", "gemma3", "cohere", "cohere-qk-norm", "cohere2", "mixtral", "qwen3-moe", "qwen2-dora", "llama-saved-tied"];
 
     [Theory]
     [MemberData(nameof(Fixtures))]

@@ -16,6 +16,7 @@ public static class GgufAdapterWriter
         if (model.Adapter is null) throw new LancetException("There is no adapter to write; give one with --adapter.");
         if (mix.Name is not ("f32" or "f16" or "bf16" or "q8_0")) throw new LancetException($"--type is {mix.Name}; adapters are written as f32, f16, bf16 or q8_0.");
         if (model.Adapter.UsesDora) throw new LancetException("llama.cpp has no DoRA adapters; merge the adapter instead (--format gguf).");
+        if (model.Adapter.ModulesToSave.Count > 0) throw new LancetException("llama.cpp's adapters hold neither embedding nor head (modules_to_save); merge the adapter instead (--format gguf).");
         if (model.Config.Experts is not null) throw new LancetException("Adapters of experts are not written as GGUF; merge the adapter instead (--format gguf).");
         var architecture = GgufArchitecture.Of(model.Config);
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToList();

@@ -32,7 +32,8 @@ public static class GgufExporter
     /// <exception cref="LancetException">GGUF cannot express the model or its tokenizer, a value is not finite, or the file cannot be written.</exception>
     public static IReadOnlyList<string> Write(string path, LanguageModel model, GgufExportOptions options)
     {
-        var (config, mix) = (model.Config, options.Mix);
+        // Training with modules_to_save may have parted head and embedding.
+        var (config, mix) = (model.Config with { TiesWordEmbeddings = model.Decoder.IsTied }, options.Mix);
         var architecture = GgufArchitecture.Of(config);
         var metadata = new GgufMetadata(path);
         metadata.Add("general.architecture", architecture.Name);
