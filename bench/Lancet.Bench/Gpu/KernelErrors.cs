@@ -145,11 +145,11 @@ internal static class KernelErrors
         AttentionIntervals.Fill(offsets, window, keyBegin, keyEnd, queryBegin, queryEnd);
         var intervals = new AttentionIntervals(c.Lab.Of(keyBegin), c.Lab.Of(keyEnd), c.Lab.Of(queryBegin), c.Lab.Of(queryEnd));
         Tensor x = c.In("qkv", c.Lab.Rows(Narrow, tokens, queryColumns + (2 * keyColumns), 2)), dy = c.In("dy", c.Lab.Rows(Narrow, tokens, queryColumns));
-        Tensor o = c.Lab.Output(Narrow, dy.Shape), log = c.Lab.Output(DType.Float32, new Shape(shape.QueryHeads, tokens)), delta = c.Lab.Output(DType.Float32, log.Shape), dx = c.Lab.Output(Narrow, x.Shape);
+        Tensor o = c.Lab.Output(Narrow, dy.Shape), log = c.Lab.Output(DType.Float32, new Shape(shape.QueryHeads, tokens)), dx = c.Lab.Output(Narrow, x.Shape);
         ColumnSlice q = ColumnSlice.Of(x, 0), k = ColumnSlice.Of(x, queryColumns), v = ColumnSlice.Of(x, queryColumns + keyColumns);
         var kernel = new AttentionKernel(shape);
         kernel.Forward(c.Device, q, k, v, intervals, o, log);
-        kernel.Backward(c.Device, q, k, v, intervals, o, log, dy, delta, ColumnSlice.Of(dx, 0), ColumnSlice.Of(dx, queryColumns), ColumnSlice.Of(dx, queryColumns + keyColumns));
+        kernel.Backward(c.Device, q, k, v, intervals, o, log, dy, kernel.Workspace(c.Device, Narrow, tokens, c.Lab.Output), ColumnSlice.Of(dx, 0), ColumnSlice.Of(dx, queryColumns), ColumnSlice.Of(dx, queryColumns + keyColumns));
         c.In("offsets", c.Lab.Of(offsets));
         foreach (var (key, value) in ((string, double)[])[("heads", shape.QueryHeads), ("key_heads", shape.KeyValueHeads), ("dimension", shape.HeadDimension), ("scale", shape.Scale), ("soft_cap", shape.SoftCap), ("window", window)])
             c.Parameter(key, value);

@@ -30,6 +30,27 @@ internal sealed unsafe class IfInstruction(int condition, Instruction[] then, In
     public override void Execute(ref Frame frame) => Run(*frame.At<int>(condition) != 0 ? then : otherwise, ref frame);
 }
 
+/// <summary>Waits for another program's signal, or gives one. A checked launch runs programs one after the other, so what is not there yet never comes.</summary>
+internal sealed unsafe class FlagInstruction(int pointer, int value, bool waits, string name, bool isChecked) : Instruction
+{
+    public override void Execute(ref Frame frame)
+    {
+        ref var flag = ref *(int*)*frame.At<long>(pointer);
+        var number = (int)frame.At<AffineValue>(value)->Offset;
+        if (!waits)
+        {
+            Volatile.Write(ref flag, number);
+            return;
+        }
+        var spin = new SpinWait();
+        while (Volatile.Read(ref flag) < number)
+        {
+            if (isChecked) throw new TileException($"{name}: waits for {number} from a program that has not started, and finds {flag} (program {frame.X}, {frame.Y}, {frame.Z}).");
+            spin.SpinOnce(-1);
+        }
+    }
+}
+
 /// <summary>Address tile moved by an offset tile that is not affine.</summary>
 internal sealed unsafe class AddressInstruction(LaneView address, LaneView offset, LaneView z, bool isOffset32, int elementSize) : Instruction
 {

@@ -42,7 +42,7 @@ internal static unsafe class DebugState
                 throw Error(pattern, ref frame, $"element {lane + i} of the tile reads index {index} of {pattern.ParameterName}, which nothing has written yet");
             if (kind == AccessKind.Read) continue;
             var program = (frame.X, frame.Y, frame.Z, kind == AccessKind.Atomic);
-            if (t_writers!.TryGetValue(at, out var other) && (other.X, other.Y, other.Z) != (frame.X, frame.Y, frame.Z) && !(other.IsAtomic && kind == AccessKind.Atomic))
+            if (t_writers!.TryGetValue(at, out var other) && (other.X, other.Y, other.Z) != (frame.X, frame.Y, frame.Z) && !(other.IsAtomic && kind == AccessKind.Atomic) && !pattern.Operation.IsOpaque)
                 throw Error(pattern, ref frame, $"programs ({other.X}, {other.Y}, {other.Z}) and ({frame.X}, {frame.Y}, {frame.Z}) both write index {index} of {pattern.ParameterName}");
             t_writers[at] = program;
             UninitializedMemory.MarkDefined((nint)at, elementSize);

@@ -133,6 +133,10 @@ internal static class InstructionFactory
         _ => new StoreInstruction<int, PlainFormat<int>>(pattern, value) { IsChecked = isChecked },
     };
 
+    public static Instruction Accumulate(AccessPattern pattern, DType element, LaneView value, bool isChecked) => element == DType.Float64
+        ? new AccumulateInstruction<double>(pattern, value) { IsChecked = isChecked }
+        : new AccumulateInstruction<float>(pattern, value) { IsChecked = isChecked };
+
     public static Instruction ReduceColumns(Opcode opcode, DType element, LaneView x, LaneView z) => element switch
     {
         DType.Float32 => ReduceColumns<float>(opcode, x, z),

@@ -45,6 +45,9 @@ internal sealed partial class KernelCompiler
             case Opcode.Load or Opcode.Store or Opcode.AtomicAdd:
                 CompileMemory(operation);
                 break;
+            case Opcode.Await or Opcode.Signal:
+                _code.Add(new FlagInstruction(Dense(operation.Operands[0]).Offset, ScalarOf(operation.Operands[1]), operation.Opcode == Opcode.Await, $"{_kernel.Name}, {operation.Location}", _isChecked));
+                break;
             case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
                 CompileReduce(operation);
                 break;
@@ -359,7 +362,9 @@ internal sealed partial class KernelCompiler
         else if (operation.Opcode == Opcode.Store)
         {
             var value = RowsOf(operands[1]);
-            _code.Add(InstructionFactory.Store(pattern, pointer.Type.Element, value, _isChecked));
+            _code.Add(operation.Accumulates
+                ? InstructionFactory.Accumulate(pattern, pointer.Type.Element, value, _isChecked)
+                : InstructionFactory.Store(pattern, pointer.Type.Element, value, _isChecked));
         }
         else
         {

@@ -276,6 +276,21 @@ internal sealed unsafe class StoreInstruction<TLane, TFormat>(AccessPattern patt
     }
 }
 
+/// <summary>Adds a tile to memory.</summary>
+internal sealed unsafe class AccumulateInstruction<T>(AccessPattern pattern, LaneView value) : AccessInstruction(pattern, sizeof(T))
+    where T : unmanaged, System.Numerics.IFloatingPointIeee754<T>
+{
+    protected override AccessKind Kind => AccessKind.Write;
+
+    public override void Execute(ref Frame frame) => Walk(ref frame);
+
+    protected override void Row(ref Frame frame, byte* address, long stride, int lane, int count)
+    {
+        var source = frame.At<T>(value.Offset) + ((long)(lane / value.Cols) * value.RowStride) + ((long)(lane % value.Cols) * value.ColStride);
+        for (var i = 0; i < count; i++) ((T*)address)[i * stride] += source[(long)i * value.ColStride];
+    }
+}
+
 internal sealed unsafe class AtomicAddInstruction(AccessPattern pattern, LaneView value, LaneView z, bool is32) : AccessInstruction(pattern, is32 ? 4 : 8)
 {
     protected override AccessKind Kind => AccessKind.Atomic;

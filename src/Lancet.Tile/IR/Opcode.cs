@@ -135,6 +135,15 @@ public enum Opcode
     /// <summary>Adds an integer to memory atomically and returns the former value, 0 where masked off: operands pointer, value [, mask].</summary>
     AtomicAdd,
 
+    /// <summary>
+    /// Waits until the int32 at a scalar pointer is at least a value, and sees what other programs stored before they signalled it: operands pointer,
+    /// value. Only programs that have surely started may be waited for (see <see cref="KernelBuilder.Await"/>).
+    /// </summary>
+    Await,
+
+    /// <summary>Sets the int32 at a scalar pointer, after all that the program stored before: operands pointer, value.</summary>
+    Signal,
+
     /// <summary>Sum along <see cref="Operation.Axis"/>, in a fixed order.</summary>
     ReduceSum,
 

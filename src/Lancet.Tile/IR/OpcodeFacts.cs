@@ -5,10 +5,10 @@ internal static class OpcodeFacts
 {
     /// <summary>Whether the result depends on the operands and attributes alone and nothing else happens.</summary>
     public static bool IsPure(this Opcode opcode) =>
-        opcode is not (Opcode.Load or Opcode.Store or Opcode.AtomicAdd or Opcode.For or Opcode.If or Opcode.Yield);
+        opcode is not (Opcode.Load or Opcode.Store or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal or Opcode.For or Opcode.If or Opcode.Yield);
 
     /// <summary>Whether the operation changes memory, so that it stays even if nothing uses its result.</summary>
-    public static bool WritesMemory(this Opcode opcode) => opcode is Opcode.Store or Opcode.AtomicAdd;
+    public static bool WritesMemory(this Opcode opcode) => opcode is Opcode.Store or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal;
 
     /// <summary>Whether a pure operation may run where the kernel's author did not ask for it: all but the table look-up, whose index must lie in the table.</summary>
     public static bool IsSpeculatable(this Opcode opcode) => opcode.IsPure() && opcode != Opcode.Lookup;

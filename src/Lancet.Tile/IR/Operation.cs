@@ -74,6 +74,12 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
     /// <summary>Software-pipelining depth wished for a <see cref="Opcode.For"/> on the GPU; 1 for none.</summary>
     public int Stages { get; init; } = 1;
 
+    /// <summary>Of a <see cref="Opcode.Load"/> or <see cref="Opcode.Store"/>: the matrix lies densely behind its first element, in an order of the compiler's choosing.</summary>
+    public bool IsOpaque { get; init; }
+
+    /// <summary>Of an opaque <see cref="Opcode.Store"/>: the value is added to what is there.</summary>
+    public bool Accumulates { get; init; }
+
     /// <summary>The same operation with other operands, results and body.</summary>
     internal Operation With(Value[] operands, Value[] results, Region? body = null)
     {
@@ -86,6 +92,8 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
             Number = Number,
             Table = Table,
             Stages = Stages,
+            IsOpaque = IsOpaque,
+            Accumulates = Accumulates,
         };
         foreach (var result in results) result.Definition = copy;
         return copy;

@@ -98,6 +98,11 @@ internal sealed class Verifier
                 CheckAccess(operands[0], operands.Length > 2 ? operands[2] : null);
                 Has(operands[1], Pointee(operands[0]), "the stored value");
                 return;
+            case Opcode.Await or Opcode.Signal:
+                Counts(2, 2, 0);
+                Require(operands[0].Type is { Element: DType.Int32, IsPointer: true, IsScalar: true }, $"{operation.Opcode} does not take {operands[0].Type}; a scalar pointer to i32 is needed");
+                Has(operands[1], new TileType(DType.Int32, false), "the value");
+                return;
         }
         Require(operation.Results.Length == 1, $"{operation.Results.Length} results; one is needed");
         CheckValue(operation, operands, operation.Result.Type);

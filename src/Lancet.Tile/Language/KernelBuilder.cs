@@ -102,6 +102,56 @@ public sealed partial class KernelBuilder
         return Emit(Opcode.AtomicAdd, new TileType(pointer.Element, false, address.Type.Dimensions), m is null ? [address, added] : [address, added, m.Value]);
     }
 
+    /// <summary>
+    /// Waits until another program has signalled at least <paramref name="value"/> at <paramref name="flag"/> (int32, zero before the launch); what it stored
+    /// before that can then be read. For programs of one launch that add up in a fixed order. A GPU starts programs as room allows, so only ones that
+    /// have surely started may be waited for: those that drew a lower number from a counter (<see cref="AtomicAdd"/>) than this one.
+    /// </summary>
+    public void Await(Pointer flag, Tile value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) => At(file, line).EmitVoid(Opcode.Await, [flag.Value, value.Value]);
+
+    /// <summary>Tells programs that <see cref="Await"/> <paramref name="value"/> at <paramref name="flag"/>, after all that this program has stored.</summary>
+    public void Signal(Pointer flag, Tile value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) => At(file, line).EmitVoid(Opcode.Signal, [flag.Value, value.Value]);
+
+    /// <summary>
+    /// Reads a matrix that <see cref="StoreOpaque"/> of the same kernel wrote at <paramref name="start"/>. Its order in memory is the compiler's choice, the
+    /// one in which registers hold it, so that neither an address nor a shuffle is needed; other kernels cannot read it.
+    /// </summary>
+    /// <param name="start">Scalar pointer to rows · columns elements, which no other argument overlaps.</param>
+    /// <param name="rows">Rows.</param>
+    /// <param name="columns">Columns.</param>
+    /// <param name="file">Filled in by the compiler.</param>
+    /// <param name="line">Filled in by the compiler.</param>
+    public Tile LoadOpaque(Pointer start, int rows, int columns, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        var address = Matrix(start, rows, columns).Value;
+        var result = NewValue(new TileType(start.Element, false, rows, columns));
+        Append(new Operation(Opcode.Load, [address], [result], _location) { IsOpaque = true });
+        return new Tile(this, result);
+    }
+
+    /// <summary>Writes a matrix for <see cref="LoadOpaque"/> of this or another program of the same kernel.</summary>
+    public void StoreOpaque(Pointer start, Tile value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) => At(file, line).WriteOpaque(start, value, false);
+
+    /// <summary>
+    /// Adds <paramref name="value"/> (fp32) to what <see cref="StoreOpaque"/> wrote, without waiting for it to arrive. Sums come out the same every time only if
+    /// programs take turns (<see cref="Await"/>). On a GPU sums below the normal range become zero.
+    /// </summary>
+    public void AddOpaque(Pointer start, Tile value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        if (value.Element is not (DType.Float32 or DType.Float64)) throw Error($"adding {value.Value.Type} in memory; fp32 is needed");
+        WriteOpaque(start, value, true);
+    }
+
+    private void WriteOpaque(Pointer start, Tile value, bool accumulates)
+    {
+        if (start.Element != value.Element || value.Rank != 2) throw Error($"storing {value.Value.Type} through a pointer to {start.Element}; a matrix of that type is needed");
+        Append(new Operation(Opcode.Store, [Matrix(start, value.Dimensions[0], value.Dimensions[1]).Value, value.Value], [], _location) { IsOpaque = true, Accumulates = accumulates });
+    }
+
+    private Pointer Matrix(Pointer start, int rows, int columns) => start + ((Range(rows) * columns).AsColumn() + Range(columns).AsRow());
+
     /// <summary>The fp32 entry of a constant table at each index (int32, within the table).</summary>
     public Tile Lookup(float[] table, Tile index)
     {

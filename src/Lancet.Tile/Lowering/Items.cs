@@ -16,6 +16,11 @@ internal abstract class Item(TileType type)
     /// <summary>The same value with its axes moved: axis a of this is axis <paramref name="from"/>[a] of the result, −1 for an axis of extent 1.</summary>
     public abstract Item View(TileType type, int[] from);
 
+    /// <summary>Waits until the value is there, if it is still being computed.</summary>
+    public virtual void Settle()
+    {
+    }
+
     /// <summary>Whether this is arithmetic on thread numbers and scalars, which any layout can recompute.</summary>
     public virtual bool IsLazy => false;
 }
@@ -136,10 +141,12 @@ internal sealed class TileItem(Converter converter, TileType type, LinearLayout 
     {
         get
         {
-            await?.Invoke();
+            Settle();
             return elements;
         }
     }
+
+    public override void Settle() => await?.Invoke();
 
     public override Element[] In(LinearLayout layout)
     {
@@ -158,6 +165,8 @@ internal sealed class TileItem(Converter converter, TileType type, LinearLayout 
 internal sealed class ViewItem(TileItem tile, TileType type, int[] from) : Item(type)
 {
     public TileItem Tile { get; } = tile;
+
+    public override void Settle() => Tile.Settle();
 
     /// <summary>Axis of this view for each axis of the tile.</summary>
     public int[] From { get; } = from;

@@ -28,13 +28,16 @@ internal sealed partial class KernelLowering
 
         _builder.Open(loop.Body);
         _environments.Push([]);
-        _loops.Push((operation, carried));
+        var barriers = _shared.Barriers;
+        _loops.Push((operation, carried, barriers));
         _order.BeginLoop();
         _shared.AssumeDirty();
         Define(region.Arguments[0], new ScalarItem(region.Arguments[0].Type, new Element(index)));
         for (var i = 0; i < carried.Length; i++) Define(region.Arguments[i + 1], carried[i].Item);
         pipeline?.BeginIteration(index, high, step);
+        _pipelines.Push(pipeline);
         LowerRegion(region);
+        _pipelines.Pop()?.StartAhead();
         FinishCopies();
         AwaitProducts();
         var yields = region.Operations[^1].Operands;
@@ -43,6 +46,7 @@ internal sealed partial class KernelLowering
         _order.EndLoop();
         _builder.Assign(index, _builder.Add(ThreadType.S32, index, step));
         _loops.Pop();
+        _shared.Barriers = barriers;
         _environments.Pop();
         _builder.Close();
         _shared.AssumeDirty();
@@ -65,9 +69,11 @@ internal sealed partial class KernelLowering
         for (var i = 0; i < results.Length; i++) results[i] = Carry(operation.Results[i], Get(operation.Operands[i + 1]));
         var multiplies = region.Operations.Any(inner => inner.Opcode is Opcode.Dot or Opcode.For or Opcode.If);
         if (multiplies) AwaitProducts();
+        // Inside, a wait would be one that may not happen.
+        foreach (var value in ReadFromOutside(region)) Get(value).Settle();
         var branch = new ThreadBranch { Condition = condition.Register };
         _builder.Append(branch);
-        var saved = _order.Save();
+        var (saved, barriers) = (_order.Save(), _shared.Barriers);
         _builder.Open(branch.Body);
         _environments.Push([]);
         LowerRegion(region);
@@ -78,8 +84,22 @@ internal sealed partial class KernelLowering
         _builder.Close();
         // The branch may not have been taken: what was pending before it still is.
         _order.Merge(saved);
+        _shared.Barriers = barriers;
         _shared.AssumeDirty();
         for (var i = 0; i < results.Length; i++) Define(operation.Results[i], results[i].Item);
+    }
+
+    private static HashSet<Value> ReadFromOutside(Region region)
+    {
+        var values = new HashSet<Value>();
+        foreach (var operation in region.Operations)
+        {
+            values.UnionWith(operation.Operands);
+            if (operation.Body is not null) values.UnionWith(ReadFromOutside(operation.Body));
+        }
+        values.ExceptWith(region.Arguments);
+        foreach (var operation in region.Operations) values.ExceptWith(operation.Results);
+        return values;
     }
 
     /// <summary>Gives a value that is assigned more than once registers of its own, and its first value.</summary>

@@ -12,6 +12,7 @@ internal sealed partial class KernelLowering
     {
         var type = operation.Result.Type;
         var pointer = (PointerItem)Get(operation.Operands[0]);
+        if (operation.IsOpaque) return LoadOpaque(operation, pointer);
         if (_plan.IsShared(operation)) return LoadShared(operation, pointer);
         var mask = operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null;
         var other = operation.Operands.Length > 2 ? Scalar(operation.Operands[2]).Element : ElementArithmetic.Constant(type.Element, 0, 0);
@@ -42,10 +43,15 @@ internal sealed partial class KernelLowering
         var pointer = (PointerItem)Get(operation.Operands[0]);
         var value = Get(operation.Operands[1]);
         var mask = operation.Operands.Length > 2 ? Get(operation.Operands[2]) : null;
+        if (operation.IsOpaque)
+        {
+            StoreOpaque(pointer, value, operation.Accumulates);
+            return;
+        }
         if (pointer.Type.IsScalar)
         {
             _order.Store(pointer, null);
-            var first = _builder.Compare(ThreadType.U32, Comparison.Equal, _builder.Special(SpecialRegister.ThreadId), Source.Constant(0));
+            var first = IsFirstThread();
             var condition = mask is null ? first : _builder.And(ThreadType.Predicate, first, ((ScalarItem)mask).Source);
             StoreRun(Addresses(pointer, Single())(0), pointer.Type.Element, [((ScalarItem)value).Element], condition);
             return;
@@ -74,9 +80,9 @@ internal sealed partial class KernelLowering
         var pointer = (PointerItem)Get(operation.Operands[0]);
         var value = Get(operation.Operands[1]);
         var mask = operation.Operands.Length > 2 ? Get(operation.Operands[2]) : null;
-        var isScalar = pointer.Type.IsScalar;
-        var layout = isScalar ? Single() : _plan.Of(operation.Result);
-        if (isScalar || layout.ReplicatedThreads() != 0)
+        if (pointer.Type.IsScalar) return LowerScalarAtomicAdd(operation, pointer, (ScalarItem)value, (ScalarItem?)mask);
+        var layout = _plan.Of(operation.Result);
+        if (layout.ReplicatedThreads() != 0)
             throw new TileException("an atomic addition whose tile is smaller than the program's threads is not available on the GPU; use a tile of 32 · Warps elements or more");
         _order.Store(pointer, layout);
         var addresses = Addresses(pointer, layout);

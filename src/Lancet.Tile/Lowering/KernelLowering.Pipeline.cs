@@ -22,6 +22,9 @@ internal sealed partial class KernelLowering
         private readonly int _stages;
         private readonly int _stageBytes;
         private readonly int _start;
+        private Source? _ahead;
+        private Source _high;
+        private int _scope;
         private Register _readStage;
         private Register _writeStage;
 
@@ -87,10 +90,25 @@ internal sealed partial class KernelLowering
         {
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: _stages - 2);
             _lowering.ShowToOthers();
-            var ahead = Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(_stages - 1)));
-            Start(ahead, high, _writeStage);
+            (_ahead, _high) = (Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(_stages - 1))), high);
+            _scope = Builder.Scope;
+            if (!_lowering._usesWarpGroups) StartAhead();
             foreach (var (load, tile) in _loads)
                 _lowering.Define(load.Result, new SharedItem(load.Result.Type, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, _readStage) }, false));
+        }
+
+        /// <summary>
+        /// Starts the copies for a later iteration, if this one's are not started yet and all threads come this way. Warp groups do it while their first
+        /// products are made: finding the addresses then takes no time.
+        /// </summary>
+        public void StartAhead()
+        {
+            if (_ahead is not { } ahead || Builder.Scope != _scope) return;
+            _ahead = null;
+            // What this iteration has made of its own index is of no use.
+            var own = _lowering._environments.Pop();
+            Start(ahead, _high, _writeStage);
+            _lowering._environments.Push(own);
         }
 
         public void EndIteration()

@@ -6,6 +6,7 @@ namespace Lancet.Tile.Lowering;
 // Matrix products: on tensor cores for bf16 and fp16, with fused multiply-adds for fp32.
 internal sealed partial class KernelLowering
 {
+    private readonly List<(Item Item, SharedItem Place, int Scope)> _writtenOperands = [];
     private bool _hasPendingCopies;
 
     /// <summary>Brings a matrix that only products read into shared memory.</summary>
@@ -228,14 +229,30 @@ internal sealed partial class KernelLowering
     private SharedItem InSharedMemory(Item item)
     {
         if (item is SharedItem shared) return shared;
+        if (FindInSharedMemory(item) is { } written) return written;
         var tile = NewTile(item.Type, 1);
-        if (_loops.Count > 0) _shared.Barrier();
+        // An earlier iteration's products may still read the place, unless all threads have met since.
+        if (_loops.Count > 0 && _shared.Barriers == _loops.Peek().Barriers) _shared.Barrier();
         var layout = item is TileItem held ? held.Layout : _plan.Blocked(item.Type);
         var elements = item.In(layout);
         var guard = _converter.Guard(_converter.IsOriginal(layout));
-        for (var register = 0; register < elements.Length; register++)
-            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 ? ThreadType.U16 : ThreadType.B32, [], [Place(tile, layout, register), _arithmetic.Alone(elements[register])], guard);
+        // Two halves in neighbouring columns are a word.
+        var isPaired = tile.ElementSize == 2 && layout.Contiguous(1) >= 2 && layout.Coordinate(1, 1) == 1;
+        for (var register = 0; register < elements.Length; register += isPaired ? 2 : 1)
+        {
+            var value = isPaired ? _arithmetic.Pack(elements[register], elements[register + 1]) : _arithmetic.Alone(elements[register]);
+            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && !isPaired ? ThreadType.U16 : ThreadType.B32, [], [Place(tile, layout, register), value], guard);
+        }
         ShowToOthers();
-        return new SharedItem(item.Type, tile, false);
+        var result = new SharedItem(item.Type, tile, false);
+        _writtenOperands.Add((item, result, _builder.Scope));
+        return result;
+    }
+
+    private SharedItem? FindInSharedMemory(Item item)
+    {
+        foreach (var (known, place, scope) in _writtenOperands)
+            if (known == item && _builder.IsOpen(scope)) return place;
+        return null;
     }
 }

@@ -7,6 +7,8 @@ namespace Lancet.Tile.Lowering;
 // what the warps do until the result is used.
 internal sealed partial class KernelLowering
 {
+    private const int GroupRows = 64;
+
     private readonly List<PendingProduct> _pendingProducts = [];
     private int _committedProducts;
     private Register _warpGroup;
@@ -21,9 +23,11 @@ internal sealed partial class KernelLowering
 
     private TileItem MultiplyInWarpGroups(Operation operation, ProductLayouts layouts, Item a, Item b, LinearLayout layout, Element[] accumulator)
     {
-        // A from shared memory must lie as rows; else its fragments are read into registers.
-        var left = a is SharedItem { IsTransposed: false } shared && CanDescribe(a) ? DescribeLeft(shared.Tile) : FragmentsOf(a, layouts);
         var right = DescribeRight(InSharedMemory(b));
+        // What already lies in shared memory needs no registers.
+        if (FindInSharedMemory(a) is { } written) a = written;
+        var isLeftTransposed = a is SharedItem { IsTransposed: true };
+        var left = a is SharedItem shared && CanDescribeLeft(shared) ? DescribeLeft(shared) : FragmentsOf(a, layouts);
         var replaces = Array.TrueForAll(accumulator, element => element.Source is { IsConstant: true, Bits: 0 });
         var steps = Enumerable.Range(0, layouts.K / 16).Select(step => (Source[])[.. left(step), right.Step(step)]).ToArray();
         var sums = Accumulators(operation) ?? [.. accumulator.Select(_ => _builder.New(RegisterClass.Bits32))];
@@ -34,7 +38,8 @@ internal sealed partial class KernelLowering
         {
             _builder.Effect(
                 ThreadOpcode.WarpGroupMultiply, a.DType == DType.BFloat16 ? ThreadType.BF16 : ThreadType.F16, sums, steps[step],
-                immediate: replaces && step == 0 ? 0 : 1, width: layouts.N, isTransposed: right.IsTransposed);
+                immediate: replaces && step == 0 ? 0 : 1, width: layouts.N, isTransposed: right.IsTransposed,
+                isLeftTransposed: isLeftTransposed && steps[step].Length == 2);
         }
         _builder.Effect(ThreadOpcode.CommitProducts, ThreadType.B32, [], []);
         var pending = new PendingProduct(++_committedProducts, _builder.Scope);
@@ -81,17 +86,22 @@ internal sealed partial class KernelLowering
         return _warpGroup;
     }
 
-    // Rows of A run along the outer extent, a warp group's 64 rows after the other.
-    private Func<int, Source[]> DescribeLeft(SharedTile tile)
+    // A stored transpose has a panel for each warp group.
+    private static bool CanDescribeLeft(SharedItem item) => CanDescribe(item) && (!item.IsTransposed || item.Tile.PanelColumns == GroupRows);
+
+    // Stored rows run along the outer extent, a warp group's 64 rows after the other; or along the summed extent, a warp group's 64 columns in a panel.
+    private Func<int, Source[]> DescribeLeft(SharedItem item)
     {
-        const int groupRows = 64;
+        var tile = item.Tile;
         var start = tile.Offset;
-        if (tile.Rows > groupRows)
+        var outer = item.IsTransposed ? tile.Columns : tile.Rows;
+        if (outer > GroupRows)
         {
-            start = _builder.Add(ThreadType.U32, start, _builder.Multiply(ThreadType.U32, WarpGroup(), Source.Constant(groupRows * tile.Pitch)));
+            var groupBytes = item.IsTransposed ? tile.PanelBytes : GroupRows * tile.Pitch;
+            start = _builder.Add(ThreadType.U32, start, _builder.Multiply(ThreadType.U32, WarpGroup(), Source.Constant(groupBytes)));
         }
-        var describe = Describe(tile, start, 0);
-        return step => [describe(tile.Step(0, step * 16))];
+        var describe = Describe(tile, start, item.IsTransposed ? tile.PanelBytes : 0);
+        return step => [describe(item.IsTransposed ? tile.Step(step * 16, 0) : tile.Step(0, step * 16))];
     }
 
     // Stored rows run along the columns of B, which is then the transpose of what is stored, or along the summed extent.
@@ -115,6 +125,7 @@ internal sealed partial class KernelLowering
     private void Await(PendingProduct product)
     {
         if (!_pendingProducts.Contains(product)) return;
+        if (_pipelines.TryPeek(out var pipeline)) pipeline?.StartAhead();
         _builder.Effect(ThreadOpcode.WaitProducts, ThreadType.B32, [], [], immediate: _committedProducts - product.Number);
         // A branch that waits may not be taken.
         if (_builder.Scope == product.Scope) _pendingProducts.RemoveAll(other => other.Number <= product.Number);

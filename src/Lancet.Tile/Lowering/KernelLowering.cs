@@ -23,7 +23,8 @@ internal sealed partial class KernelLowering
     private readonly Stack<Dictionary<Value, Item>> _environments = new();
     private readonly Dictionary<int, (Register Register, int Scope)> _laneTables = [];
     private readonly bool _usesWarpGroups;
-    private readonly Stack<(Operation Operation, Carried[] Carried)> _loops = new();
+    private readonly Stack<Pipeline?> _pipelines = new();
+    private readonly Stack<(Operation Operation, Carried[] Carried, int Barriers)> _loops = new();
 
     private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
     {
@@ -118,6 +119,12 @@ internal sealed partial class KernelLowering
                     break;
                 case Opcode.AtomicAdd:
                     Define(operation.Result, LowerAtomicAdd(operation));
+                    break;
+                case Opcode.Await:
+                    LowerAwait(operation);
+                    break;
+                case Opcode.Signal:
+                    LowerSignal(operation);
                     break;
                 case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
                     Define(operation.Result, LowerReduce(operation));

@@ -181,6 +181,14 @@ internal sealed class LayoutPlan
                     Set(operation.Operands[i + 3], carried);
                 }
                 break;
+            case Opcode.If:
+                for (var i = 0; i < operation.Results.Length; i++)
+                {
+                    if (operation.Results[i].Type.IsScalar || Known(operation.Results[i]) is not { } result) continue;
+                    Set(operation.Body!.Operations[^1].Operands[i], result);
+                    Set(operation.Operands[i + 1], result);
+                }
+                break;
             default:
                 if (!IsElementwise(operation.Opcode) || operation.Result.Type.IsScalar || Known(operation.Result) is not { } target) break;
                 foreach (var operand in operation.Operands)

@@ -12,6 +12,12 @@ internal sealed class MemoryOrder(SharedMemory shared)
     private List<Access> _stores = [];
     private readonly Stack<(List<Access> Loads, List<Access> Stores)> _bodies = new();
 
+    /// <summary>Whether a thread's opaque stores may not be known to the program's other threads: since the last barrier, or in a loop's former iteration.</summary>
+    public bool HasUnshownStores { get; private set; }
+
+    /// <summary>After an opaque store, of elements that no other access touches but the same thread's.</summary>
+    public void NoteOpaqueStore() => HasUnshownStores = true;
+
     /// <summary>Before a load; no layout for a scalar.</summary>
     public void Load(PointerItem pointer, LinearLayout? layout)
     {
@@ -34,9 +40,14 @@ internal sealed class MemoryOrder(SharedMemory shared)
     {
         _loads = [];
         _stores = [];
+        HasUnshownStores = false;
     }
 
-    public void BeginLoop() => _bodies.Push(([], []));
+    public void BeginLoop()
+    {
+        _bodies.Push(([], []));
+        HasUnshownStores = true;
+    }
 
     /// <summary>At the end of a loop's body: what is pending must not meet the next iteration's accesses.</summary>
     public void EndLoop()
@@ -47,10 +58,11 @@ internal sealed class MemoryOrder(SharedMemory shared)
     }
 
     /// <summary>What is pending, to be restored after a branch that may not have been taken.</summary>
-    public (List<Access> Loads, List<Access> Stores) Save() => ([.. _loads], [.. _stores]);
+    public (List<Access> Loads, List<Access> Stores, bool HasUnshownStores) Save() => ([.. _loads], [.. _stores], HasUnshownStores);
 
-    public void Merge((List<Access> Loads, List<Access> Stores) saved)
+    public void Merge((List<Access> Loads, List<Access> Stores, bool HasUnshownStores) saved)
     {
+        HasUnshownStores |= saved.HasUnshownStores;
         _loads = [.. _loads, .. saved.Loads];
         _stores = [.. _stores, .. saved.Stores];
     }

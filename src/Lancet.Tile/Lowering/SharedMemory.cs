@@ -106,9 +106,13 @@ internal sealed class SharedMemory(ThreadBuilder builder)
     public void Barrier()
     {
         builder.Effect(ThreadOpcode.Barrier, ThreadType.B32, [], []);
+        Barriers++;
         _isDirty = false;
         BarrierPassed?.Invoke();
     }
+
+    /// <summary>Barriers so far that every thread surely passes; whoever lowers a branch or a loop takes those inside it back.</summary>
+    public int Barriers { get; set; }
 
     /// <summary>Told of every barrier.</summary>
     public Action? BarrierPassed { get; set; }

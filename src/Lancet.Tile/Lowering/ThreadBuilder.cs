@@ -57,8 +57,8 @@ internal sealed class ThreadBuilder(ThreadProgram program)
     }
 
     /// <summary>Emits an instruction with effects.</summary>
-    public void Effect(ThreadOpcode opcode, ThreadType type, Register[] destinations, Source[] sources, Register guard = default, long immediate = 0, int width = 0, bool isTransposed = false) =>
-        Append(new ThreadInstruction(opcode, type, destinations, sources) { Guard = guard, Immediate = immediate, Width = width, IsTransposed = isTransposed, Location = Location });
+    public void Effect(ThreadOpcode opcode, ThreadType type, Register[] destinations, Source[] sources, Register guard = default, long immediate = 0, int width = 0, bool isTransposed = false, bool isLeftTransposed = false) =>
+        Append(new ThreadInstruction(opcode, type, destinations, sources) { Guard = guard, Immediate = immediate, Width = width, IsTransposed = isTransposed, IsLeftTransposed = isLeftTransposed, Location = Location });
 
     /// <summary>Assigns a register that may be assigned elsewhere too.</summary>
     public void Assign(Register target, Source value)

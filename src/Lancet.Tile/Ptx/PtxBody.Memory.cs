@@ -20,6 +20,17 @@ internal sealed partial class PtxBody
                 var (address, added) = (GlobalAddress(i, 0, i.Immediate), InRegister(i, 1));
                 Guarded($"atom.global.add.{(i.Type.Class() == RegisterClass.Bits64 ? "u64" : i.Type == ThreadType.S32 ? "s32" : "u32")} {D(i)}, {address}, {added};");
                 break;
+            case ThreadOpcode.AddGlobal:
+                var (sumAddress, addends) = (GlobalAddress(i, 0, i.Immediate), Stored(i));
+                Guarded($"red.relaxed.gpu.global.add{Shape(i.Sources.Length - 1)}.f32 {sumAddress}, {addends};");
+                break;
+            case ThreadOpcode.AwaitFlag:
+                WriteAwait(i);
+                break;
+            case ThreadOpcode.SignalFlag:
+                var (flag, signal) = (GlobalAddress(i, 0, 0), InRegister(i, 1));
+                Guarded($"st.release.gpu.global.b32 {flag}, {signal};");
+                break;
             case ThreadOpcode.LoadShared:
                 Guarded($"ld.shared{Shape(i.Destinations.Length)}.{MemoryType(i)} {Destinations(i)}, {SharedAddress(i, 0, i.Immediate)};");
                 break;
@@ -85,7 +96,20 @@ internal sealed partial class PtxBody
         var a = isInRegisters ? $"{{{string.Join(", ", Enumerable.Range(0, 4).Select(index => InRegister(i, index)))}}}" : InRegister(i, 0);
         var b = InRegister(i, i.Sources.Length - 1);
         var adds = Materialised(ThreadType.Predicate, i.Immediate);
-        Line($"wgmma.mma_async.sync.aligned.m64n{i.Width}k16.f32.{half}.{half} {Vector(i.Destinations)}, {a}, {b}, {adds}, 1, 1{(isInRegisters ? "" : ", 0")}, {(i.IsTransposed ? 1 : 0)};");
+        Line($"wgmma.mma_async.sync.aligned.m64n{i.Width}k16.f32.{half}.{half} {Vector(i.Destinations)}, {a}, {b}, {adds}, 1, 1{(isInRegisters ? "" : i.IsLeftTransposed ? ", 1" : ", 0")}, {(i.IsTransposed ? 1 : 0)};");
+    }
+
+    // One lane's reading counts, so that a warp leaves the loop together.
+    private void WriteAwait(ThreadInstruction i)
+    {
+        var (address, awaited) = (GlobalAddress(i, 0, 0), InRegister(i, 1));
+        var (read, first, isEarly) = (Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Predicate));
+        var label = $"$await_{_labels++}";
+        Label(label);
+        Line($"ld.acquire.gpu.global.b32 {read}, {address};");
+        Line($"shfl.sync.idx.b32 {first}, {read}, 0, 31, 0xffffffff;");
+        Line($"setp.lt.s32 {isEarly}, {first}, {awaited};");
+        Line($"@{isEarly} bra.uni {label};");
     }
 
     private static string Shape(int elements) => elements == 1 ? "" : $".v{elements}";

@@ -98,6 +98,11 @@ internal static class PtxInstructionTable
                 Add($"st.shared{shape}.{type}", $"=S{registers}");
             }
         }
+        Add("red.relaxed.gpu.global.add.f32", "=Gr");
+        Add("red.relaxed.gpu.global.add.v2.f32", "=G{rr}");
+        Add("red.relaxed.gpu.global.add.v4.f32", "=G{rrrr}");
+        Add("ld.acquire.gpu.global.b32", "r=G");
+        Add("st.release.gpu.global.b32", "=Gr");
         Add("atom.global.add.s32", "r=Gr");
         Add("atom.global.add.u32", "r=Gr");
         Add("atom.global.add.u64", "d=Gd");
@@ -106,7 +111,7 @@ internal static class PtxInstructionTable
         Add("cp.async.commit_group", "=");
         Add("cp.async.wait_group", "=i");
         Add("shfl.sync.bfly.b32", "r=riii");
-        Add("shfl.sync.idx.b32", "r=rrii");
+        Add("shfl.sync.idx.b32", "r=rRii");
         Add("bar.sync", "=i");
         foreach (var (count, registers) in ((int, string)[])[(1, "{r}"), (2, "{rr}"), (4, "{rrrr}")])
         {

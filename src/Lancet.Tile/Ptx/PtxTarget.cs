@@ -14,8 +14,8 @@ public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBloc
     /// <summary>Whether warp groups multiply matrices together (wgmma): Hopper, whose instruction no other GPU has.</summary>
     public bool HasWarpGroups { get; init; } = ComputeCapability == 90;
 
-    /// <summary>The PTX version of wgmma.</summary>
-    internal const string WarpGroupVersion = "8.0";
+    /// <summary>The PTX version that has wgmma (since 8.0) and sums of vectors in memory (8.1).</summary>
+    internal const string WarpGroupVersion = "8.1";
 
     /// <summary>The lowest PTX version that knows the target, so that the oldest possible driver reads it (PTX ISA, release notes table).</summary>
     public string Version => ComputeCapability switch

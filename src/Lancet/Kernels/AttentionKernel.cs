@@ -26,8 +26,11 @@ public readonly record struct AttentionShape(int QueryHeads, int KeyValueHeads, 
 /// </code>
 /// Which keys a query sees is an interval [keyBegin, keyEnd) of the flat token stream, and which queries see a key is [queryBegin, queryEnd):
 /// causality, sequence borders and a sliding window (0 ≤ i − j &lt; W) are all in those four arrays, whose bounds never fall from token to
-/// token, so a block of rows may straddle sequences. A row that sees nothing gives zeros. dK/dV is computed with keys as rows, dQ with
-/// queries as rows: no atomics, so the same bits every time. Kept: q, k, v, o and L.
+/// token, so a block of rows may straddle sequences. A row that sees nothing gives zeros. Kept: q, k, v, o and L.
+///
+/// dK/dV is computed with keys as rows, dQ with queries as rows, so nothing is added up between programs; s and p are made twice. Where warp groups
+/// have registers for all three gradients, one kernel makes them once: a program of keys adds its part of dQ to what the programs of earlier keys
+/// found, one after the other in that order. Either way the same bits every time.
 /// </summary>
 /// <param name="shape">Heads and scores.</param>
 public sealed class AttentionKernel(AttentionShape shape)
@@ -38,6 +41,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static readonly KernelSet<Choice> DeltaKernels = new(TraceDelta);
     private static readonly KernelSet<Choice> QueryKernels = new(TraceQueryGradient);
     private static readonly KernelSet<Choice> KeyValueKernels = new(TraceKeyValueGradient);
+    private static readonly KernelSet<Choice> GradientKernels = new(TraceGradients);
 
     /// <summary>o and L.</summary>
     /// <param name="device">Device.</param>
@@ -64,17 +68,29 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="o">From the forward pass.</param>
     /// <param name="logSumExp">From the forward pass.</param>
     /// <param name="dOut">Gradient of o, dense.</param>
-    /// <param name="delta">Workspace [query heads, T] in the accumulator's type.</param>
+    /// <param name="workspace">From <see cref="Workspace"/>.</param>
     /// <param name="dq">Like q; the three gradients share a row stride.</param>
     /// <param name="dk">Like the keys.</param>
     /// <param name="dv">Like the values.</param>
     public void Backward(
-        Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, ColumnSlice o, Tensor logSumExp, Tensor dOut, Tensor delta,
+        Device device, ColumnSlice q, ColumnSlice key, ColumnSlice v, AttentionIntervals intervals, ColumnSlice o, Tensor logSumExp, Tensor dOut, AttentionWorkspace workspace,
         ColumnSlice dq, ColumnSlice dk, ColumnSlice dv)
     {
         if (dq.RowStride != dk.RowStride || dk.RowStride != dv.RowStride) throw new ArgumentException("dq, dk and dv lie in one buffer.");
         var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, dq.RowStride, IsSmall(device), device.PlanTarget.HasWarpGroups);
         var rowBlocks = Blocks.Of(intervals.Count, choice.RowBlock);
+        var delta = workspace.Delta;
+        if (choice.MakesGradientsTogether)
+        {
+            device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o.Tensor, dOut, delta, intervals.Count, workspace.Flags, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd]);
+            device.Launch(
+                GradientKernels[choice], new Grid(rowBlocks * shape.KeyValueHeads),
+                [
+                    q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count,
+                    dq.Tensor, workspace.PartialSums, workspace.Flags,
+                ]);
+            return;
+        }
         device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o.Tensor, dOut, delta, intervals.Count]);
         device.Launch(
             KeyValueKernels[choice], new Grid(rowBlocks, shape.KeyValueHeads),
@@ -82,6 +98,20 @@ public sealed class AttentionKernel(AttentionShape shape)
         device.Launch(
             QueryKernels[choice], new Grid(rowBlocks, shape.QueryHeads),
             [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+    }
+
+    /// <summary>What the backward pass needs besides, between its kernels.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="dtype">Dtype of q.</param>
+    /// <param name="tokens">T.</param>
+    /// <param name="allocate">Gives uninitialised memory of a dtype and shape.</param>
+    public AttentionWorkspace Workspace(Device device, DType dtype, int tokens, Func<DType, Shape, Tensor> allocate)
+    {
+        var choice = new Choice(shape, dtype, 0, 0, 0, 0, 0, IsSmall(device), device.PlanTarget.HasWarpGroups);
+        var delta = allocate(choice.Accumulator, new Shape(shape.QueryHeads, tokens));
+        if (!choice.MakesGradientsTogether) return new(delta, default, default);
+        var blocks = shape.QueryHeads * (long)Blocks.Of(tokens, choice.ColumnBlock);
+        return new(delta, allocate(choice.Accumulator, new Shape(blocks, choice.ColumnBlock * choice.Width)), allocate(DType.Int32, new Shape(blocks + 1)));
     }
 
     // A100 and H100 give a program 160 KB of shared memory and more, other GPUs since Ampere about 100 KB.
@@ -143,6 +173,18 @@ public sealed class AttentionKernel(AttentionShape shape)
         var stride = choice.Shape.QueryHeads * choice.Shape.HeadDimension;
         var product = parts.Load(o, row, count, head, choice.StrideO).ToFloat32() * parts.Load(dOut, row, count, head, stride).ToFloat32();
         k.Store(delta + (head * count + row), Sum(product, 1), row < count);
+        if (!choice.MakesGradientsTogether) return;
+        // For the gradients' programs: no flag is given and no number drawn yet; and blocks of queries that see nothing have no program.
+        var flags = k.Pointer(DType.Int32, "flags");
+        var dq = k.Pointer(choice.DType, "d_q");
+        var begins = k.Pointer(DType.Int32, "key_begin");
+        var ends = k.Pointer(DType.Int32, "key_end");
+        var block = k.ProgramId(0) * (choice.RowBlock / choice.ColumnBlock) + k.Range(choice.RowBlock / choice.ColumnBlock);
+        var blocks = BlockCount(count, choice);
+        k.Store(flags + (head * blocks + block), k.Zeros(DType.Int32, choice.RowBlock / choice.ColumnBlock), block < blocks);
+        k.If(k.ProgramId(0).EqualTo(0) & head.EqualTo(0), () => k.Store(flags + blocks * choice.Shape.QueryHeads, k.Constant(DType.Int32, 0)));
+        var seesNothing = k.Load(ends + row, row < count) <= k.Load(begins + row, row < count);
+        parts.Store(dq, row, count, head, choice.StrideGradient, k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width), seesNothing);
     });
 
     private static Kernel TraceQueryGradient(Choice choice) => Kernel.Trace("attention_backward_q", k =>
@@ -234,6 +276,97 @@ public sealed class AttentionKernel(AttentionShape shape)
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
 
+    // All gradients. Programs draw numbers, so that one waits only for programs that have started, in order of their keys; queries go from last to first,
+    // so that a program trails the one before it by a step and, seeing fewer queries, ends before it.
+    private static Kernel TraceGradients(Choice choice) => Kernel.Trace("attention_backward", k =>
+    {
+        k.Warps = choice.BackwardWarps;
+        var parts = new Parts(k, choice, choice.ColumnBlock);
+        var q = k.Pointer(choice.DType, "q");
+        var key = k.Pointer(choice.DType, "k");
+        var v = k.Pointer(choice.DType, "v");
+        var dOut = k.Pointer(choice.DType, "d_o");
+        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
+        var delta = k.Pointer(choice.Accumulator, "delta");
+        var dk = k.Pointer(choice.DType, "d_k");
+        var dv = k.Pointer(choice.DType, "d_v");
+        var begins = k.Pointer(DType.Int32, "query_begin");
+        var ends = k.Pointer(DType.Int32, "query_end");
+        var count = k.Scalar(DType.Int32, "count");
+        var dq = k.Pointer(choice.DType, "d_q");
+        var partialSums = k.Pointer(choice.Accumulator, "partial_sums");
+        var flags = k.Pointer(DType.Int32, "flags");
+
+        var (group, columns) = (choice.Shape.Group, choice.ColumnBlock);
+        var blocks = BlockCount(count, choice);
+        var number = k.AtomicAdd(flags + blocks * choice.Shape.QueryHeads, k.Constant(DType.Int32, 1));
+        var head = number % choice.Shape.KeyValueHeads;
+        var keyBlock = number / choice.Shape.KeyValueHeads;
+        var first = keyBlock * choice.RowBlock;
+        var row = first + k.Range(choice.RowBlock);
+        var keys = parts.Load(key, row, count, head, choice.StrideK);
+        var values = parts.Load(v, row, count, head, choice.StrideV);
+        var begin = k.Load(begins + row, row < count, int.MaxValue);
+        var end = k.Load(ends + row, row < count);
+        var last = Min(first + choice.RowBlock, count) - 1;
+        var edges = (k.Load(begins + last), k.Load(ends + first));
+        // Blocks of queries before the first bound have a program before this one, those from the second on have one after it.
+        var isNotFirst = first > 0;
+        var before = Select(isNotFirst, k.Load(ends + Max(first - 1, 0)), 0);
+        var next = first + choice.RowBlock;
+        var after = Select(next < count, k.Load(begins + Min(next, count - 1)) / columns, blocks);
+        var (low, high) = (k.Load(begins + first) / columns, (k.Load(ends + last) + (columns - 1)) / columns);
+        (Tile.Tile Block, Tile.Tile Head, Tile.Tile Index) At(Tile.Tile step)
+        {
+            var (block, queryHead) = (high - 1 - step / group, head * group + step % group);
+            return (block, queryHead, queryHead * blocks + block);
+        }
+        void Signal(Tile.Tile step)
+        {
+            var (block, _, index) = At(step);
+            k.If(block >= after, () => k.Signal(flags + index, keyBlock + 1));
+        }
+        var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
+        var steps = (high - low) * group;
+        var sums = k.For(k.Constant(DType.Int32, 0), steps, k.Constant(DType.Int32, 1), [zeros, zeros], (step, carried) =>
+        {
+            var (block, queryHead, index) = At(step);
+            var start = block * columns;
+            var column = start + k.Range(columns);
+            var queries = parts.Load(q, column, count, queryHead, choice.StrideQ);
+            var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
+            var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
+            var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
+            var place = partialSums + index.ToInt64() * (columns * choice.Width);
+            var s = parts.Capped(Dot(keys, queries.Transposed()));
+            var dp = Dot(values, gradients.Transposed());
+            // While these products are made, it is this program's turn to add to the block, and the next one's to add to the last. Since then all threads
+            // have met, so what they added need not be waited for.
+            var isFirst = start >= before;
+            k.If(!isFirst, () => k.Await(flags + index, keyBlock));
+            k.If(step > 0, () => Signal(step - 1));
+            var p = parts.Mask(Exp2(s * parts.Unit - columnLog), column, start, begin, end, edges, 0);
+            var ds = parts.UncappedGradient(p * (dp - columnDelta), s).To(choice.DType);
+            var part = Dot(keys.Transposed(), ds);
+            var sumOfValues = Dot(p.To(choice.DType), gradients, carried[1]);
+            var sumOfKeys = Dot(ds, queries, carried[0]);
+            k.If((block >= after) & isFirst, () => k.StoreOpaque(place, part));
+            k.If((block >= after) & !isFirst, () => k.AddOpaque(place, part));
+            k.If(block < after, () =>
+            {
+                var sum = k.If(!isFirst, [part], () => [part + k.LoadOpaque(place, choice.Width, columns)])[0];
+                parts.Store(dq, column, count, queryHead, choice.StrideGradient, (sum * choice.Shape.Scale).Transposed());
+            });
+            return [sumOfKeys, sumOfValues];
+        }, stages: choice.KeyStages);
+        k.If(steps > 0, () => Signal(steps - 1));
+        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
+        parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
+    });
+
+    // Blocks of queries, each of which has a flag for each head; behind them is the counter of programs.
+    private static Tile.Tile BlockCount(Tile.Tile count, Choice choice) => (count + (choice.ColumnBlock - 1)) / choice.ColumnBlock;
+
     /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂. <c>columns</c> is the width of a step.</summary>
     private sealed class Parts(KernelBuilder k, Choice choice, int columns)
     {
@@ -242,8 +375,8 @@ public sealed class AttentionKernel(AttentionShape shape)
 
         public Tile.Tile Load(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride) => k.Load(Address(pointer, row, head, stride), Inside(row, count));
 
-        public void Store(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride, Tile.Tile value) =>
-            k.Store(Address(pointer, row, head, stride), value.To(choice.DType), Inside(row, count));
+        public void Store(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride, Tile.Tile value, Tile.Tile? rows = null) =>
+            k.Store(Address(pointer, row, head, stride), value.To(choice.DType), rows is null ? Inside(row, count) : Inside(row, count) & rows.AsColumn());
 
         /// <summary>What <see cref="Capped"/> gives, times this, is a score in units of log₂: positive, so the largest stays the largest.</summary>
         public double Unit => choice.Shape.SoftCap == 0 ? choice.Shape.Scale * Log2E : choice.Shape.SoftCap * Log2E;
@@ -295,6 +428,9 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
         public int BackwardWarps => IsForWarpGroups ? ForwardWarps : Width > 128 ? 8 : 4;
 
+        /// <summary>Whether one kernel makes all gradients: two warps groups hold those of keys and values, and a part of the queries'.</summary>
+        public bool MakesGradientsTogether => IsForWarpGroups;
+
         private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2 && Width <= 128;
 
         private bool IsTight => IsSmall && Width * DType.SizeInBytes() > 512;
@@ -335,3 +471,9 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
         }
     }
 }
+
+/// <summary>Memory of <see cref="AttentionKernel.Backward"/>, its contents unspecified before and after.</summary>
+/// <param name="Delta">δ [query heads, T] in the accumulator's type.</param>
+/// <param name="PartialSums">dq of blocks of queries while it is added up; absent where one program makes it.</param>
+/// <param name="Flags">How far each of those is, and a counter of programs, int32; absent like them.</param>
+public readonly record struct AttentionWorkspace(Tensor Delta, Tensor PartialSums, Tensor Flags);

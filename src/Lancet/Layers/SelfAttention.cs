@@ -140,13 +140,13 @@ public sealed class SelfAttention
         Output.BackwardWeights(c, state.Attended, d, state.Output, gradients);
 
         var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.Room);
-        var delta = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_config.QueryHeads, c.TokenCount));
+        var workspace = _attention.Workspace(c.Device, c.DType, c.TokenCount, (dtype, shape) => c.Allocate(MemoryPurpose.Workspace, dtype, shape));
         ColumnSlice dq = ColumnSlice.Of(gradient, 0), dk = ColumnSlice.Of(gradient, _keyColumn), dv = ColumnSlice.Of(gradient, _valueColumn);
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
         _attention.Backward(
-            c.Device, q, key, ColumnSlice.Of(state.Projected, _valueColumn), c.Intervals[_window], state.Attended, state.LogSumExp, dAttended, delta, dq, dk, dv);
+            c.Device, q, key, ColumnSlice.Of(state.Projected, _valueColumn), c.Intervals[_window], state.Attended, state.LogSumExp, dAttended, workspace, dq, dk, dv);
         c.Trace?.Attention(c.TokenCount, _keyColumn, _window, true);
-        c.Free(delta, dAttended, state.Attended, state.LogSumExp);
+        c.Free(workspace.Delta, workspace.PartialSums, workspace.Flags, dAttended, state.Attended, state.LogSumExp);
         Rotate(c, gradient, true);
         if (QueryNorm is not null)
         {

@@ -37,7 +37,7 @@ public class AttentionKernelTests
         var dOut = lab.Random(DType.Float64, new Shape(tokens, heads * dimension));
         var gradient = lab.New(DType.Float64, new Shape(tokens, width));
         var (dq, dk, dv) = Split(gradient, shape);
-        kernel.Backward(lab.Device, q, k, v, intervals, o, logSum, dOut, lab.New(DType.Float64, new Shape(heads, tokens)), dq, dk, dv);
+        kernel.Backward(lab.Device, q, k, v, intervals, o, logSum, dOut, kernel.Workspace(lab.Device, DType.Float64, tokens, lab.New), dq, dk, dv);
         KernelLab.CheckGradient(qkv, KernelLab.Values(gradient), () =>
         {
             Run();
@@ -83,7 +83,7 @@ public class AttentionKernelTests
         Assert.All(KernelLab.Values(o)[16..32], value => Assert.Equal(0, value));
         var gradient = lab.Random(DType.Float32, new Shape(3, 48));
         var (dq, dk, dv) = Split(gradient, shape);
-        kernel.Backward(lab.Device, q, k, v, intervals, o, logSum, lab.Random(DType.Float32, new Shape(3, 16)), lab.New(DType.Float32, new Shape(1, 3)), dq, dk, dv);
+        kernel.Backward(lab.Device, q, k, v, intervals, o, logSum, lab.Random(DType.Float32, new Shape(3, 16)), kernel.Workspace(lab.Device, DType.Float32, 3, lab.New), dq, dk, dv);
         Assert.All(KernelLab.Values(gradient)[48..96], value => Assert.Equal(0, value));
         Assert.All(KernelLab.Values(gradient), value => Assert.True(double.IsFinite(value)));
     }

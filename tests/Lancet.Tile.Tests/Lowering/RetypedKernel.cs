@@ -78,6 +78,8 @@ internal sealed class RetypedKernel
             Number = model.Number,
             Table = model.Table,
             Stages = model.Stages,
+            IsOpaque = model.IsOpaque,
+            Accumulates = model.Accumulates,
         };
         foreach (var result in results) result.Definition = operation;
         _operations.Add(operation);

@@ -51,12 +51,13 @@ internal static class AttentionCases
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         var kernel = new AttentionKernel(shape);
         if (!isBackward) return new(() => kernel.Forward(lab.Device, q, k, v, intervals, o, log), [], new("o", o), new("log-sum-exp", log, false));
-        Tensor gradients = lab.Output(dtype, projected.Shape), dOut = lab.Rows(dtype, tokens, queryColumns), delta = lab.Output(dtype.Accumulator(), log.Shape);
+        Tensor gradients = lab.Output(dtype, projected.Shape), dOut = lab.Rows(dtype, tokens, queryColumns);
+        var workspace = kernel.Workspace(lab.Device, dtype, tokens, lab.Output);
         ColumnSlice dq = ColumnSlice.Of(gradients, 0), dk = ColumnSlice.Of(gradients, queryColumns), dv = ColumnSlice.Of(gradients, queryColumns + keyColumns);
         void Run()
         {
             kernel.Forward(lab.Device, q, k, v, intervals, o, log);
-            kernel.Backward(lab.Device, q, k, v, intervals, o, log, dOut, delta, dq, dk, dv);
+            kernel.Backward(lab.Device, q, k, v, intervals, o, log, dOut, workspace, dq, dk, dv);
         }
         return new(Run, [], new("o", o), new("dq, dk, dv", gradients));
     }

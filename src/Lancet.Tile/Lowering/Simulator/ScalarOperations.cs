@@ -18,7 +18,8 @@ internal static partial class ScalarOperations
         ThreadOpcode.ReadSpecial or ThreadOpcode.LoadParameter or ThreadOpcode.TableAddress or ThreadOpcode.LoadGlobal or ThreadOpcode.StoreGlobal or
             ThreadOpcode.AtomicAdd or ThreadOpcode.LoadShared or ThreadOpcode.StoreShared or ThreadOpcode.CopyAsync or ThreadOpcode.CommitCopies or
             ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply or
-            ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => null,
+            ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or
+            ThreadOpcode.AddGlobal or ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag => null,
         _ => Create(instruction) ?? throw new TileException($"kernel {program.Name}, {instruction.Location}: {instruction.Opcode} does not exist for {(instruction.Opcode == ThreadOpcode.Convert ? instruction.SourceType + " to " : "")}{instruction.Type}."),
     };
 

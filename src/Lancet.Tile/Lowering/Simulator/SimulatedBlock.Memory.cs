@@ -120,6 +120,43 @@ internal sealed unsafe partial class SimulatedBlock
         }
     }
 
+    private void AddToGlobal(Step step, int index, int warp, uint active)
+    {
+        Span<byte> bytes = stackalloc byte[sizeof(float)];
+        for (var lane = 0; lane < 32; lane++)
+        {
+            if ((active >> lane & 1) == 0) continue;
+            var address = (long)Lanes(step.Sources[0], warp)[lane] + step.Instruction!.Immediate;
+            FindGlobal(step, warp, lane, address, sizeof(float) * (step.Sources.Length - 1), sizeof(float) * (step.Sources.Length - 1));
+            for (var element = 1; element < step.Sources.Length; element++, address += sizeof(float))
+            {
+                var sum = *(float*)address + BitConverter.UInt32BitsToSingle((uint)Lanes(step.Sources[element], warp)[lane]);
+                BitConverter.TryWriteBytes(bytes, sum);
+                WriteGlobal(step, index, warp, lane, address, bytes);
+            }
+        }
+    }
+
+    // Programs run one after the other, so a signal that has not been given yet is one that may never come.
+    private void CheckFlag(Step step, int warp)
+    {
+        var address = (long)Lanes(step.Sources[0], warp)[0];
+        var buffer = FindGlobal(step, warp, 0, address, sizeof(int), sizeof(int));
+        var (found, awaited) = (*(int*)address, (int)Lanes(step.Sources[1], warp)[0]);
+        if (found < awaited) throw Error(warp, 0, step, $"waits for {awaited} at {Where(buffer, address)} from a program that has not started, and finds {found}");
+    }
+
+    private void SetFlag(Step step, int warp, uint active)
+    {
+        for (var lane = 0; lane < 32; lane++)
+        {
+            if ((active >> lane & 1) == 0) continue;
+            var address = (long)Lanes(step.Sources[0], warp)[lane];
+            FindGlobal(step, warp, lane, address, sizeof(int), sizeof(int));
+            *(int*)address = (int)Lanes(step.Sources[1], warp)[lane];
+        }
+    }
+
     private void ReadGlobal(Step step, int index, int warp, int lane, long address, int bytes, bool isConstant, int alignment = 0)
     {
         var buffer = FindGlobal(step, warp, lane, address, bytes, alignment == 0 ? bytes : alignment);

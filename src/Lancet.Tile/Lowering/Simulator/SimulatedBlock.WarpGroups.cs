@@ -62,12 +62,13 @@ internal sealed partial class SimulatedBlock
     {
         if (product.A is { } a)
             for (var row = 0; row < 16; row++)
-                for (var k = 0; k < 16; k++) yield return PlaceOfA(a, warp, row, k);
+                for (var k = 0; k < 16; k++) yield return PlaceOfA(product, a, warp, row, k);
         for (var column = 0; column < product.Step.Instruction!.Width; column++)
             for (var k = 0; k < 16; k++) yield return product.B.Of(column, k, product.Step.Instruction.IsTransposed);
     }
 
-    private static int PlaceOfA(MatrixDescriptor a, int warp, int row, int k) => a.Of((warp % WarpsOfGroup * 16) + row, k, false);
+    private static int PlaceOfA(PendingProduct product, MatrixDescriptor a, int warp, int row, int k) =>
+        a.Of((warp % WarpsOfGroup * 16) + row, k, product.Step.Instruction!.IsLeftTransposed);
 
     private void ReadForProduct(PendingProduct product, int warp, int place)
     {
@@ -106,7 +107,7 @@ internal sealed partial class SimulatedBlock
         for (var k = 0; k < 16; k++)
         {
             if (product.A is { } matrix)
-                for (var row = 0; row < 16; row++) a[row * 16 + k] = Half(PlaceOfA(matrix, warp, row, k));
+                for (var row = 0; row < 16; row++) a[row * 16 + k] = Half(PlaceOfA(product, matrix, warp, row, k));
             for (var column = 0; column < columns; column++) b[k * columns + column] = Half(product.B.Of(column, k, instruction.IsTransposed));
         }
         if (product.A is null)

@@ -197,6 +197,15 @@ internal sealed partial class SimulatedBlock
             case ThreadOpcode.AtomicAdd:
                 AddAtomically(step, index, warp, active);
                 break;
+            case ThreadOpcode.AddGlobal:
+                AddToGlobal(step, index, warp, active);
+                break;
+            case ThreadOpcode.AwaitFlag:
+                CheckFlag(step, warp);
+                break;
+            case ThreadOpcode.SignalFlag:
+                SetFlag(step, warp, active);
+                break;
             case ThreadOpcode.CopyAsync:
                 StartCopy(step, index, warp, active);
                 break;

@@ -37,7 +37,7 @@ internal static class OperandTypes
         ThreadOpcode.ConvertPair => ThreadType.F32,
         ThreadOpcode.Permute => ThreadType.B32,
         ThreadOpcode.LoadGlobal => ThreadType.U64,
-        ThreadOpcode.StoreGlobal or ThreadOpcode.AtomicAdd when index == 0 => ThreadType.U64,
+        ThreadOpcode.StoreGlobal or ThreadOpcode.AtomicAdd or ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag or ThreadOpcode.AddGlobal when index == 0 => ThreadType.U64,
         ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => ThreadType.U32,
         ThreadOpcode.StoreShared when index == 0 => ThreadType.U32,
         ThreadOpcode.CopyAsync => index == 1 ? ThreadType.U64 : ThreadType.U32,
@@ -69,8 +69,9 @@ internal static class OperandTypes
             ThreadOpcode.ReciprocalApproximate or ThreadOpcode.SharedUnits or ThreadOpcode.DescribeMatrix => (1, 1),
         ThreadOpcode.MultiplyAdd or ThreadOpcode.Select => (1, 3),
         ThreadOpcode.LoadGlobal or ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => (-1, 1),
-        ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared => (0, -1),
+        ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared or ThreadOpcode.AddGlobal => (0, -1),
         ThreadOpcode.AtomicAdd => (1, 2),
+        ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag => (0, 2),
         ThreadOpcode.CopyAsync => (0, 3),
         ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or
             ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => (0, 0),
@@ -104,7 +105,7 @@ internal static class OperandTypes
     /// <summary>Whether all lanes of a warp must execute the instruction together.</summary>
     public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
         ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or
-        ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence;
+        ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or ThreadOpcode.AwaitFlag;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";
 }

@@ -134,6 +134,15 @@ internal enum ThreadOpcode
     /// <summary>d = the old value; global memory at a + Immediate += b (S32 or S64/U64).</summary>
     AtomicAdd,
 
+    /// <summary>Global memory at a + Immediate += the remaining 1, 2 or 4 sources (F32), each on its own and without being waited for; more than one on Hopper only.</summary>
+    AddGlobal,
+
+    /// <summary>Waits until the int32 in global memory at a is at least b; global memory that other programs wrote before they signalled it is seen after it.</summary>
+    AwaitFlag,
+
+    /// <summary>Global memory at a = b (int32), after all that the thread wrote, or saw written at a barrier, before.</summary>
+    SignalFlag,
+
     /// <summary>As <see cref="LoadGlobal"/> from shared memory; a is a 32-bit shared address.</summary>
     LoadShared,
 
@@ -172,7 +181,8 @@ internal enum ThreadOpcode
 
     /// <summary>
     /// Destinations += A·B for the 64×N×16 product of a warp group (wgmma), asynchronously: N = <see cref="ThreadInstruction.Width"/>, N/2 F32 destinations that
-    /// are read and written; sources: 4 B32 of A or its descriptor, then B's descriptor, stored as rows of n, or of k if <see cref="ThreadInstruction.IsTransposed"/>.
+    /// are read and written; sources: 4 B32 of A or its descriptor, then B's descriptor, stored as rows of n, or of k if <see cref="ThreadInstruction.IsTransposed"/>;
+    /// A behind a descriptor is stored as rows of m, or of k if <see cref="ThreadInstruction.IsLeftTransposed"/>.
     /// Immediate 0: the destinations' old values are not read. Type BF16 or F16.
     /// </summary>
     WarpGroupMultiply,

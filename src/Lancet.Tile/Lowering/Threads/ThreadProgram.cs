@@ -63,6 +63,8 @@ internal sealed class ThreadInstruction(ThreadOpcode opcode, ThreadType type, Re
 
     public bool IsTransposed { get; init; }
 
+    public bool IsLeftTransposed { get; init; }
+
     /// <summary>For <see cref="ThreadOpcode.LoadGlobal"/>: the memory is not written while the kernel runs.</summary>
     public bool IsReadOnly { get; init; }
 

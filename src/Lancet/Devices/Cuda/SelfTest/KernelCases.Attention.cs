@@ -33,13 +33,13 @@ internal static partial class KernelCases
         Tensor projected = lab.Random(dtype, new Shape(tokens, width), 2), gradients = lab.Output(dtype, projected.Shape);
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         Tensor o = lab.Output(dtype, new Shape(tokens, queryColumns)), log = lab.Output(dtype.Accumulator(), new Shape(shape.QueryHeads, tokens));
-        Tensor dOut = lab.Random(dtype, o.Shape), delta = lab.Output(dtype.Accumulator(), log.Shape);
+        var dOut = lab.Random(dtype, o.Shape);
         var kernel = new AttentionKernel(shape);
         kernel.Forward(lab.Device, q, k, v, intervals, o, log);
         lab.Result("o", o);
         lab.Result("log-sum-exp", log);
         kernel.Backward(
-            lab.Device, q, k, v, intervals, o, log, dOut, delta, ColumnSlice.Of(gradients, 0), ColumnSlice.Of(gradients, queryColumns), ColumnSlice.Of(gradients, queryColumns + keyColumns));
+            lab.Device, q, k, v, intervals, o, log, dOut, kernel.Workspace(lab.Device, dtype, tokens, lab.Output), ColumnSlice.Of(gradients, 0), ColumnSlice.Of(gradients, queryColumns), ColumnSlice.Of(gradients, queryColumns + keyColumns));
         lab.Result("dq", ColumnSlice.Of(gradients, 0), tokens, queryColumns);
         lab.Result("dk", ColumnSlice.Of(gradients, queryColumns), tokens, keyColumns);
         lab.Result("dv", ColumnSlice.Of(gradients, queryColumns + keyColumns), tokens, keyColumns);
