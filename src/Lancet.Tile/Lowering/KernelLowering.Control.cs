@@ -35,9 +35,8 @@ internal sealed partial class KernelLowering
         Define(region.Arguments[0], new ScalarItem(region.Arguments[0].Type, new Element(index)));
         for (var i = 0; i < carried.Length; i++) Define(region.Arguments[i + 1], carried[i].Item);
         pipeline?.BeginIteration(index, high, step);
-        _pipelines.Push(pipeline);
         LowerRegion(region);
-        _pipelines.Pop()?.StartAhead();
+        pipeline?.StartAhead();
         FinishCopies();
         AwaitProducts();
         var yields = region.Operations[^1].Operands;
@@ -67,7 +66,7 @@ internal sealed partial class KernelLowering
         }
         var results = new Carried[operation.Results.Length];
         for (var i = 0; i < results.Length; i++) results[i] = Carry(operation.Results[i], Get(operation.Operands[i + 1]));
-        var multiplies = region.Operations.Any(inner => inner.Opcode is Opcode.Dot or Opcode.For or Opcode.If);
+        var multiplies = Multiplies(region);
         if (multiplies) AwaitProducts();
         // Inside, a wait would be one that may not happen.
         foreach (var value in ReadFromOutside(region)) Get(value).Settle();
@@ -88,6 +87,9 @@ internal sealed partial class KernelLowering
         _shared.AssumeDirty();
         for (var i = 0; i < results.Length; i++) Define(operation.Results[i], results[i].Item);
     }
+
+    private static bool Multiplies(Region region) =>
+        region.Operations.Any(inner => inner.Opcode is Opcode.Dot or Opcode.For || (inner.Opcode == Opcode.If && Multiplies(inner.Body!)));
 
     private static HashSet<Value> ReadFromOutside(Region region)
     {

@@ -34,8 +34,12 @@ internal sealed partial class KernelLowering
         return offset == 0 ? address : _builder.Add(ThreadType.U64, address, Source.Constant(offset));
     }
 
-    private void LowerAwait(Operation operation) =>
-        _builder.Effect(ThreadOpcode.AwaitFlag, ThreadType.S32, [], [FlagAddress(operation), Scalar(operation.Operands[1]).Source]);
+    // One warp waits, another than the one that signals; the next barrier tells the others.
+    private void LowerAwait(Operation operation)
+    {
+        _builder.Effect(ThreadOpcode.AwaitFlag, ThreadType.S32, [], [FlagAddress(operation), Scalar(operation.Operands[1]).Source], immediate: _kernel.Warps - 1);
+        _order.NoteAwait();
+    }
 
     private void LowerSignal(Operation operation)
     {
@@ -47,6 +51,7 @@ internal sealed partial class KernelLowering
 
     private TileItem LoadOpaque(Operation operation, PointerItem pointer)
     {
+        if (_order.HasUnknownSignals) _shared.Barrier();
         var layout = OpaqueLayout(operation.Result.Type, _plan.Of(operation.Result));
         var (place, run) = OpaquePlaces(pointer, layout);
         var elements = new Element[layout.RegisterCount];
@@ -57,6 +62,7 @@ internal sealed partial class KernelLowering
 
     private void StoreOpaque(PointerItem pointer, Item value, bool accumulates)
     {
+        if (_order.HasUnknownSignals) _shared.Barrier();
         var layout = OpaqueLayout(value.Type, value is TileItem tile ? tile.Layout : _plan.Blocked(value.Type));
         var (place, run) = OpaquePlaces(pointer, layout);
         var elements = value.In(layout);

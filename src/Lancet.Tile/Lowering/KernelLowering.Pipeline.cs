@@ -24,7 +24,6 @@ internal sealed partial class KernelLowering
         private readonly int _start;
         private Source? _ahead;
         private Source _high;
-        private int _scope;
         private Register _readStage;
         private Register _writeStage;
 
@@ -91,19 +90,18 @@ internal sealed partial class KernelLowering
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: _stages - 2);
             _lowering.ShowToOthers();
             (_ahead, _high) = (Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(_stages - 1))), high);
-            _scope = Builder.Scope;
-            if (!_lowering._usesWarpGroups) StartAhead();
+            if (!_lowering._usesWarpGroups || _stages < 3) StartAhead();
             foreach (var (load, tile) in _loads)
                 _lowering.Define(load.Result, new SharedItem(load.Result.Type, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, _readStage) }, false));
         }
 
         /// <summary>
-        /// Starts the copies for a later iteration, if this one's are not started yet and all threads come this way. Warp groups do it while their first
-        /// products are made: finding the addresses then takes no time.
+        /// Starts the copies for a later iteration. Where there is time for them, warp groups do it behind the body, while their last products are made:
+        /// finding the addresses then takes no time, and few registers are in use.
         /// </summary>
         public void StartAhead()
         {
-            if (_ahead is not { } ahead || Builder.Scope != _scope) return;
+            if (_ahead is not { } ahead) return;
             _ahead = null;
             // What this iteration has made of its own index is of no use.
             var own = _lowering._environments.Pop();

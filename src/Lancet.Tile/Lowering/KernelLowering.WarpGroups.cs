@@ -125,7 +125,6 @@ internal sealed partial class KernelLowering
     private void Await(PendingProduct product)
     {
         if (!_pendingProducts.Contains(product)) return;
-        if (_pipelines.TryPeek(out var pipeline)) pipeline?.StartAhead();
         _builder.Effect(ThreadOpcode.WaitProducts, ThreadType.B32, [], [], immediate: _committedProducts - product.Number);
         // A branch that waits may not be taken.
         if (_builder.Scope == product.Scope) _pendingProducts.RemoveAll(other => other.Number <= product.Number);

@@ -15,6 +15,12 @@ internal sealed class MemoryOrder(SharedMemory shared)
     /// <summary>Whether a thread's opaque stores may not be known to the program's other threads: since the last barrier, or in a loop's former iteration.</summary>
     public bool HasUnshownStores { get; private set; }
 
+    /// <summary>Whether a signal was awaited that only the warp that waited knows of: since the last barrier, or in a loop's former iteration.</summary>
+    public bool HasUnknownSignals { get; private set; }
+
+    /// <summary>After one warp waited for another program's signal.</summary>
+    public void NoteAwait() => HasUnknownSignals = true;
+
     /// <summary>After an opaque store, of elements that no other access touches but the same thread's.</summary>
     public void NoteOpaqueStore() => HasUnshownStores = true;
 
@@ -40,13 +46,13 @@ internal sealed class MemoryOrder(SharedMemory shared)
     {
         _loads = [];
         _stores = [];
-        HasUnshownStores = false;
+        HasUnshownStores = HasUnknownSignals = false;
     }
 
     public void BeginLoop()
     {
         _bodies.Push(([], []));
-        HasUnshownStores = true;
+        HasUnshownStores = HasUnknownSignals = true;
     }
 
     /// <summary>At the end of a loop's body: what is pending must not meet the next iteration's accesses.</summary>
@@ -58,11 +64,12 @@ internal sealed class MemoryOrder(SharedMemory shared)
     }
 
     /// <summary>What is pending, to be restored after a branch that may not have been taken.</summary>
-    public (List<Access> Loads, List<Access> Stores, bool HasUnshownStores) Save() => ([.. _loads], [.. _stores], HasUnshownStores);
+    public (List<Access> Loads, List<Access> Stores, bool HasUnshownStores, bool HasUnknownSignals) Save() => ([.. _loads], [.. _stores], HasUnshownStores, HasUnknownSignals);
 
-    public void Merge((List<Access> Loads, List<Access> Stores, bool HasUnshownStores) saved)
+    public void Merge((List<Access> Loads, List<Access> Stores, bool HasUnshownStores, bool HasUnknownSignals) saved)
     {
         HasUnshownStores |= saved.HasUnshownStores;
+        HasUnknownSignals |= saved.HasUnknownSignals;
         _loads = [.. _loads, .. saved.Loads];
         _stores = [.. _stores, .. saved.Stores];
     }

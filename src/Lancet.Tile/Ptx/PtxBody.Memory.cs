@@ -99,17 +99,23 @@ internal sealed partial class PtxBody
         Line($"wgmma.mma_async.sync.aligned.m64n{i.Width}k16.f32.{half}.{half} {Vector(i.Destinations)}, {a}, {b}, {adds}, 1, 1{(isInRegisters ? "" : i.IsLeftTransposed ? ", 1" : ", 0")}, {(i.IsTransposed ? 1 : 0)};");
     }
 
-    // One lane's reading counts, so that a warp leaves the loop together.
+    // One lane's reading counts, so that the warp leaves the loop together.
     private void WriteAwait(ThreadInstruction i)
     {
         var (address, awaited) = (GlobalAddress(i, 0, 0), InRegister(i, 1));
-        var (read, first, isEarly) = (Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Predicate));
-        var label = $"$await_{_labels++}";
-        Label(label);
+        var (warp, read, first) = (Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Bits32));
+        var (isOther, isEarly) = (Scratch(RegisterClass.Predicate), Scratch(RegisterClass.Predicate));
+        var number = _labels++;
+        Line($"mov.u32 {warp}, %tid.x;");
+        Line($"shr.u32 {warp}, {warp}, 5;");
+        Line($"setp.ne.u32 {isOther}, {warp}, {i.Immediate};");
+        Line($"@{isOther} bra $await_end_{number};");
+        Label($"$await_{number}");
         Line($"ld.acquire.gpu.global.b32 {read}, {address};");
         Line($"shfl.sync.idx.b32 {first}, {read}, 0, 31, 0xffffffff;");
         Line($"setp.lt.s32 {isEarly}, {first}, {awaited};");
-        Line($"@{isEarly} bra.uni {label};");
+        Line($"@{isEarly} bra.uni $await_{number};");
+        Label($"$await_end_{number}");
     }
 
     private static string Shape(int elements) => elements == 1 ? "" : $".v{elements}";

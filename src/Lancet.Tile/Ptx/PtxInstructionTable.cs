@@ -132,6 +132,7 @@ internal static class PtxInstructionTable
                 Add($"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{type}.{type}", $"{accumulators}={{rrrr}}dpiii", $"{accumulators}=ddpiiii");
             }
         }
+        Add("bra", "=L");
         Add("bra.uni", "=L");
         Add("ret", "=");
         return table;

@@ -321,10 +321,11 @@ public sealed class AttentionKernel(AttentionShape shape)
             var (block, queryHead) = (high - 1 - step / group, head * group + step % group);
             return (block, queryHead, queryHead * blocks + block);
         }
-        void Signal(Tile.Tile step)
+        // After step 1 and all the following; there is nothing before step 0.
+        void SignalStepBefore(Tile.Tile step)
         {
-            var (block, _, index) = At(step);
-            k.If(block >= after, () => k.Signal(flags + index, keyBlock + 1));
+            var (block, _, index) = At(step - 1);
+            k.If((step > 0) & (block >= after), () => k.Signal(flags + index, keyBlock + 1));
         }
         var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
         var steps = (high - low) * group;
@@ -344,7 +345,7 @@ public sealed class AttentionKernel(AttentionShape shape)
             // have met, so what they added need not be waited for.
             var isFirst = start >= before;
             k.If(!isFirst, () => k.Await(flags + index, keyBlock));
-            k.If(step > 0, () => Signal(step - 1));
+            SignalStepBefore(step);
             var p = parts.Mask(Exp2(s * parts.Unit - columnLog), column, start, begin, end, edges, 0);
             var ds = parts.UncappedGradient(p * (dp - columnDelta), s).To(choice.DType);
             var part = Dot(keys.Transposed(), ds);
@@ -359,7 +360,7 @@ public sealed class AttentionKernel(AttentionShape shape)
             });
             return [sumOfKeys, sumOfValues];
         }, stages: choice.KeyStages);
-        k.If(steps > 0, () => Signal(steps - 1));
+        SignalStepBefore(steps);
         parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
@@ -428,8 +429,11 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
         public int BackwardWarps => IsForWarpGroups ? ForwardWarps : Width > 128 ? 8 : 4;
 
-        /// <summary>Whether one kernel makes all gradients: two warps groups hold those of keys and values, and a part of the queries'.</summary>
-        public bool MakesGradientsTogether => IsForWarpGroups;
+        /// <summary>
+        /// Whether one kernel makes all gradients: two warp groups hold those of keys and values, and a part of the queries'. One group, which narrow heads
+        /// have, would add to the queries' twice as often for half as many products, and is slower.
+        /// </summary>
+        public bool MakesGradientsTogether => IsForWarpGroups && Width > 64;
 
         private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2 && Width <= 128;
 

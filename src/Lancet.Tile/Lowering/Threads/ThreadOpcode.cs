@@ -137,7 +137,7 @@ internal enum ThreadOpcode
     /// <summary>Global memory at a + Immediate += the remaining 1, 2 or 4 sources (F32), each on its own and without being waited for; more than one on Hopper only.</summary>
     AddGlobal,
 
-    /// <summary>Waits until the int32 in global memory at a is at least b; global memory that other programs wrote before they signalled it is seen after it.</summary>
+    /// <summary>Warp number <see cref="ThreadInstruction.Immediate"/> waits until the int32 in global memory at a is at least b; global memory that other programs wrote before they signalled it is seen after it, by other warps after a barrier.</summary>
     AwaitFlag,
 
     /// <summary>Global memory at a = b (int32), after all that the thread wrote, or saw written at a barrier, before.</summary>
