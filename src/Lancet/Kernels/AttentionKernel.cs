@@ -105,13 +105,17 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <param name="dtype">Dtype of q.</param>
     /// <param name="tokens">T.</param>
     /// <param name="allocate">Gives uninitialised memory of a dtype and shape.</param>
-    public AttentionWorkspace Workspace(Device device, DType dtype, int tokens, Func<DType, Shape, Tensor> allocate)
+    public AttentionWorkspace Workspace(Device device, DType dtype, int tokens, Func<DType, Shape, Tensor> allocate) =>
+        Workspace(device, dtype, tokens, allocate, static (allocate, dtype, shape) => allocate(dtype, shape));
+
+    /// <summary>The same without a closure: <paramref name="memory"/> is handed to <paramref name="allocate"/>.</summary>
+    internal AttentionWorkspace Workspace<TMemory>(Device device, DType dtype, int tokens, TMemory memory, Func<TMemory, DType, Shape, Tensor> allocate)
     {
         var choice = new Choice(shape, dtype, 0, 0, 0, 0, 0, IsSmall(device), device.PlanTarget.HasWarpGroups);
-        var delta = allocate(choice.Accumulator, new Shape(shape.QueryHeads, tokens));
+        var delta = allocate(memory, choice.Accumulator, new Shape(shape.QueryHeads, tokens));
         if (!choice.MakesGradientsTogether) return new(delta, default, default);
         var blocks = shape.QueryHeads * (long)Blocks.Of(tokens, choice.ColumnBlock);
-        return new(delta, allocate(choice.Accumulator, new Shape(blocks, choice.ColumnBlock * choice.Width)), allocate(DType.Int32, new Shape(blocks + 1)));
+        return new(delta, allocate(memory, choice.Accumulator, new Shape(blocks, choice.ColumnBlock * choice.Width)), allocate(memory, DType.Int32, new Shape(blocks + 1)));
     }
 
     // A100 and H100 give a program 160 KB of shared memory and more, other GPUs since Ampere about 100 KB.

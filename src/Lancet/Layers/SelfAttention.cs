@@ -140,7 +140,7 @@ public sealed class SelfAttention
         Output.BackwardWeights(c, state.Attended, d, state.Output, gradients);
 
         var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.Room);
-        var workspace = _attention.Workspace(c.Device, c.DType, c.TokenCount, (dtype, shape) => c.Allocate(MemoryPurpose.Workspace, dtype, shape));
+        var workspace = _attention.Workspace(c.Device, c.DType, c.TokenCount, c, static (c, dtype, shape) => c.Allocate(MemoryPurpose.Workspace, dtype, shape));
         ColumnSlice dq = ColumnSlice.Of(gradient, 0), dk = ColumnSlice.Of(gradient, _keyColumn), dv = ColumnSlice.Of(gradient, _valueColumn);
         var (q, key) = (ColumnSlice.Of(state.Rotated, 0), ColumnSlice.Of(state.Rotated, _keyColumn));
         _attention.Backward(

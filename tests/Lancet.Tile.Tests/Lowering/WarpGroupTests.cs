@@ -49,6 +49,34 @@ public class WarpGroupTests
         }
     }
 
+    /// <summary>A stored transpose is read where it lies if its panels are a warp group wide, and an operand in registers goes to shared memory once for two products.</summary>
+    [Theory]
+    [InlineData(4)]
+    [InlineData(8)]
+    public void Operands_are_read_from_shared_memory_where_they_are_there_already(int warps)
+    {
+        var (rows, inner, columns) = (16 * warps, 64, 32);
+        var kernel = Kernel.Trace("both", k =>
+        {
+            k.Warps = warps;
+            Pointer a = k.Pointer(DType.BFloat16), b = k.Pointer(DType.BFloat16), c = k.Pointer(DType.Float32), d = k.Pointer(DType.Float32);
+            Tile Matrix(Pointer from, int height, int width) => k.Load(from + ((k.Range(height) * width).AsColumn() + k.Range(width).AsRow()));
+            // x [rows, columns] is made in registers; aᵀ·x reads it as B, x·(bᵀ) as A.
+            var stored = Matrix(a, rows, rows);
+            var x = Dot(stored, Matrix(b, rows, columns)).To(DType.BFloat16);
+            var first = Dot(stored.Transposed(), x);
+            var second = Dot(x, Matrix(b + rows * columns, inner, columns).Transposed());
+            k.Store(c + ((k.Range(rows) * columns).AsColumn() + k.Range(columns).AsRow()), first);
+            k.Store(d + ((k.Range(rows) * inner).AsColumn() + k.Range(inner).AsRow()), second);
+        });
+        using var a = Random(rows * rows, DType.BFloat16, 1);
+        using var b = Random((rows + inner) * columns, DType.BFloat16, 2);
+        using HostArray<float> c = new(rows * columns, DType.Float32), d = new(rows * inner, DType.Float32);
+        var report = LoweringCheck.Run(kernel, new Grid(1), [a.Argument, b.Argument, c.Argument, d.Argument], PtxTarget.Sm90);
+        Assert.DoesNotContain(ThreadOpcode.LoadMatrix, report.Counts.Keys);
+        Assert.Contains(", 1, 1, 1, 1;", PtxCompiler.Compile(kernel, PtxTarget.Sm90).Text, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Other_gpus_and_shapes_keep_the_products_of_warps()
     {
