@@ -154,7 +154,8 @@ public sealed class ExpertProjection
         c.Free(u, v);
     }
 
-    private bool HasOneTable => Array.TrueForAll(_experts, expert => expert.Weight.Quantized!.NestedCodeTable.Address == _experts[0].Weight.Quantized!.NestedCodeTable.Address);
+    // Not where a checkpoint has left some experts dense, or scaled each by a table of its own.
+    private bool IsStack => Array.TrueForAll(_experts, expert => expert.Weight.Quantized is { } nf4 && nf4.NestedCodeTable.Address == _experts[0].Weight.Quantized?.NestedCodeTable.Address);
 
     private Tensor DropInput(StepContext c, Tensor x)
     {
@@ -169,10 +170,19 @@ public sealed class ExpertProjection
     private IExpertMatrices Weights(StepContext c, bool isTransposed, out Tensor workspace)
     {
         workspace = default;
-        if (_experts[0].Weight.Quantized is null || !c.Device.PlanTarget.IsCuda) return isTransposed ? _weights.Transposed : _weights;
+        if (!c.Device.PlanTarget.IsCuda || Array.TrueForAll(_experts, expert => expert.Weight.Quantized is null)) return isTransposed ? _weights.Transposed : _weights;
         workspace = c.Allocate(MemoryPurpose.Workspace, c.DType, new Shape(_experts.Length, OutFeatures, InFeatures));
-        if (HasOneTable) Nf4Kernel.DequantizeStack(c.Device, _experts[0].Weight.Quantized!, workspace);
-        else for (var i = 0; i < _experts.Length; i++) Nf4Kernel.Dequantize(c.Device, _experts[i].Weight.Quantized!, workspace.Rows(i, 1));
+        if (IsStack)
+        {
+            Nf4Kernel.DequantizeStack(c.Device, _experts[0].Weight.Quantized!, workspace);
+            return new Stacked(workspace, isTransposed);
+        }
+        for (var i = 0; i < _experts.Length; i++)
+        {
+            var (weight, target) = (_experts[i].Weight, workspace.Rows(i, 1));
+            if (weight.Quantized is { } nf4) Nf4Kernel.Dequantize(c.Device, nf4, target);
+            else ElementwiseKernel.Convert(c.Device, weight.Dense, target);
+        }
         return new Stacked(workspace, isTransposed);
     }
 

@@ -16,11 +16,15 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
 {
     // Bytes that are sent to a device at a time; host memory does not grow with the model.
     private const int ChunkBytes = 64 << 20;
+    private const string QuantState = ".quant_state.bitsandbytes__nf4";
     private readonly List<DeviceBuffer> _owned = owned;
     private readonly bool _readsInPlace = device.PlanTarget.ReadsMappedFiles;
     private DeviceBuffer? _staging;
     private Tensor _codeTable;
     private (byte[]? Bytes, Tensor Tensor) _formerTable;
+
+    // What a quantised checkpoint has left dense is on its skip list, and stays so.
+    private readonly bool _isQuantized = source?.Entries.Keys.Any(name => name.EndsWith(QuantState, StringComparison.Ordinal)) ?? false;
 
     private Checkpoint Source => source ?? throw new InvalidOperationException("There is no checkpoint to read.");
 
@@ -37,7 +41,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             Draw(weight, quantize);
             return;
         }
-        if (weight.Role is WeightRole.Projection or WeightRole.Router && Source.Entries.ContainsKey(StoredName(weight) + ".quant_state.bitsandbytes__nf4"))
+        if (weight.Role is WeightRole.Projection or WeightRole.Router && Source.Entries.ContainsKey(StoredName(weight) + QuantState))
         {
             LoadNf4(weight);
             return;
@@ -48,7 +52,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             weight.Dense = Allocate(dtype.Accumulator(), weight.Shape, weight.Name);
             CopyTo(entry, weight.Dense);
         }
-        else if (quantize && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
+        else if (quantize && !_isQuantized && weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0)
         {
             Quantize(weight, Resident(entry, weight.Shape));
         }
@@ -196,7 +200,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
         return _codeTable;
     }
 
-    /// <summary>Reads a weight that bitsandbytes stored as NF4 with double quantisation.</summary>
+    /// <summary>Reads a weight that bitsandbytes stored as NF4; one without double quantisation, whose scales are fp32, becomes dense.</summary>
     private void LoadNf4(Weight weight)
     {
         var name = StoredName(weight);
@@ -210,11 +214,18 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
         double offset;
         try
         {
-            using var state = JsonDocument.Parse(Source.Entries[name + ".quant_state.bitsandbytes__nf4"].Span.ToArray());
+            using var state = JsonDocument.Parse(Source.Entries[name + QuantState].Span.ToArray());
             var root = state.RootElement;
-            if (root.GetProperty("blocksize").GetInt32() != Nf4Weight.BlockSize || root.GetProperty("nested_blocksize").GetInt32() != Nf4Weight.NestedBlockSize) throw Bad("other block sizes");
             long[] shape = [.. root.GetProperty("shape").EnumerateArray().Select(item => item.GetInt64())];
             if (!shape.SequenceEqual([weight.Shape[0], weight.Shape[1]])) throw Bad($"shape [{string.Join(", ", shape)}] where config.json implies {weight.Shape}");
+            if (Source.Entries.TryGetValue(name + ".absmax", out var plain) && plain.Format == "F32")
+            {
+                var blockSize = root.GetProperty("blocksize").GetInt32();
+                if (blockSize < 2 || blockSize % 2 != 0) throw Bad($"blocks of {blockSize}");
+                WriteOut(weight, Part("", "U8", codes), Part(".absmax", "F32", (weight.Shape.Count + blockSize - 1) / blockSize), blockSize);
+                return;
+            }
+            if (root.GetProperty("blocksize").GetInt32() != Nf4Weight.BlockSize || root.GetProperty("nested_blocksize").GetInt32() != Nf4Weight.NestedBlockSize) throw Bad("other block sizes");
             offset = root.GetProperty("nested_offset").GetDouble();
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
@@ -242,6 +253,24 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             _formerTable = (part.Span.ToArray(), Allocate(DType.Float32, new Shape(part.Count), name));
             Send(part, _formerTable.Tensor);
             return _formerTable.Tensor;
+        }
+    }
+
+    /// <summary>Writes out a weight whose NF4 scales are fp32, which kernels do not read.</summary>
+    private void WriteOut(Weight weight, SafetensorsEntry codes, SafetensorsEntry scales, int blockSize)
+    {
+        weight.Dense = Allocate(weight, "elements", dtype, weight.Shape);
+        var (table, absMax, flat) = (Nf4Code.Table.ToArray(), new float[scales.Count], new Tensor(weight.Dense.Address, dtype, new Shape(weight.Shape.Count)));
+        scales.CopyTo(absMax);
+        var values = new float[Math.Min(ChunkBytes / sizeof(float), flat.Count)];
+        for (long start = 0; start < flat.Count; start += values.Length)
+        {
+            var count = (int)Math.Min(values.Length, flat.Count - start);
+            var packed = codes.Slice(start / 2, (count + 1) / 2);
+            for (var i = 0; i < count; i++) values[i] = table[(i & 1) == 0 ? packed[i >> 1] >> 4 : packed[i >> 1] & 15] * absMax[(start + i) / blockSize];
+            var staged = Staging(count * sizeof(float)).View(DType.Float32, new Shape(count));
+            device.CopyFromHost(System.Runtime.InteropServices.MemoryMarshal.AsBytes(values.AsSpan(0, count)), staged);
+            ElementwiseKernel.Convert(device, staged, flat.Rows(start, count));
         }
     }
 }

@@ -65,6 +65,44 @@ public class BitsAndBytesTests
         Directory.Delete(folder, true);
     }
 
+    /// <summary>Skip lists (llm_int8_skip_modules) leave modules dense in the file, and without double quantisation scales are fp32.</summary>
+    [Theory]
+    [InlineData("llama", "model.layers.0.mlp", false, false)]
+    [InlineData("llama", "q_proj", false, true)]
+    [InlineData("llama", "none", true, false)]
+    [InlineData("qwen3-moe", "experts.2.", false, false)]
+    [InlineData("qwen3-moe", "experts.2.", false, true)]
+    public void Skipped_modules_stay_dense_even_under_qlora_and_plain_scales_are_written_out(string name, string skipped, bool isPlain, bool isLikeGpu)
+    {
+        var folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
+        File.Copy(Path.Combine(new Fixture(name).Model, "config.json"), Path.Combine(folder, "config.json"));
+        var expected = Write(folder, null, skipped, isPlain);
+        using (var model = LanguageModel.Load(folder, new LoadOptions { QuantizesToNf4 = true, Device = isLikeGpu ? new Devices.GpuPlanDevice() : new Lancet.Devices.Cpu.CpuDevice(), OwnsDevice = true }))
+        {
+            foreach (var weight in model.Decoder.Weights)
+            {
+                Assert.Equal(expected[weight.Name], model.Read(weight));
+                Assert.Equal(weight.Role == WeightRole.Projection && !isPlain && !weight.Name.Contains(skipped, StringComparison.Ordinal), weight.Quantized is not null);
+            }
+            model.AddLora(new Lancet.Adapters.LoraOptions { Rank = 4 });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = 8, MaxSequenceLength = 8 });
+            var batch = new Lancet.Data.PackedBatch(8, 1);
+            batch.Add([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]);
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            var loss = engine.EndStep(0).Loss;
+            // The same numbers in fp32 give the same loss.
+            SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), [.. model.Decoder.Weights.Select(weight => Output(
+                weight.Name, DType.Float32, [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])], System.Runtime.InteropServices.MemoryMarshal.AsBytes(expected[weight.Name].AsSpan()).ToArray()))]);
+            using var plain = LanguageModel.Load(folder);
+            using var evaluation = new EvaluationEngine(plain, 8, 8);
+            var losses = new float[8];
+            evaluation.Evaluate(batch, losses);
+            Assert.Equal(losses[..4].Average(), loss, 1e-4);
+        }
+        Directory.Delete(folder, true);
+    }
+
     [Theory]
     [InlineData(".absmax")]
     [InlineData(".nested_absmax")]
@@ -79,7 +117,7 @@ public class BitsAndBytesTests
     private static SafetensorsOutput Output(string name, DType dtype, long[] shape, byte[] bytes) => new(name, dtype, shape, stream => stream.Write(bytes));
 
     /// <summary>Writes random weights, and returns what they stand for.</summary>
-    private static Dictionary<string, float[]> Write(string folder, string? without = null)
+    private static Dictionary<string, float[]> Write(string folder, string? without = null, string skipped = "none", bool isPlain = false)
     {
         var random = new DeterministicRandom(9);
         var outputs = new List<SafetensorsOutput>();
@@ -88,7 +126,7 @@ public class BitsAndBytesTests
         {
             var count = (int)weight.Shape.Count;
             long[] shape = [.. Enumerable.Range(0, weight.Shape.Rank).Select(axis => weight.Shape[axis])];
-            if (weight.Role != WeightRole.Projection)
+            if (weight.Role != WeightRole.Projection || weight.Name.Contains(skipped, StringComparison.Ordinal))
             {
                 float[] dense = [.. Enumerable.Range(0, count).Select(_ => (float)random.NextNormal())];
                 outputs.Add(Output(weight.Name, DType.Float32, shape, System.Runtime.InteropServices.MemoryMarshal.AsBytes(dense.AsSpan()).ToArray()));
@@ -105,6 +143,15 @@ public class BitsAndBytesTests
                 if (suffix.Length == 0 || suffix != without) outputs.Add(Output(weight.Name + suffix, dtype, extents, bytes));
             }
             Add("", DType.UInt8, [count / 2, 1], codes);
+            if (isPlain)
+            {
+                float[] absMax = [.. Enumerable.Range(0, blocks).Select(_ => (float)(0.05 + (0.02 * random.NextDouble())))];
+                Add(".absmax", DType.Float32, [blocks], System.Runtime.InteropServices.MemoryMarshal.AsBytes(absMax.AsSpan()).ToArray());
+                var plainState = Encoding.UTF8.GetBytes($$"""{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [{{shape[0]}}, {{shape[1]}}]}""");
+                Add(".quant_state.bitsandbytes__nf4", DType.UInt8, [plainState.Length], plainState);
+                values[weight.Name] = [.. Enumerable.Range(0, count).Select(i => Nf4Code.Table[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * absMax[i / 64])];
+                continue;
+            }
             Add(".absmax", DType.UInt8, [blocks], scaleCodes);
             Add(".quant_map", DType.Float32, [16], System.Runtime.InteropServices.MemoryMarshal.AsBytes(Nf4Code.Table).ToArray());
             Add(".nested_absmax", DType.Float32, [groups], System.Runtime.InteropServices.MemoryMarshal.AsBytes(groupScales.AsSpan()).ToArray());
