@@ -40,6 +40,32 @@ public sealed class GgufReadingTests : IDisposable
         ExportModels.AssertClose(expected, Logits(again, prompt), 1.0 / (1 << 15));
     }
 
+    /// <summary>Adapters of every kind: plain, DoRA, and with an embedding or head of their own.</summary>
+    [Theory]
+    [InlineData("qwen3")]
+    [InlineData("qwen2-dora")]
+    [InlineData("llama-saved-tied")]
+    [InlineData("mixtral")]
+    public void A_merged_adapter_gives_the_logits_of_adapter_on_base(string name)
+    {
+        int[] prompt = [.. Enumerable.Range(0, 15).Select(i => (i * 37) % 256)];
+        var merged = Path.Combine(_folder, "merged");
+        float[] expected;
+        using (var model = LanguageModel.Load(ExportModels.Copy(_folder, name, "{}")))
+        {
+            model.LoadAdapter(new Lancet.Tests.Training.Fixture(name).Adapter);
+            GgufExporter.Write(FilePath, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
+            Nf4ModelWriter.Save(merged, model);
+            ModelWriter.Save(merged, model, Lancet.Tile.DType.Float32);
+            expected = Logits(model, prompt);
+        }
+        foreach (var path in (string[])[FilePath, merged])
+        {
+            using var back = LanguageModel.Load(path);
+            ExportModels.AssertClose(expected, Logits(back, prompt), 1e-4);
+        }
+    }
+
     [Theory]
     [MemberData(nameof(Lancet.Tests.Text.TokenizerTests.Kinds), MemberType = typeof(Lancet.Tests.Text.TokenizerTests))]
     public void A_tokenizer_comes_back(string kind)
