@@ -15,8 +15,9 @@ internal static class ModelLoading
     public static LanguageModel LoadForInference(Settings settings)
     {
         var choice = settings.Device();
+        HubLoading.ResolveAdapter(settings);
         var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" };
-        var model = Load(settings.Required("model"), choice, options, settings.PtxFolder(choice));
+        var model = Load(HubLoading.Folder(settings.Required("model")), choice, options, settings.PtxFolder(choice));
         try
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);

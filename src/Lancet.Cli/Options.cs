@@ -5,9 +5,9 @@ namespace Lancet.Cli;
 /// <summary>The options of the commands, once each.</summary>
 internal static class Options
 {
-    private static readonly Setting s_model = new("model", null, "Model folder in Hugging Face's layout (config.json, safetensors, tokenizer.json)");
-    private static readonly Setting s_adapter = new("adapter", null, "PEFT adapter folder to start from or apply");
-    private static readonly Setting s_data = new("data", null, "Rows: .jsonl, .json, .csv or .tsv, also .gz or .zst, or .parquet; a file, a folder or a pattern; several with commas, mixed by weight as in a.jsonl=2,b.parquet=1");
+    private static readonly Setting s_model = new("model", null, "Model folder in Hugging Face's layout (config.json, safetensors, tokenizer.json), or a name on the hub: org/name[@revision]");
+    private static readonly Setting s_adapter = new("adapter", null, "PEFT adapter folder to start from or apply, or a name on the hub");
+    private static readonly Setting s_data = new("data", null, "Rows: .jsonl, .json, .csv or .tsv, also .gz or .zst, or .parquet; a file, a folder, a pattern, or a data set of the hub (org/name); several with commas, mixed by weight as in a.jsonl=2,b.parquet=1");
     private static readonly Setting s_device = new("device", "auto", "auto (a usable NVIDIA GPU, else the processor), cpu, cuda or cuda:N");
     private static readonly Setting s_dumpPtx = new("dump-ptx", null, "Folder that receives the PTX of every kernel that the GPU compiles, with source lines");
     private static readonly Setting s_dtype = new("dtype", "auto", "Dtype of activations: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on the processor)");

@@ -23,7 +23,7 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
     {
         var wanted = Math.Min(settings.Count("sample-answers"), count);
         var split = settings.Number("eval-split");
-        var data = DataSources.Parse(settings.Text("eval-data") ?? settings.Required("data"));
+        var data = HubLoading.Data(settings.Text("eval-data") ?? settings.Required("data"));
         var rows = split > 0 ? data.ReadHeldOut(split) : data.Read();
         var columns = ModelLoading.Columns(settings);
         var result = new List<SampleAnswer>();

@@ -11,12 +11,12 @@ internal static class DataCommand
 {
     public static int Preview(Settings settings)
     {
-        var folder = settings.Required("model");
+        var folder = HubLoading.Folder(settings.Required("model"));
         var tokenizer = ModelLoading.TokenizerOf(folder);
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), tokenizer);
         var isJson = settings.Flag("json");
         var colours = !Console.IsOutputRedirected && Environment.GetEnvironmentVariable("NO_COLOR") is null;
-        var (data, shown) = (DataSources.Parse(settings.Required("data")), 0);
+        var (data, shown) = (HubLoading.Data(settings.Required("data")), 0);
         foreach (var (row, place) in data.Read().Take(settings.Count("rows", 1)))
         {
             var tokens = renderer.Cut(renderer.RenderWhole(row, place, out var shape));

@@ -11,8 +11,8 @@ internal static class DataStatsCommand
 
     public static int Run(Settings settings)
     {
-        var folder = settings.Required("model");
-        var data = DataSources.Parse(settings.Required("data"));
+        var folder = HubLoading.Folder(settings.Required("model"));
+        var data = HubLoading.Data(settings.Required("data"));
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), ModelLoading.TokenizerOf(folder));
         var isJson = settings.Flag("json");
         var statistics = DataStatistics.Of(data, renderer);

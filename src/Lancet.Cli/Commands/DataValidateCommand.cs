@@ -10,8 +10,8 @@ internal static class DataValidateCommand
 {
     public static int Run(Settings settings)
     {
-        var folder = settings.Required("model");
-        var data = DataSources.Parse(settings.Required("data"));
+        var folder = HubLoading.Folder(settings.Required("model"));
+        var data = HubLoading.Data(settings.Required("data"));
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), ModelLoading.TokenizerOf(folder));
         var named = settings.Count("max-errors");
         var isJson = settings.Flag("json");

@@ -13,7 +13,7 @@ internal static class EvalCommand
     public static int Run(Settings settings)
     {
         using var model = ModelLoading.LoadForInference(settings);
-        var dataset = SftDataset.Load(settings.Required("data"), ModelLoading.Renderer(settings, model.Config, ModelLoading.TokenizerOf(model.Folder)));
+        var dataset = SftDataset.Load(HubLoading.Data(settings.Required("data")), ModelLoading.Renderer(settings, model.Config, ModelLoading.TokenizerOf(model.Folder)));
         var maxTokens = Math.Max(dataset.MaxLength, (int)Math.Min(BatchTokens, dataset.TokenCount));
         using var engine = new EvaluationEngine(model, maxTokens, dataset.MaxLength);
         foreach (var note in dataset.Notes) Console.Error.WriteLine(note);

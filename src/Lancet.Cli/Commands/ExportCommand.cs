@@ -21,7 +21,8 @@ internal static class ExportCommand
 
     public static int Run(Settings settings)
     {
-        var (folder, output) = (settings.Required("model"), settings.Required("output"));
+        var (folder, output) = (HubLoading.Folder(settings.Required("model")), settings.Required("output"));
+        HubLoading.ResolveAdapter(settings);
         if (Path.GetFullPath(folder) == Path.GetFullPath(output)) throw new LancetException("--output is the model's own folder; choose another one.");
         var format = settings.OneOf("format", "safetensors", "nf4", "gguf", "gguf-adapter");
         var mixes = settings.List("type").Select(GgufMix.Find).ToList();

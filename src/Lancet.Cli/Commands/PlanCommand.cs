@@ -16,7 +16,7 @@ internal static class PlanCommand
 {
     public static int Run(Settings settings)
     {
-        var folder = settings.Required("model");
+        var folder = HubLoading.Folder(settings.Required("model"));
         var choice = settings.Device();
         var ptxFolder = settings.PtxFolder(choice);
         var target = choice.PlanTarget;

@@ -35,13 +35,15 @@ internal static class TrainCommand
         var device = settings.Device();
         var (folder, output) = (settings.Required("model"), settings.Required("output"));
         Validate(settings);
+        folder = HubLoading.Folder(folder);
+        HubLoading.ResolveAdapter(settings);
         var config = ModelConfig.Load(folder);
         var options = SftOptionsOf(settings);
         SftTrainer.CheckOutput(options);
         var tokenizer = ModelLoading.TokenizerOf(folder);
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
-        var training = SftDataset.Load(settings.Required("data"), renderer);
-        var evaluation = settings.Text("eval-data") is { } held ? SftDataset.Load(held, renderer) : null;
+        var training = SftDataset.Load(HubLoading.Data(settings.Required("data")), renderer);
+        var evaluation = settings.Text("eval-data") is { } held ? SftDataset.Load(HubLoading.Data(held), renderer) : null;
         string[] notes = [.. training.Notes, .. evaluation?.Notes ?? []];
         var split = settings.Number("eval-split", 0, 0.9);
         if (split > 0) (training, evaluation) = training.Split(split);

@@ -6,7 +6,16 @@ namespace Lancet.Data;
 /// <summary>One of several sources of rows.</summary>
 /// <param name="Path">A file, a folder or a pattern.</param>
 /// <param name="Weight">Its weight in a mixture; null where none is given.</param>
-public sealed record DataSource(string Path, double? Weight);
+public sealed record DataSource(string Path, double? Weight)
+{
+    /// <summary>The files that it stands for, where it is no path itself but a data set of the hub; else null.</summary>
+    public IReadOnlyList<string>? Files { get; init; }
+
+    /// <summary>Its rows, see <see cref="RowReader"/>.</summary>
+    /// <param name="refused">Receives what cannot be read; null to throw it.</param>
+    /// <exception cref="LancetException">A row cannot be read, or a file is missing.</exception>
+    public IEnumerable<(JsonElement Row, string Place)> Read(Action<LancetException>? refused = null) => (Files ?? [Path]).SelectMany(file => refused is null ? RowReader.Read(file) : RowReader.Read(file, refused));
+}
 
 /// <summary>Where rows come from: a file, folder or pattern, or several separated by commas, such as <c>chat.jsonl,code.parquet</c> (one behind the other) or <c>chat.jsonl=2,code.parquet=1</c> (mixed by weight).</summary>
 public sealed class DataSources
@@ -30,20 +39,20 @@ public sealed class DataSources
         return new(text, [.. text.Split(',').Select(item => ParseItem(item.Trim(), text))]);
     }
 
-    /// <summary>The same sources elsewhere.</summary>
-    /// <param name="place">The path of a source, from the one that was given.</param>
-    public DataSources At(Func<string, string> place) => new(_text, [.. Items.Select(item => item with { Path = place(item.Path) })]);
+    /// <summary>The same sources with the files that some of them stand for.</summary>
+    /// <param name="filesOf">The files of a source, or null where it is a path.</param>
+    public DataSources With(Func<string, IReadOnlyList<string>?> filesOf) => new(_text, [.. Items.Select(item => item with { Files = filesOf(item.Path) })]);
 
     /// <summary>Rows of all sources, one behind the other, see <see cref="RowReader"/>.</summary>
     /// <param name="refused">Receives what cannot be read; null to throw it.</param>
     /// <exception cref="LancetException">A row cannot be read, or a file is missing.</exception>
-    public IEnumerable<(JsonElement Row, string Place)> Read(Action<LancetException>? refused = null) => Items.SelectMany(item => refused is null ? RowReader.Read(item.Path) : RowReader.Read(item.Path, refused));
+    public IEnumerable<(JsonElement Row, string Place)> Read(Action<LancetException>? refused = null) => Items.SelectMany(item => item.Read(refused));
 
     /// <summary>The rows that <see cref="SftDataset.Split"/> holds out.</summary>
     /// <param name="share">Between 0 and 1.</param>
     /// <exception cref="LancetException">A row cannot be read, or a file is missing.</exception>
     public IEnumerable<(JsonElement Row, string Place)> ReadHeldOut(double share) =>
-        IsWeighted ? Items.SelectMany(item => Held(RowReader.Read(item.Path), share)) : Held(Read(), share);
+        IsWeighted ? Items.SelectMany(item => Held(item.Read(), share)) : Held(Read(), share);
 
     /// <inheritdoc/>
     public override string ToString() => _text;

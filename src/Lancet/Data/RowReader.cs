@@ -25,6 +25,9 @@ public static class RowReader
     /// <exception cref="LancetException">There is no such file.</exception>
     public static IEnumerable<(JsonElement Row, string Place)> Read(string path, Action<LancetException> refused) => Files(path).SelectMany(file => ReadFile(file, refused));
 
+    /// <summary>Whether a file's name is that of a data file.</summary>
+    public static bool IsDataFile(string path) => s_extensions.Contains(DataFile.ExtensionOf(path));
+
     private static IReadOnlyList<string> Files(string path)
     {
         if (File.Exists(path)) return [path];
@@ -37,7 +40,7 @@ public static class RowReader
 
     private static IReadOnlyList<string> Sorted(string folder, string pattern, string ifNone)
     {
-        string[] files = [.. Directory.EnumerateFiles(folder, pattern).Where(file => s_extensions.Contains(DataFile.ExtensionOf(file))).Order(StringComparer.Ordinal)];
+        string[] files = [.. Directory.EnumerateFiles(folder, pattern).Where(IsDataFile).Order(StringComparer.Ordinal)];
         return files.Length > 0 ? files : throw new LancetException(ifNone);
     }
 

@@ -70,7 +70,7 @@ public sealed record SftDataset(IReadOnlyList<TokenizedRow> Rows)
         {
             var first = rows.Count;
             var census = new ShapeCensus();
-            foreach (var (row, place) in RowReader.Read(source.Path))
+            foreach (var (row, place) in source.Read())
             {
                 rows.Add(renderer.RenderTrained(row, place, out var shape));
                 census.Add(shape, place);

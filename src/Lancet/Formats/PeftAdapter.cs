@@ -177,7 +177,7 @@ public sealed class PeftAdapter : IDisposable
             json.WriteStartObject();
             json.WriteString("peft_type", "LORA");
             json.WriteString("task_type", "CAUSAL_LM");
-            json.WriteString("base_model_name_or_path", model.Folder);
+            json.WriteString("base_model_name_or_path", Hub.HubId.NameOf(model.Folder));
             json.WriteNumber("r", options.Rank);
             json.WriteNumber("lora_alpha", options.Alpha);
             json.WriteNumber("lora_dropout", options.Dropout);

@@ -1,0 +1,188 @@
+using System.Net;
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+
+namespace Lancet.Formats.Hub;
+
+/// <summary>Progress of a download.</summary>
+/// <param name="Bytes">Bytes that are here, those of former runs included.</param>
+/// <param name="TotalBytes">Bytes of all files.</param>
+public readonly record struct HubProgress(long Bytes, long TotalBytes);
+
+/// <summary>
+/// Brings files of a repository into the cache that Python's huggingface_hub keeps too (<see href="https://huggingface.co/docs/huggingface_hub/guides/manage-cache"/>): <c>blobs/</c> by checksum,
+/// <c>refs/</c> with commits by name, <c>snapshots/commit/</c> with relative links. What is cut goes on where it stopped, and nothing becomes a blob whose checksum (SHA-256 of large files, Git's SHA-1 of small ones)
+/// is not that of the hub.
+/// </summary>
+public sealed class HubDownloader(HubOptions options)
+{
+    private readonly record struct RemoteFile(string Path, string Checksum, long Size);
+
+    /// <summary>Brings what is missing, and returns the snapshot's folder with the files that were asked for.</summary>
+    /// <param name="id">Repository and revision.</param>
+    /// <param name="choose">Chooses among the repository's files.</param>
+    /// <param name="progress">Hears of bytes, or null.</param>
+    /// <param name="cancellation">Ends the download; what is there is kept.</param>
+    /// <exception cref="LancetException">The hub refuses or cannot be reached, or a file is not what it should be.</exception>
+    public async Task<(string Folder, IReadOnlyList<string> Files)> DownloadAsync(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose, IProgress<HubProgress>? progress = null, CancellationToken cancellation = default)
+    {
+        var folder = Path.Combine(options.CacheFolder, id.Folder);
+        if (options.IsOffline) return Cached(id, folder, choose, "HF_HUB_OFFLINE is set, and it is not in the cache");
+        using var http = new HubHttp(options);
+        string commit;
+        List<RemoteFile> files;
+        try
+        {
+            (commit, files) = await http.GetAsync($"{id.ApiPath}/revision/{Uri.EscapeDataString(id.Revision)}?blobs=true", id.ToString(), () => 0, (response, token) => ListingAsync(response, id, token), cancellation).ConfigureAwait(false);
+        }
+        catch (Exception error) when (error is HttpRequestException or IOException)
+        {
+            return Cached(id, folder, choose, $"{options.Endpoint.Host} cannot be reached ({error.Message}), and it is not in the cache");
+        }
+        var chosen = choose([.. files.Select(file => file.Path)]).ToHashSet();
+        files = [.. files.Where(file => chosen.Contains(file.Path))];
+        var snapshot = Path.Combine(folder, "snapshots", commit);
+        try
+        {
+            Directory.CreateDirectory(Path.Combine(folder, "blobs"));
+            Directory.CreateDirectory(snapshot);
+            long total = files.Sum(file => file.Size), done = 0;
+            // Several names may stand for the same contents.
+            await Parallel.ForEachAsync(files.GroupBy(file => file.Checksum), new ParallelOptions { MaxDegreeOfParallelism = options.Parallelism, CancellationToken = cancellation }, async (same, token) =>
+            {
+                var file = same.First();
+                var blob = Path.Combine(folder, "blobs", file.Checksum);
+                if (!File.Exists(blob)) await FetchAsync(http, id, commit, file, blob, count => progress?.Report(new(Interlocked.Add(ref done, count), total)), token).ConfigureAwait(false);
+                else progress?.Report(new(Interlocked.Add(ref done, file.Size), total));
+                foreach (var name in same) Link(snapshot, name.Path, blob);
+            }).ConfigureAwait(false);
+            if (!id.IsCommit) AtomicFile.WriteText(Path.Combine(folder, "refs", id.Revision), commit);
+        }
+        catch (Exception error) when (error is HttpRequestException or IOException or UnauthorizedAccessException)
+        {
+            throw new LancetException($"{id}: {error.Message} What was downloaded is kept in {folder}; start again to go on.", error);
+        }
+        return (snapshot, [.. files.Select(file => Path.Combine(snapshot, file.Path)).Order(StringComparer.Ordinal)]);
+    }
+
+    private static async Task<(string Commit, List<RemoteFile> Files)> ListingAsync(HttpResponseMessage response, HubId id, CancellationToken cancellation)
+    {
+        var text = await response.Content.ReadAsStringAsync(cancellation).ConfigureAwait(false);
+        try
+        {
+            using var document = JsonDocument.Parse(text);
+            var root = document.RootElement;
+            var commit = root.GetProperty("sha").GetString()!;
+            if (!IsHex(commit, 40)) throw new FormatException();
+            return (commit, [.. root.GetProperty("siblings").EnumerateArray().Select(FileOf)]);
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        {
+            throw new LancetException($"{id}: the hub's list of files is not understood: {error.Message}", error);
+        }
+    }
+
+    private static RemoteFile FileOf(JsonElement sibling)
+    {
+        var path = sibling.GetProperty("rfilename").GetString()!;
+        var isLarge = sibling.TryGetProperty("lfs", out var lfs) && lfs.ValueKind == JsonValueKind.Object;
+        var checksum = (isLarge ? lfs.GetProperty("sha256") : sibling.GetProperty("blobId")).GetString()!;
+        var size = (isLarge ? lfs.GetProperty("size") : sibling.GetProperty("size")).GetInt64();
+        // A name becomes a path on this machine.
+        if (path.Length == 0 || path.Contains('\\', StringComparison.Ordinal) || path.Split('/').Any(part => part is "" or "." or "..") || Path.IsPathRooted(path)) throw new FormatException($"'{path}' is no file name.");
+        if (!IsHex(checksum, isLarge ? 64 : 40) || size < 0) throw new FormatException($"'{path}' has no checksum.");
+        return new(path, checksum, size);
+    }
+
+    private static bool IsHex(string text, int length) => text.Length == length && text.All(c => char.IsAsciiDigit(c) || c is >= 'a' and <= 'f');
+
+    private async Task FetchAsync(HubHttp http, HubId id, string commit, RemoteFile file, string blob, Action<long> arrived, CancellationToken cancellation)
+    {
+        var what = $"{id}: {file.Path}";
+        var path = $"{id.FilesPath}/resolve/{commit}/{string.Join('/', file.Path.Split('/').Select(Uri.EscapeDataString))}";
+        // Two processes must not write the same file; the second is told so.
+        using var stream = new FileStream(blob + ".incomplete", FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1 << 16);
+        if (stream.Length > file.Size) stream.SetLength(0);
+        arrived(stream.Length);
+        for (var isSecond = false; ; isSecond = true)
+        {
+            if (stream.Length < file.Size) await http.GetAsync(path, what, () => stream.Length, (response, token) => AppendAsync(response, stream, file, arrived, token), cancellation).ConfigureAwait(false);
+            stream.Position = 0;
+            if (await ChecksumAsync(stream, file, cancellation).ConfigureAwait(false) == file.Checksum) break;
+            // What an earlier run left may have been spoiled; once more from the start.
+            arrived(-stream.Length);
+            stream.SetLength(0);
+            if (isSecond) throw new LancetException($"{what}: what arrived has another checksum than the hub says ({file.Checksum}). Start again; if that does not help, something on the way changes the file.");
+        }
+        stream.Flush(true);
+        File.Move(blob + ".incomplete", blob, true);
+    }
+
+    private async Task<bool> AppendAsync(HttpResponseMessage response, FileStream stream, RemoteFile file, Action<long> arrived, CancellationToken cancellation)
+    {
+        // A server may ignore the range, or begin elsewhere.
+        var isContinued = response.StatusCode == HttpStatusCode.PartialContent && response.Content.Headers.ContentRange?.From == stream.Length;
+        if (!isContinued)
+        {
+            arrived(-stream.Length);
+            stream.SetLength(0);
+            if (response.StatusCode != HttpStatusCode.OK) throw new HttpIOException(HttpRequestError.InvalidResponse, "the hub sent another range than was asked for.");
+        }
+        stream.Position = stream.Length;
+        using var content = await response.Content.ReadAsStreamAsync(cancellation).ConfigureAwait(false);
+        var buffer = new byte[1 << 17];
+        using var silence = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        while (true)
+        {
+            silence.CancelAfter(options.Silence);
+            var count = await content.ReadAsync(buffer, silence.Token).ConfigureAwait(false);
+            if (count == 0) break;
+            if (stream.Length + count > file.Size) throw new LancetException($"{file.Path}: the hub sends more than the {file.Size} bytes that it announced.");
+            await stream.WriteAsync(buffer.AsMemory(0, count), cancellation).ConfigureAwait(false);
+            arrived(count);
+        }
+        return stream.Length == file.Size ? true : throw new HttpIOException(HttpRequestError.ResponseEnded, $"the connection ended after {stream.Length} of {file.Size} bytes.");
+    }
+
+    /// <summary>SHA-256 of the contents, or the SHA-1 that Git gives a blob: over "blob", the length, a zero and the contents.</summary>
+    private static async Task<string> ChecksumAsync(FileStream stream, RemoteFile file, CancellationToken cancellation)
+    {
+        var isLarge = file.Checksum.Length == 64;
+        using var hash = IncrementalHash.CreateHash(isLarge ? HashAlgorithmName.SHA256 : HashAlgorithmName.SHA1);
+        if (!isLarge) hash.AppendData(Encoding.ASCII.GetBytes($"blob {file.Size}\0"));
+        var buffer = new byte[1 << 17];
+        while (await stream.ReadAsync(buffer, cancellation).ConfigureAwait(false) is var count and > 0) hash.AppendData(buffer, 0, count);
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+
+    private static void Link(string snapshot, string name, string blob)
+    {
+        var link = Path.Combine(snapshot, name);
+        var target = Path.GetRelativePath(Path.GetDirectoryName(link)!, blob);
+        var existing = new FileInfo(link);
+        if (existing.LinkTarget == target || (existing.Exists && existing.LinkTarget is null)) return;
+        Directory.CreateDirectory(Path.GetDirectoryName(link)!);
+        File.Delete(link);
+        try
+        {
+            File.CreateSymbolicLink(link, target);
+        }
+        catch (Exception error) when (OperatingSystem.IsWindows() && error is IOException or UnauthorizedAccessException)
+        {
+            // Windows lets not everybody make links.
+            File.Copy(blob, link);
+        }
+    }
+
+    private static (string, IReadOnlyList<string>) Cached(HubId id, string folder, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose, string why)
+    {
+        var reference = Path.Combine(folder, "refs", id.Revision);
+        var commit = id.IsCommit ? id.Revision : File.Exists(reference) ? File.ReadAllText(reference).Trim() : "";
+        var snapshot = Path.Combine(folder, "snapshots", commit);
+        if (!IsHex(commit, 40) || !Directory.Exists(snapshot)) throw new LancetException($"{id}: {why} ({folder}).");
+        // Links whose blob is gone are not there.
+        string[] files = [.. Directory.EnumerateFiles(snapshot, "*", SearchOption.AllDirectories).Where(File.Exists).Select(file => Path.GetRelativePath(snapshot, file).Replace(Path.DirectorySeparatorChar, '/'))];
+        return (snapshot, [.. choose(files).Select(file => Path.Combine(snapshot, file)).Order(StringComparer.Ordinal)]);
+    }
+}

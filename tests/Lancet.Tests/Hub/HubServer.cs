@@ -1,0 +1,113 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Text;
+
+namespace Lancet.Tests.Hub;
+
+/// <summary>An answer of the test server.</summary>
+internal sealed record HubAnswer(int Status, byte[] Body)
+{
+    public Dictionary<string, string> Headers { get; init; } = [];
+
+    /// <summary>Bytes of the body after which the connection is cut; −1 for none.</summary>
+    public int CutAfter { get; init; } = -1;
+
+    public HubAnswer With(string name, string value) => this with { Headers = new(Headers) { [name] = value } };
+
+    public static HubAnswer Text(int status, string text = "") => new(status, Encoding.UTF8.GetBytes(text));
+}
+
+/// <summary>A request that the test server got.</summary>
+internal sealed record HubRequest(string Path, Dictionary<string, string> Headers);
+
+/// <summary>A hub in this process: one repository's files over the API of huggingface.co, with failures on demand.</summary>
+internal sealed class HubServer : IDisposable
+{
+    private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
+
+    public HubServer()
+    {
+        _listener.Start();
+        _ = Accept();
+    }
+
+    public Uri Address => new($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port.ToString(CultureInfo.InvariantCulture)}");
+
+    public ConcurrentQueue<HubRequest> Requests { get; } = [];
+
+    /// <summary>Answers a request in place of the repository; null leaves it to that.</summary>
+    public Func<HubRequest, HubAnswer?> Intercept { get; set; } = _ => null;
+
+    /// <summary>Files with whether they are kept in LFS.</summary>
+    public Dictionary<string, (byte[] Bytes, bool IsLarge)> Files { get; } = [];
+
+    public string Commit { get; set; } = new('c', 40);
+
+    /// <summary>Repository as in the paths: org/name or datasets/org/name.</summary>
+    public string Repository { get; set; } = "org/name";
+
+    public static string Sha1(byte[] bytes) => Convert.ToHexStringLower(SHA1.HashData([.. Encoding.ASCII.GetBytes($"blob {bytes.Length}\0"), .. bytes]));
+
+    public static string Sha256(byte[] bytes) => Convert.ToHexStringLower(SHA256.HashData(bytes));
+
+    public void Dispose() => _listener.Dispose();
+
+    public static HubAnswer FileOf(byte[] bytes, HubRequest request)
+    {
+        if (!request.Headers.TryGetValue("range", out var range)) return new(200, bytes);
+        var first = int.Parse(range["bytes=".Length..^1], CultureInfo.InvariantCulture);
+        return new(206, bytes[first..]) { Headers = { ["Content-Range"] = $"bytes {first}-{bytes.Length - 1}/{bytes.Length}" } };
+    }
+
+    private async Task Accept()
+    {
+        try
+        {
+            while (true) _ = Serve(await _listener.AcceptTcpClientAsync());
+        }
+        catch (Exception error) when (error is ObjectDisposedException or SocketException)
+        {
+            // The test is over.
+        }
+    }
+
+    private async Task Serve(TcpClient client)
+    {
+        using var owned = client;
+        try
+        {
+            await using var stream = client.GetStream();
+            using var reader = new StreamReader(stream, Encoding.ASCII, false, 1024, true);
+            var path = (await reader.ReadLineAsync())!.Split(' ')[1];
+            var headers = new Dictionary<string, string>(StringComparer.OrdinalIgnoreCase);
+            while (await reader.ReadLineAsync() is { Length: > 0 } line) headers[line[..line.IndexOf(':')]] = line[(line.IndexOf(':') + 1)..].Trim();
+            var request = new HubRequest(Uri.UnescapeDataString(path), headers);
+            Requests.Enqueue(request);
+            var answer = Intercept(request) ?? Answer(request);
+            var head = new StringBuilder($"HTTP/1.1 {answer.Status} X\r\nContent-Length: {answer.Body.Length}\r\nConnection: close\r\n");
+            foreach (var (name, value) in answer.Headers) head.Append(CultureInfo.InvariantCulture, $"{name}: {value}\r\n");
+            await stream.WriteAsync(Encoding.ASCII.GetBytes(head.Append("\r\n").ToString()));
+            await stream.WriteAsync(answer.CutAfter < 0 ? answer.Body : answer.Body.AsMemory(0, answer.CutAfter));
+        }
+        catch (IOException)
+        {
+            // The other side hung up.
+        }
+    }
+
+    private HubAnswer Answer(HubRequest request)
+    {
+        var api = Repository.StartsWith("datasets/", StringComparison.Ordinal) ? $"/api/{Repository}/revision/" : $"/api/models/{Repository}/revision/";
+        if (request.Path.StartsWith(api, StringComparison.Ordinal))
+        {
+            var siblings = Files.Select(file => $"{{\"rfilename\":\"{file.Key}\",\"size\":{file.Value.Bytes.Length},\"blobId\":\"{Sha1(file.Value.Bytes)}\"{(file.Value.IsLarge ? $",\"lfs\":{{\"sha256\":\"{Sha256(file.Value.Bytes)}\",\"size\":{file.Value.Bytes.Length},\"pointerSize\":134}}" : "")}}}");
+            return HubAnswer.Text(200, $"{{\"sha\":\"{Commit}\",\"siblings\":[{string.Join(',', siblings)}]}}");
+        }
+        var prefix = $"/{Repository}/resolve/{Commit}/";
+        return request.Path.StartsWith(prefix, StringComparison.Ordinal) && Files.TryGetValue(request.Path[prefix.Length..], out var found) ? FileOf(found.Bytes, request)
+            : HubAnswer.Text(404).With("X-Error-Code", "EntryNotFound");
+    }
+}
