@@ -43,6 +43,8 @@ public static class Nf4ModelWriter
             ["bnb_4bit_use_double_quant"] = true,
             ["bnb_4bit_compute_dtype"] = "bfloat16",
             ["bnb_4bit_quant_storage"] = "uint8",
+            // Linear modules that stay as they are; whoever loads the folder would look for their 4-bit form otherwise.
+            ["llm_int8_skip_modules"] = new JsonArray([.. model.Decoder.Weights.Where(weight => weight.Role == WeightRole.Router).Select(weight => ModelWriter.NameIn(model, weight)[..^".weight".Length]).Prepend("lm_head").Select(name => (JsonNode)name)]),
         };
         AtomicFile.WriteText(Path.Combine(folder, "config.json"), ModelWriter.Config(model, DType.BFloat16, quantization));
     }

@@ -103,6 +103,17 @@ public class BitsAndBytesTests
         Directory.Delete(folder, true);
     }
 
+    [Fact]
+    public void An_export_names_what_it_leaves_in_sixteen_bits()
+    {
+        var folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
+        using (var model = LanguageModel.Load(new Fixture("mixtral").Model)) Nf4ModelWriter.Save(folder, model);
+        var config = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!["quantization_config"]!;
+        Assert.Equal(["lm_head", "model.layers.0.block_sparse_moe.gate"], config["llm_int8_skip_modules"]!.AsArray().Take(2).Select(name => (string)name!));
+        using (var model = LanguageModel.Load(folder)) Assert.All(model.Decoder.Weights, weight => Assert.Equal(weight.Role == WeightRole.Projection, weight.Quantized is not null));
+        Directory.Delete(folder, true);
+    }
+
     [Theory]
     [InlineData(".absmax")]
     [InlineData(".nested_absmax")]
