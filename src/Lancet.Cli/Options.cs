@@ -35,6 +35,7 @@ internal static class Options
         new("target-modules", "all-linear", "Projections with an adapter, separated by commas, or all-linear"),
         new("use-rslora", "false", "Scale the adapter by alpha / sqrt(r) instead", true),
         new("use-dora", "false", "Train a magnitude of every output column besides (DoRA); not for experts", true),
+        new("init-lora-weights", "default", "default (B zero), or loftq: with --method qlora, start from what quantisation has lost"),
         new("rank-pattern", null, "Other ranks by the end of a projection's name, such as q_proj=8,layers.0.mlp.down_proj=4"),
         new("alpha-pattern", null, "Other alphas, likewise"),
         new("layers-to-transform", null, "Layers with adapters, such as 0,1,2; all by default"),

@@ -125,6 +125,7 @@ internal static class TrainCommand
         TargetModules = settings.List("target-modules"),
         UsesDora = settings.Flag("use-dora"),
         UsesRankStabilization = settings.Flag("use-rslora"),
+        UsesLoftQ = settings.OneOf("init-lora-weights", "default", "loftq") == "loftq",
         RankPattern = settings.Pairs("rank-pattern"),
         AlphaPattern = settings.Pairs("alpha-pattern"),
         LayersToTransform = settings.Integers("layers-to-transform"),

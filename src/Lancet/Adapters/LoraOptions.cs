@@ -34,6 +34,9 @@ public sealed record LoraOptions
     /// <summary>Whether every output column has a trained magnitude besides (DoRA, Liu et al. 2024).</summary>
     public bool UsesDora { get; init; }
 
+    /// <summary>Whether a new adapter of NF4 weights starts from what the quantisation has lost (LoftQ, Li et al. 2023). It then belongs to the quantised weights: merged into others it adds what they have.</summary>
+    public bool UsesLoftQ { get; init; }
+
     /// <summary>Other ranks for some projections: by the end of a name after a dot, or a regular expression of such an end. The first that matches counts.</summary>
     public IReadOnlyList<KeyValuePair<string, double>> RankPattern { get; init; } = [];
 

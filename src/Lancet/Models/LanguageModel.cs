@@ -116,7 +116,7 @@ public sealed partial class LanguageModel : IDisposable
         }
     }
 
-    /// <summary>Adds a new LoRA adapter: A is drawn from the Kaiming-uniform distribution (a = √5, as PEFT does), B is zero.</summary>
+    /// <summary>Adds a new LoRA adapter: A is drawn from the Kaiming-uniform distribution (a = √5, as PEFT does), B is zero; or both make up for quantisation, see <see cref="LoraOptions.UsesLoftQ"/>.</summary>
     /// <param name="options">Rank and targets.</param>
     /// <param name="seed">Seed of A.</param>
     /// <exception cref="LancetException">There is an adapter already, or a target matches no projection.</exception>
@@ -132,6 +132,7 @@ public sealed partial class LanguageModel : IDisposable
             // With B zero an output's weights are as long as they were.
             if (projection.Magnitude is { } magnitude) SetTrained(magnitude, [.. ReadBack(projection.SquaredNorms).Select(square => (float)Math.Sqrt(square))]);
         }
+        if (options.UsesLoftQ) InitializeLoftQ(seed);
         Trained!.RefreshCopy(Device);
     }
 

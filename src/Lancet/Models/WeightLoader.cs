@@ -24,12 +24,15 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
     private (byte[]? Bytes, Tensor Tensor) _formerTable;
 
     // What a quantised checkpoint has left dense is on its skip list, and stays so.
-    private readonly bool _isQuantized = source?.Entries.Keys.Any(name => name.EndsWith(QuantState, StringComparison.Ordinal)) ?? false;
+    private readonly bool _isQuantized = source?.Entries.Keys.Any(IsQuantState) ?? false;
 
     private Checkpoint Source => source ?? throw new InvalidOperationException("There is no checkpoint to read.");
 
     /// <summary>Bytes of weights that are read in place.</summary>
     public long MappedBytes { get; private set; }
+
+    /// <summary>Whether a tensor's name says that bitsandbytes has quantised a weight.</summary>
+    public static bool IsQuantState(string name) => name.EndsWith(QuantState, StringComparison.Ordinal);
 
     /// <summary>Assigns a frozen weight.</summary>
     /// <param name="weight">Weight.</param>

@@ -166,6 +166,66 @@ public sealed class LoraVariantTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData("llama", false)]
+    [InlineData("qwen3-moe", true)]
+    public void LoftQ_makes_up_for_as_much_of_the_quantisation_as_the_rank_allows(string name, bool isLikeGpu)
+    {
+        var fixture = new Fixture(name);
+        using var exact = LanguageModel.Load(fixture.Model);
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { QuantizesToNf4 = true, Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true });
+        var weights = exact.Decoder.Weights.ToDictionary(weight => weight.Name, exact.Read);
+        var quantized = model.Decoder.Weights.ToDictionary(weight => weight.Name, model.Read);
+        const int rank = 6;
+        model.AddLora(new LoraOptions { Rank = rank, Alpha = 9, UsesLoftQ = true });
+        foreach (var projection in model.Decoder.Projections.Where(projection => projection.A is not null))
+        {
+            int rows = projection.OutFeatures, columns = projection.InFeatures;
+            double[] residual = [.. weights[projection.Weight.Name].Zip(quantized[projection.Weight.Name], (w, q) => (double)w - q)];
+            float[] a = model.Read(projection.A!), b = model.Read(projection.B!);
+            double left = 0, all = residual.Sum(value => value * value);
+            for (var i = 0; i < rows; i++)
+            {
+                for (var j = 0; j < columns; j++)
+                {
+                    var value = residual[(i * columns) + j];
+                    for (var r = 0; r < rank; r++) value -= (double)projection.Scale * b[(i * rank) + r] * a[(r * columns) + j];
+                    left += value * value;
+                }
+            }
+            // What the largest singular values hold, one after the other by power iteration on what is left.
+            var best = all;
+            for (var r = 0; r < rank; r++) best -= Deflate(residual, rows, columns);
+            Assert.True(left <= best + (0.01 * (all - best)), $"{projection.Name}: {left} of {all} is left, {best} could be");
+        }
+        Assert.Contains("use --method qlora", Assert.Throws<LancetException>(() => exact.AddLora(new LoraOptions { UsesLoftQ = true })).Message);
+    }
+
+    /// <summary>Takes the largest singular value out of a matrix and returns its square.</summary>
+    private static double Deflate(double[] matrix, int rows, int columns)
+    {
+        var v = Enumerable.Range(0, columns).Select(i => 1.0 + (i * 0.37 % 1)).ToArray();
+        var u = new double[rows];
+        for (var iteration = 0; iteration < 300; iteration++)
+        {
+            for (var i = 0; i < rows; i++) u[i] = Enumerable.Range(0, columns).Sum(j => matrix[(i * columns) + j] * v[j]);
+            Normalize(u);
+            for (var j = 0; j < columns; j++) v[j] = 0;
+            for (var i = 0; i < rows; i++)
+                for (var j = 0; j < columns; j++) v[j] += matrix[(i * columns) + j] * u[i];
+            if (iteration < 299) Normalize(v);
+        }
+        for (var i = 0; i < rows; i++)
+            for (var j = 0; j < columns; j++) matrix[(i * columns) + j] -= u[i] * v[j];
+        return v.Sum(value => value * value);
+
+        static void Normalize(double[] vector)
+        {
+            var length = Math.Sqrt(vector.Sum(value => value * value));
+            for (var i = 0; i < vector.Length; i++) vector[i] /= length;
+        }
+    }
+
     [Fact]
     public void Ranks_alphas_and_layers_follow_pefts_patterns()
     {
