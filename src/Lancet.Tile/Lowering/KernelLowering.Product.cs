@@ -238,10 +238,14 @@ internal sealed partial class KernelLowering
         var guard = _converter.Guard(_converter.IsOriginal(layout));
         // Two halves in neighbouring columns are a word.
         var isPaired = tile.ElementSize == 2 && layout.Contiguous(1) >= 2 && layout.Coordinate(1, 1) == 1;
+        var isStepped = Enumerable.Range(0, elements.Length).All(register => tile.CanStep(layout.Coordinate(0, register)));
+        var first = Place(tile, layout, 0);
         for (var register = 0; register < elements.Length; register += isPaired ? 2 : 1)
         {
             var value = isPaired ? _arithmetic.Pack(elements[register], elements[register + 1]) : _arithmetic.Alone(elements[register]);
-            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && !isPaired ? ThreadType.U16 : ThreadType.B32, [], [Place(tile, layout, register), value], guard);
+            var (bits, bytes) = isStepped ? tile.Step(layout.Coordinate(0, register), layout.Coordinate(1, register)) : default;
+            var place = isStepped ? _builder.Xor(ThreadType.B32, first, Source.Constant(bits)) : Place(tile, layout, register);
+            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && !isPaired ? ThreadType.U16 : ThreadType.B32, [], [place, value], guard, bytes);
         }
         ShowToOthers();
         var result = new SharedItem(item.Type, tile, false);

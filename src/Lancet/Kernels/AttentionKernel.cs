@@ -87,7 +87,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 GradientKernels[choice], new Grid(rowBlocks * shape.KeyValueHeads),
                 [
                     q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count,
-                    dq.Tensor, workspace.PartialSums, workspace.Flags,
+                    dq.Tensor, workspace.PartialSums, workspace.Flags, intervals.KeyOrder,
                 ]);
             return;
         }
@@ -280,8 +280,8 @@ public sealed class AttentionKernel(AttentionShape shape)
         parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
     });
 
-    // All gradients. Programs draw numbers, so that one waits only for programs that have started, in order of their keys; queries go from last to first,
-    // so that a program trails the one before it by a step and, seeing fewer queries, ends before it.
+    // All gradients. Programs draw numbers, so that one waits only for programs that have started; queries go from last to first, so that a program trails
+    // that of the keys before its own by a step and, seeing fewer queries, ends before it.
     private static Kernel TraceGradients(Choice choice) => Kernel.Trace("attention_backward", k =>
     {
         k.Warps = choice.BackwardWarps;
@@ -300,12 +300,13 @@ public sealed class AttentionKernel(AttentionShape shape)
         var dq = k.Pointer(choice.DType, "d_q");
         var partialSums = k.Pointer(choice.Accumulator, "partial_sums");
         var flags = k.Pointer(DType.Int32, "flags");
+        var order = k.Pointer(DType.Int32, "key_order");
 
         var (group, columns) = (choice.Shape.Group, choice.ColumnBlock);
         var blocks = BlockCount(count, choice);
         var number = k.AtomicAdd(flags + blocks * choice.Shape.QueryHeads, k.Constant(DType.Int32, 1));
         var head = number % choice.Shape.KeyValueHeads;
-        var keyBlock = number / choice.Shape.KeyValueHeads;
+        var keyBlock = k.Load(order + number / choice.Shape.KeyValueHeads);
         var first = keyBlock * choice.RowBlock;
         var row = first + k.Range(choice.RowBlock);
         var keys = parts.Load(key, row, count, head, choice.StrideK);
@@ -452,8 +453,14 @@ public sealed class AttentionKernel(AttentionShape shape)
 /// <param name="KeyEnd">After the last key that a query sees.</param>
 /// <param name="QueryBegin">First query that sees a key.</param>
 /// <param name="QueryEnd">After the last query that sees a key.</param>
-public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd)
+/// <param name="KeyOrder">In which order programs take up blocks of <see cref="KeyBlock"/> keys, see <see cref="OrderKeys"/>: int32 [blocks].</param>
+public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd, Tensor KeyOrder)
 {
+    /// <summary>Keys of a block of <see cref="KeyOrder"/>.</summary>
+    public const int KeyBlock = 128;
+
+    private const int QueryBlock = 64;
+
     /// <summary>Tokens.</summary>
     public int Count => (int)KeyBegin.Count;
 
@@ -475,6 +482,32 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
                 keyEnd[t] = t + 1;
                 queryBegin[t] = t;
                 queryEnd[t] = window > 0 ? (int)Math.Min(end, (long)t + window) : end;
+            }
+        }
+    }
+
+    /// <summary>Blocks of keys of so many tokens.</summary>
+    public static int KeyBlocks(int tokens) => (tokens + KeyBlock - 1) / KeyBlock;
+
+    /// <summary>
+    /// The order of blocks of keys: those whose queries no earlier block shares, then those that come behind one of these, and so on. Programs that run at the
+    /// same time then have sequences of their own to add up rather than wait for each other, and those that see the most queries begin.
+    /// </summary>
+    /// <param name="queryBegin">[T].</param>
+    /// <param name="queryEnd">[T].</param>
+    /// <param name="order">[blocks].</param>
+    public static void OrderKeys(ReadOnlySpan<int> queryBegin, ReadOnlySpan<int> queryEnd, Span<int> order)
+    {
+        var count = 0;
+        for (var place = 0; count < order.Length; place++)
+        {
+            var placeOfBlock = -1;
+            for (var block = 0; block < order.Length; block++)
+            {
+                var first = block * KeyBlock;
+                var isBehind = block > 0 && queryEnd[first - 1] > queryBegin[first] / QueryBlock * QueryBlock;
+                placeOfBlock = isBehind ? placeOfBlock + 1 : 0;
+                if (placeOfBlock == place) order[count++] = block;
             }
         }
     }

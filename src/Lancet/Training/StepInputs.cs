@@ -13,6 +13,7 @@ namespace Lancet.Training;
 internal sealed class StepInputs : IDisposable
 {
     private const int IndexArrays = 5;
+    private const int WindowArrays = 5;
     private readonly Device _device;
     private readonly DeviceBuffer _buffer;
     private readonly int _maxTokens;
@@ -32,7 +33,7 @@ internal sealed class StepInputs : IDisposable
         _windows = [.. config.Windows.Distinct()];
         _rotaries = [.. config.Rotaries];
         var tables = Array.ConvertAll(_rotaries, rotary => Tables(rotary, maxPositions));
-        var indexCount = IndexArrays + (4 * _windows.Length);
+        var indexCount = IndexArrays + (WindowArrays * _windows.Length);
         long indexBytes = Align((long)maxTokens * sizeof(int)), lossBytes = Align((long)maxTokens * dtype.Accumulator().SizeInBytes());
         long TableBytes(int i) => Align((long)tables[i].Sum(part => part.Positions) * _rotaries[i].Dimension / 2 * sizeof(float));
         Bytes = (indexCount * indexBytes) + lossBytes + 512;
@@ -53,7 +54,7 @@ internal sealed class StepInputs : IDisposable
             offset += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
         }
         (_order, _ends, _scratch, _rows) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens]);
-        _intervals = [.. Enumerable.Range(0, 4).Select(_ => new int[maxTokens])];
+        _intervals = [.. Enumerable.Range(0, WindowArrays).Select(_ => new int[maxTokens])];
         if (device is PlanningDevice) return;
         for (var i = 0; i < tables.Length; i++)
         {
@@ -87,8 +88,10 @@ internal sealed class StepInputs : IDisposable
         foreach (var table in _tables) context.RotaryTables.Add(table with { Rows = table.Rows.Rows(0, tokens) });
         for (var i = 0; i < _windows.Length; i++)
         {
-            var at = IndexArrays + (4 * i);
-            context.Intervals[_windows[i]] = new AttentionIntervals(_arrays[at].Rows(0, tokens), _arrays[at + 1].Rows(0, tokens), _arrays[at + 2].Rows(0, tokens), _arrays[at + 3].Rows(0, tokens));
+            var at = IndexArrays + (WindowArrays * i);
+            context.Intervals[_windows[i]] = new AttentionIntervals(
+                _arrays[at].Rows(0, tokens), _arrays[at + 1].Rows(0, tokens), _arrays[at + 2].Rows(0, tokens), _arrays[at + 3].Rows(0, tokens),
+                _arrays[at + 4].Rows(0, AttentionIntervals.KeyBlocks(tokens)));
         }
     }
 
@@ -118,6 +121,8 @@ internal sealed class StepInputs : IDisposable
             Copy(_intervals[1], target.KeyEnd);
             Copy(_intervals[2], target.QueryBegin);
             Copy(_intervals[3], target.QueryEnd);
+            AttentionIntervals.OrderKeys(_intervals[2].AsSpan(0, tokens), _intervals[3].AsSpan(0, tokens), _intervals[4].AsSpan(0, (int)target.KeyOrder.Count));
+            Copy(_intervals[4], target.KeyOrder);
         }
     }
 

@@ -75,7 +75,7 @@ public class AttentionKernelTests
         var qkv = lab.Random(DType.Float32, new Shape(3, 48));
         var (q, k, v) = Split(qkv, shape);
         // Token 1 sees nothing and is seen by nobody.
-        var intervals = new AttentionIntervals(lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0, 1, 2), lab.Of(1, 1, 3));
+        var intervals = new AttentionIntervals(lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0));
         var o = lab.Random(DType.Float32, new Shape(3, 16));
         var logSum = lab.New(DType.Float32, new Shape(1, 3));
         var kernel = new AttentionKernel(shape);
@@ -116,13 +116,28 @@ public class AttentionKernelTests
     private static (ColumnSlice Q, ColumnSlice K, ColumnSlice V) Split(Tensor qkv, AttentionShape shape) => (
         ColumnSlice.Of(qkv, 0), ColumnSlice.Of(qkv, shape.QueryHeads * shape.HeadDimension), ColumnSlice.Of(qkv, (shape.QueryHeads + shape.KeyValueHeads) * shape.HeadDimension));
 
+    /// <summary>Sequences of 256 and 384 share no queries, so their first blocks come first; a block that straddles two sequences joins their chains.</summary>
+    [Theory]
+    [InlineData(new[] { 256, 384 }, 0, new[] { 0, 2, 1, 3, 4 })]
+    [InlineData(new[] { 200, 184, 128 }, 0, new[] { 0, 3, 1, 2 })]
+    [InlineData(new[] { 640 }, 0, new[] { 0, 1, 2, 3, 4 })]
+    [InlineData(new[] { 640 }, 32, new[] { 0, 1, 2, 3, 4 })]
+    [InlineData(new[] { 5 }, 0, new[] { 0 })]
+    public void Blocks_of_keys_are_ordered(int[] lengths, int window, int[] expected)
+    {
+        using var lab = NewLab();
+        Assert.Equal(expected.Select(block => (double)block), KernelLab.Values(Intervals(lab, lengths, window).KeyOrder));
+    }
+
     private static AttentionIntervals Intervals(KernelLab lab, int[] lengths, int window)
     {
         var offsets = new int[lengths.Length + 1];
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
         int[][] arrays = [.. Enumerable.Range(0, 4).Select(_ => new int[offsets[^1]])];
         AttentionIntervals.Fill(offsets, window, arrays[0], arrays[1], arrays[2], arrays[3]);
-        return new(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]));
+        var order = new int[AttentionIntervals.KeyBlocks(arrays[0].Length)];
+        AttentionIntervals.OrderKeys(arrays[2], arrays[3], order);
+        return new(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(order));
     }
 
     private static double[] Reference(double[] qkv, AttentionShape shape, int[] lengths, int window) => Compute(qkv, shape, lengths, window, value => value, value => value);

@@ -29,7 +29,9 @@ internal static partial class KernelCases
         int[] offsets = new int[lengths.Length + 1], keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens];
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
         AttentionIntervals.Fill(offsets, window, keyBegin, keyEnd, queryBegin, queryEnd);
-        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd));
+        var keyOrder = new int[AttentionIntervals.KeyBlocks(tokens)];
+        AttentionIntervals.OrderKeys(queryBegin, queryEnd, keyOrder);
+        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd), lab.Of(keyOrder));
         Tensor projected = lab.Random(dtype, new Shape(tokens, width), 2), gradients = lab.Output(dtype, projected.Shape);
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         Tensor o = lab.Output(dtype, new Shape(tokens, queryColumns)), log = lab.Output(dtype.Accumulator(), new Shape(shape.QueryHeads, tokens));
