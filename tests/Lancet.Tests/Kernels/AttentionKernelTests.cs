@@ -129,6 +129,14 @@ public class AttentionKernelTests
         Assert.Equal(expected.Select(block => (double)block), KernelLab.Values(Intervals(lab, lengths, window).KeyOrder));
     }
 
+    [Fact]
+    public void Blocks_of_long_sequences_stay_as_they_are()
+    {
+        using var lab = NewLab();
+        var order = KernelLab.Values(Intervals(lab, [256, 34 * AttentionIntervals.KeyBlock], 0).KeyOrder);
+        Assert.Equal(Enumerable.Range(0, 36).Select(block => (double)block), order);
+    }
+
     private static AttentionIntervals Intervals(KernelLab lab, int[] lengths, int window)
     {
         var offsets = new int[lengths.Length + 1];
