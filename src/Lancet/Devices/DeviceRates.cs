@@ -16,7 +16,7 @@ public sealed record DeviceRates(double MatMulOperations, double MemoryBytes, do
     private const double GroupedShare = 0.6;
 
     /// <summary>One H100 as measured in docs/benchmarks.md, for plans without the GPU.</summary>
-    public static DeviceRates H100 { get; } = new(680e12, 2800e9, 54e9, 2e-6);
+    public static DeviceRates H100 { get; } = new(680e12, 2800e9, 47e9, 2e-6);
 
     /// <summary>A processor, about.</summary>
     public static DeviceRates Cpu(int threads) => new(100e9 * threads, 20e9, 20e9, 1e-6);
