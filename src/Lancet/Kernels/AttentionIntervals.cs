@@ -1,0 +1,79 @@
+using Lancet.Tensors;
+
+namespace Lancet.Kernels;
+
+/// <summary>Which tokens see which, as intervals of the flat token stream; int32 [T] each, never falling from token to token.</summary>
+/// <param name="KeyBegin">First key that a query sees.</param>
+/// <param name="KeyEnd">After the last key that a query sees.</param>
+/// <param name="QueryBegin">First query that sees a key.</param>
+/// <param name="QueryEnd">After the last query that sees a key.</param>
+/// <param name="KeyOrder">In which order programs take up blocks of <see cref="KeyBlock"/> keys, see <see cref="OrderKeys"/>: int32 [blocks].</param>
+public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd, Tensor KeyOrder)
+{
+    /// <summary>Keys of a block of <see cref="KeyOrder"/>.</summary>
+    public const int KeyBlock = 128;
+
+    private const int QueryBlock = 64;
+
+    /// <summary>Tokens.</summary>
+    public int Count => (int)KeyBegin.Count;
+
+    /// <summary>Fills in the intervals of causal attention within each sequence, on the host.</summary>
+    /// <param name="cuSeqlens">Offsets of the sequences, and the token count.</param>
+    /// <param name="window">Sliding window W, 0 ≤ i − j &lt; W; 0 for none.</param>
+    /// <param name="keyBegin">[T].</param>
+    /// <param name="keyEnd">[T].</param>
+    /// <param name="queryBegin">[T].</param>
+    /// <param name="queryEnd">[T].</param>
+    public static void Fill(ReadOnlySpan<int> cuSeqlens, int window, Span<int> keyBegin, Span<int> keyEnd, Span<int> queryBegin, Span<int> queryEnd)
+    {
+        for (var sequence = 0; sequence + 1 < cuSeqlens.Length; sequence++)
+        {
+            var (start, end) = (cuSeqlens[sequence], cuSeqlens[sequence + 1]);
+            for (var t = start; t < end; t++)
+            {
+                keyBegin[t] = window > 0 ? Math.Max(start, t - window + 1) : start;
+                keyEnd[t] = t + 1;
+                queryBegin[t] = t;
+                queryEnd[t] = window > 0 ? (int)Math.Min(end, (long)t + window) : end;
+            }
+        }
+    }
+
+    /// <summary>Blocks of keys of so many tokens.</summary>
+    public static int KeyBlocks(int tokens) => (tokens + KeyBlock - 1) / KeyBlock;
+
+    /// <summary>
+    /// The order of blocks of keys: those whose queries no earlier block shares, then those that come behind one of these, and so on. Programs that run at the
+    /// same time then have sequences of their own to add up rather than wait for each other, and those that see the most queries begin. Where that
+    /// many programs work on one sequence anyway, they come as they are: what they add up is then more often still in the GPU's cache.
+    /// </summary>
+    /// <param name="queryBegin">[T].</param>
+    /// <param name="queryEnd">[T].</param>
+    /// <param name="order">[blocks].</param>
+    public static void OrderKeys(ReadOnlySpan<int> queryBegin, ReadOnlySpan<int> queryEnd, Span<int> order)
+    {
+        const int longest = 32;
+        var count = 0;
+        for (var place = 0; count < order.Length; place++)
+        {
+            var placeOfBlock = -1;
+            for (var block = 0; block < order.Length; block++)
+            {
+                var first = block * KeyBlock;
+                var isBehind = block > 0 && queryEnd[first - 1] > queryBegin[first] / QueryBlock * QueryBlock;
+                placeOfBlock = isBehind ? placeOfBlock + 1 : 0;
+                if (placeOfBlock == place) order[count++] = block;
+            }
+            if (place < longest) continue;
+            for (var block = 0; block < order.Length; block++) order[block] = block;
+            return;
+        }
+    }
+}
+
+/// <summary>Memory of <see cref="AttentionKernel.Backward"/>, its contents unspecified before and after.</summary>
+/// <param name="Delta">δ [query heads, T] in the accumulator's type.</param>
+/// <param name="PartialSums">dq of blocks of queries while it is added up; absent where one program makes it.</param>
+/// <param name="Flags">How far each of those is, and a counter of programs, int32; absent like them.</param>
+public readonly record struct AttentionWorkspace(Tensor Delta, Tensor PartialSums, Tensor Flags);
