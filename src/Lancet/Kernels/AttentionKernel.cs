@@ -235,49 +235,24 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var parts = new Parts(k, choice, choice.ColumnBlock);
-        var q = k.Pointer(choice.DType, "q");
-        var key = k.Pointer(choice.DType, "k");
-        var v = k.Pointer(choice.DType, "v");
-        var dOut = k.Pointer(choice.DType, "d_o");
-        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
-        var delta = k.Pointer(choice.Accumulator, "delta");
-        var dk = k.Pointer(choice.DType, "d_k");
-        var dv = k.Pointer(choice.DType, "d_v");
-        var begins = k.Pointer(DType.Int32, "query_begin");
-        var ends = k.Pointer(DType.Int32, "query_end");
-        var count = k.Scalar(DType.Int32, "count");
+        var own = new KeyRows(k, choice);
         var head = k.ProgramId(1);
-        var first = k.ProgramId(0) * choice.RowBlock;
-        var row = first + k.Range(choice.RowBlock);
-        var keys = parts.Load(key, row, count, head, choice.StrideK);
-        var values = parts.Load(v, row, count, head, choice.StrideV);
-        var begin = k.Load(begins + row, row < count, int.MaxValue);
-        var end = k.Load(ends + row, row < count);
-        var last = Min(first + choice.RowBlock, count) - 1;
-        var edges = (k.Load(begins + last), k.Load(ends + first));
+        own.Take(k.ProgramId(0) * choice.RowBlock, head);
         var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
         var sums = k.For(0, choice.Shape.Group, 1, [zeros, zeros], (member, outer) =>
         {
             var queryHead = head * choice.Shape.Group + member;
             // From a multiple of four, so that statistics of neighbouring columns are loaded together.
-            return k.For(k.Load(begins + first) / 4 * 4, k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
+            return k.For(k.Load(own.Begins + own.First) / 4 * 4, k.Load(own.Ends + own.Last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
             {
-                var column = start + k.Range(choice.ColumnBlock);
-                var queries = parts.Load(q, column, count, queryHead, choice.StrideQ);
-                var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
-                var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
-                var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
-                var s = parts.Capped(Dot(keys, queries.Transposed()));
-                var dp = Dot(values, gradients.Transposed());
-                var p = parts.Mask(Exp2(s * parts.Unit - columnLog), column, start, begin, end, edges, 0);
-                var sumOfValues = Dot(p.To(choice.DType), gradients, carried[1]);
-                var ds = parts.UncappedGradient(p * (dp - columnDelta), s);
-                return [Dot(ds.To(choice.DType), queries, carried[0]), sumOfValues];
+                var queries = own.Queries(queryHead, start);
+                var (s, dp) = own.Products(queries);
+                var p = own.Probabilities(queries, s);
+                var sumOfValues = Dot(p.To(choice.DType), queries.Gradients, carried[1]);
+                return [Dot(own.ScoreGradients(queries, s, p, dp), queries.Rows, carried[0]), sumOfValues];
             }, stages: choice.KeyStages);
         });
-        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
-        parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
+        own.Store(sums);
     });
 
     // All gradients. Programs draw numbers, so that one waits only for programs that have started; queries go from last to first, so that a program trails
@@ -285,48 +260,30 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceGradients(Choice choice) => Kernel.Trace("attention_backward", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var parts = new Parts(k, choice, choice.ColumnBlock);
-        var q = k.Pointer(choice.DType, "q");
-        var key = k.Pointer(choice.DType, "k");
-        var v = k.Pointer(choice.DType, "v");
-        var dOut = k.Pointer(choice.DType, "d_o");
-        var logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
-        var delta = k.Pointer(choice.Accumulator, "delta");
-        var dk = k.Pointer(choice.DType, "d_k");
-        var dv = k.Pointer(choice.DType, "d_v");
-        var begins = k.Pointer(DType.Int32, "query_begin");
-        var ends = k.Pointer(DType.Int32, "query_end");
-        var count = k.Scalar(DType.Int32, "count");
+        var own = new KeyRows(k, choice);
         var dq = k.Pointer(choice.DType, "d_q");
         var partialSums = k.Pointer(choice.Accumulator, "partial_sums");
         var flags = k.Pointer(DType.Int32, "flags");
         var order = k.Pointer(DType.Int32, "key_order");
 
         var (group, columns) = (choice.Shape.Group, choice.ColumnBlock);
+        var count = own.Count;
         var blocks = BlockCount(count, choice);
         var number = k.AtomicAdd(flags + blocks * choice.Shape.QueryHeads, k.Constant(DType.Int32, 1));
         var head = number % choice.Shape.KeyValueHeads;
         var keyBlock = k.Load(order + number / choice.Shape.KeyValueHeads);
-        var first = keyBlock * choice.RowBlock;
-        var row = first + k.Range(choice.RowBlock);
-        var keys = parts.Load(key, row, count, head, choice.StrideK);
-        var values = parts.Load(v, row, count, head, choice.StrideV);
-        var begin = k.Load(begins + row, row < count, int.MaxValue);
-        var end = k.Load(ends + row, row < count);
-        var last = Min(first + choice.RowBlock, count) - 1;
-        var edges = (k.Load(begins + last), k.Load(ends + first));
+        own.Take(keyBlock * choice.RowBlock, head);
         // Blocks of queries before the first bound have a program before this one, those from the second on have one after it.
-        var isNotFirst = first > 0;
-        var before = Select(isNotFirst, k.Load(ends + Max(first - 1, 0)), 0);
-        var next = first + choice.RowBlock;
-        var after = Select(next < count, k.Load(begins + Min(next, count - 1)) / columns, blocks);
-        var (low, high) = (k.Load(begins + first) / columns, (k.Load(ends + last) + (columns - 1)) / columns);
+        var before = Select(own.First > 0, k.Load(own.Ends + Max(own.First - 1, 0)), 0);
+        var next = own.First + choice.RowBlock;
+        var after = Select(next < count, k.Load(own.Begins + Min(next, count - 1)) / columns, blocks);
+        var (low, high) = (k.Load(own.Begins + own.First) / columns, (k.Load(own.Ends + own.Last) + (columns - 1)) / columns);
         (Tile.Tile Block, Tile.Tile Head, Tile.Tile Index) At(Tile.Tile step)
         {
             var (block, queryHead) = (high - 1 - step / group, head * group + step % group);
             return (block, queryHead, queryHead * blocks + block);
         }
-        // After step 1 and all the following; there is nothing before step 0.
+        // Gives the next program its turn at what the former step, if there was one, added to.
         void SignalStepBefore(Tile.Tile step)
         {
             var (block, _, index) = At(step - 1);
@@ -338,36 +295,30 @@ public sealed class AttentionKernel(AttentionShape shape)
         {
             var (block, queryHead, index) = At(step);
             var start = block * columns;
-            var column = start + k.Range(columns);
-            var queries = parts.Load(q, column, count, queryHead, choice.StrideQ);
-            var gradients = parts.Load(dOut, column, count, queryHead, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
-            var columnLog = k.Load(logSumExp + (queryHead * count + column), column < count, double.PositiveInfinity).AsRow();
-            var columnDelta = k.Load(delta + (queryHead * count + column), column < count).AsRow();
+            var queries = own.Queries(queryHead, start);
             var place = partialSums + index.ToInt64() * (columns * choice.Width);
-            var s = parts.Capped(Dot(keys, queries.Transposed()));
-            var dp = Dot(values, gradients.Transposed());
+            var (s, dp) = own.Products(queries);
             // While these products are made, it is this program's turn to add to the block, and the next one's to add to the last. Since then all threads
             // have met, so what they added need not be waited for.
             var isFirst = start >= before;
             k.If(!isFirst, () => k.Await(flags + index, keyBlock));
             SignalStepBefore(step);
-            var p = parts.Mask(Exp2(s * parts.Unit - columnLog), column, start, begin, end, edges, 0);
-            var ds = parts.UncappedGradient(p * (dp - columnDelta), s).To(choice.DType);
-            var part = Dot(keys.Transposed(), ds);
-            var sumOfValues = Dot(p.To(choice.DType), gradients, carried[1]);
-            var sumOfKeys = Dot(ds, queries, carried[0]);
+            var p = own.Probabilities(queries, s);
+            var ds = own.ScoreGradients(queries, s, p, dp);
+            var part = Dot(own.Keys.Transposed(), ds);
+            var sumOfValues = Dot(p.To(choice.DType), queries.Gradients, carried[1]);
+            var sumOfKeys = Dot(ds, queries.Rows, carried[0]);
             k.If((block >= after) & isFirst, () => k.StoreOpaque(place, part));
             k.If((block >= after) & !isFirst, () => k.AddOpaque(place, part));
             k.If(block < after, () =>
             {
                 var sum = k.If(!isFirst, [part], () => [part + k.LoadOpaque(place, choice.Width, columns)])[0];
-                parts.Store(dq, column, count, queryHead, choice.StrideGradient, (sum * choice.Shape.Scale).Transposed());
+                own.Parts.Store(dq, queries.Column, count, queryHead, choice.StrideGradient, (sum * choice.Shape.Scale).Transposed());
             });
             return [sumOfKeys, sumOfValues];
         }, stages: choice.KeyStages);
         SignalStepBefore(steps);
-        parts.Store(dk, row, count, head, choice.StrideGradient, sums[0] * choice.Shape.Scale);
-        parts.Store(dv, row, count, head, choice.StrideGradient, sums[1]);
+        own.Store(sums);
     });
 
     // Blocks of queries, each of which has a flag for each head; behind them is the counter of programs.
@@ -406,6 +357,92 @@ public sealed class AttentionKernel(AttentionShape shape)
 
         private Tile.Tile Inside(Tile.Tile row, Tile.Tile count) => (row < count).AsColumn() & (k.Range(choice.Width) < choice.Shape.HeadDimension).AsRow();
     }
+
+    /// <summary>A program's block of keys, where rows are keys: parameters, rows, and what a step of queries gives.</summary>
+    private sealed class KeyRows
+    {
+        private readonly KernelBuilder _k;
+        private readonly Choice _choice;
+        private readonly Pointer _q, _key, _v, _dOut, _logSumExp, _delta, _dk, _dv;
+        private Tile.Tile _row = null!, _head = null!, _values = null!, _begin = null!, _end = null!;
+        private (Tile.Tile LastBegin, Tile.Tile FirstEnd) _edges;
+
+        /// <summary>Declares the parameters.</summary>
+        public KeyRows(KernelBuilder k, Choice choice)
+        {
+            (_k, _choice) = (k, choice);
+            Parts = new Parts(k, choice, choice.ColumnBlock);
+            _q = k.Pointer(choice.DType, "q");
+            _key = k.Pointer(choice.DType, "k");
+            _v = k.Pointer(choice.DType, "v");
+            _dOut = k.Pointer(choice.DType, "d_o");
+            _logSumExp = k.Pointer(choice.Accumulator, "log_sum_exp");
+            _delta = k.Pointer(choice.Accumulator, "delta");
+            _dk = k.Pointer(choice.DType, "d_k");
+            _dv = k.Pointer(choice.DType, "d_v");
+            Begins = k.Pointer(DType.Int32, "query_begin");
+            Ends = k.Pointer(DType.Int32, "query_end");
+            Count = k.Scalar(DType.Int32, "count");
+        }
+
+        public Parts Parts { get; }
+
+        public Pointer Begins { get; }
+
+        public Pointer Ends { get; }
+
+        public Tile.Tile Count { get; }
+
+        /// <summary>The first row.</summary>
+        public Tile.Tile First { get; private set; } = null!;
+
+        /// <summary>The last row that is there.</summary>
+        public Tile.Tile Last { get; private set; } = null!;
+
+        public Tile.Tile Keys { get; private set; } = null!;
+
+        /// <summary>Loads the rows from the first on.</summary>
+        public void Take(Tile.Tile first, Tile.Tile head)
+        {
+            (First, _head) = (first, head);
+            _row = first + _k.Range(_choice.RowBlock);
+            Keys = Parts.Load(_key, _row, Count, head, _choice.StrideK);
+            _values = Parts.Load(_v, _row, Count, head, _choice.StrideV);
+            _begin = _k.Load(Begins + _row, _row < Count, int.MaxValue);
+            _end = _k.Load(Ends + _row, _row < Count);
+            Last = Min(first + _choice.RowBlock, Count) - 1;
+            _edges = (_k.Load(Begins + Last), _k.Load(Ends + first));
+        }
+
+        /// <summary>A step's queries, from the start on.</summary>
+        public QueryStep Queries(Tile.Tile head, Tile.Tile start)
+        {
+            var column = start + _k.Range(_choice.ColumnBlock);
+            var rows = Parts.Load(_q, column, Count, head, _choice.StrideQ);
+            var gradients = Parts.Load(_dOut, column, Count, head, _choice.Shape.QueryHeads * _choice.Shape.HeadDimension);
+            var log = _k.Load(_logSumExp + (head * Count + column), column < Count, double.PositiveInfinity).AsRow();
+            return new(start, column, rows, gradients, log, _k.Load(_delta + (head * Count + column), column < Count).AsRow());
+        }
+
+        /// <summary>sᵀ but for a factor, and dpᵀ.</summary>
+        public (Tile.Tile S, Tile.Tile Dp) Products(QueryStep step) => (Parts.Capped(Dot(Keys, step.Rows.Transposed())), Dot(_values, step.Gradients.Transposed()));
+
+        /// <summary>pᵀ.</summary>
+        public Tile.Tile Probabilities(QueryStep step, Tile.Tile s) => Parts.Mask(Exp2(s * Parts.Unit - step.Log), step.Column, step.Start, _begin, _end, _edges, 0);
+
+        /// <summary>dsᵀ but for the scale.</summary>
+        public Tile.Tile ScoreGradients(QueryStep step, Tile.Tile s, Tile.Tile p, Tile.Tile dp) => Parts.UncappedGradient(p * (dp - step.Delta), s).To(_choice.DType);
+
+        /// <summary>Writes dk, from its sum but for the scale, and dv.</summary>
+        public void Store(Tile.Tile[] sums)
+        {
+            Parts.Store(_dk, _row, Count, _head, _choice.StrideGradient, sums[0] * _choice.Shape.Scale);
+            Parts.Store(_dv, _row, Count, _head, _choice.StrideGradient, sums[1]);
+        }
+    }
+
+    /// <summary>Queries of one step where rows are keys: L and δ lie along the columns.</summary>
+    private sealed record QueryStep(Tile.Tile Start, Tile.Tile Column, Tile.Tile Rows, Tile.Tile Gradients, Tile.Tile Log, Tile.Tile Delta);
 
     private readonly record struct Choice(AttentionShape Shape, DType DType, long StrideQ, long StrideK, long StrideV, long StrideO, long StrideGradient, bool IsSmall, bool HasWarpGroups)
     {
