@@ -31,20 +31,11 @@ public sealed class LoraVariantTests : IDisposable
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { DType = DType.Float64 });
         AddDrawnDora(model, new LoraOptions { Rank = 3, Alpha = 5, Dropout = dropout });
-        using var engine = new TrainingEngine(model, Options(fixture));
-        var batch = fixture.Batch([0, 1]);
-        double Loss()
-        {
-            engine.BeginStep(1, batch.LabelTokenCount);
-            engine.Accumulate(batch);
-            return engine.EndStep(0).Loss;
-        }
-        Loss();
-        var gradients = model.Trained!.Weights.ToDictionary(weight => weight, weight => weight.Gradient.HostSpan<double>().ToArray());
+        using var differences = new CentralDifferences(model, fixture);
         var random = new DeterministicRandom(3);
         foreach (var projection in model.Decoder.Projections.Where(projection => !projection.Name.Contains("layers.1.", StringComparison.Ordinal)))
         {
-            double[] Master(Weight weight) => model.Trained.Master(weight).HostSpan<double>().ToArray();
+            double[] Master(Weight weight) => model.Trained!.Master(weight).HostSpan<double>().ToArray();
             var (w, magnitudes) = (projection.Weight.Dense.HostSpan<double>().ToArray(), Master(projection.Magnitude!));
             double[] Lengths()
             {
@@ -65,23 +56,20 @@ public sealed class LoraVariantTests : IDisposable
             foreach (var weight in projection.Adapter)
             {
                 var at = random.NextInt32((int)weight.Shape.Count);
-                const double step = 1e-4;
-                double At(double change)
+                differences.Check(weight, at, 1e-4, change =>
                 {
-                    var value = model.Trained.Master(weight).HostSpan<double>()[at];
+                    var value = model.Trained!.Master(weight).HostSpan<double>()[at];
                     model.Trained.Master(weight).HostSpan<double>()[at] += change;
                     if (weight != projection.Magnitude)
                     {
                         var now = Lengths();
                         for (var o = 0; o < now.Length; o++) model.Trained.Master(projection.Magnitude!).HostSpan<double>()[o] = magnitudes[o] * now[o] / before[o];
                     }
-                    var loss = Loss();
+                    var loss = differences.Loss();
                     model.Trained.Master(weight).HostSpan<double>()[at] = value;
                     magnitudes.CopyTo(model.Trained.Master(projection.Magnitude!).HostSpan<double>());
                     return loss;
-                }
-                var difference = (At(step) - At(-step)) / (2 * step);
-                Assert.True(Math.Abs(difference - gradients[weight][at]) < 1e-7 * (1 + Math.Abs(difference)), $"{weight}[{at}]: {difference} and {gradients[weight][at]}");
+                });
             }
         }
     }
@@ -319,5 +307,5 @@ public sealed class LoraVariantTests : IDisposable
         return losses;
     }
 
-    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01), MaxGradientNorm = 0 };
+    private static EngineOptions Options(Fixture fixture) => fixture.Options with { MaxGradientNorm = 0 };
 }

@@ -22,32 +22,9 @@ public class EngineTests
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { DType = DType.Float64 });
         model.LoadAdapter(fixture.Adapter, dropout: 0.3);
-        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = s_adamW, MaxGradientNorm = 0 });
-        var batch = fixture.Batch([0, 1]);
-        // The step's number keys the masks, so every evaluation drops the same elements.
-        double Loss()
-        {
-            engine.BeginStep(1, batch.LabelTokenCount);
-            engine.Accumulate(batch);
-            return engine.EndStep(0).Loss;
-        }
-        Loss();
+        using var differences = new CentralDifferences(model, fixture);
         var random = new DeterministicRandom(3);
-        var gradients = model.Trained!.Weights.ToDictionary(weight => weight, weight => weight.Gradient.HostSpan<double>().ToArray());
-        foreach (var (weight, gradient) in gradients)
-        {
-            var at = random.NextInt32(gradient.Length);
-            const double step = 1e-4;
-            var values = model.Trained.Master(weight).HostSpan<double>();
-            var value = values[at];
-            values[at] = value + step;
-            var high = Loss();
-            values[at] = value - step;
-            var low = Loss();
-            values[at] = value;
-            var difference = (high - low) / (2 * step);
-            Assert.True(Math.Abs(difference - gradient[at]) < 1e-7 * (1 + Math.Abs(difference)), $"{weight}[{at}]: {difference} and {gradient[at]}");
-        }
+        foreach (var (weight, gradient) in differences.Gradients) differences.Check(weight, random.NextInt32(gradient.Length));
     }
 
     [Theory]

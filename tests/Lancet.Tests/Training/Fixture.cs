@@ -1,5 +1,7 @@
 using System.Text.Json;
 using Lancet.Data;
+using Lancet.Kernels;
+using Lancet.Training;
 
 namespace Lancet.Tests.Training;
 
@@ -38,6 +40,9 @@ internal sealed class Fixture
     public double[] GradientNorm => Losses("grad_norm");
 
     public int MaxBatchTokens => 4 * _rows.Max(row => row.Ids.Length);
+
+    /// <summary>What the fixtures were trained with, but for the learning rate.</summary>
+    public EngineOptions Options => new() { MaxTokens = MaxBatchTokens, MaxSequenceLength = 512, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01) };
 
     public double[] Losses(string key) => [.. _expected.GetProperty(key).EnumerateArray().Select(value => value.GetDouble())];
 

@@ -42,7 +42,7 @@ public class GoldenTests
             // A rank that is no multiple of eight leaves gaps in the border.
             model.AddLora(new LoraOptions { Rank = 3, Alpha = 5, TargetModules = targets });
             Assert.Equal(device.PlanTarget.IsCuda, model.Decoder.Groups.Any(group => group.IsBordered));
-            using var engine = new TrainingEngine(model, Options(fixture) with { MaxGradientNorm = 0 });
+            using var engine = new TrainingEngine(model, fixture.Options with { MaxGradientNorm = 0 });
             for (var step = 0; step < 3; step++) Step(engine, fixture, step);
             return model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray());
         }
@@ -71,7 +71,7 @@ public class GoldenTests
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
         model.LoadAdapter(fixture.Adapter);
-        using var engine = new TrainingEngine(model, Options(fixture));
+        using var engine = new TrainingEngine(model, fixture.Options);
         fixture.AssertLosses((batch, losses) => engine.Evaluate(batch, losses), "loss");
 
         using var expected = SafetensorsFile.Open(Path.Combine(fixture.Folder, "gradients_step0.safetensors"));
@@ -90,7 +90,7 @@ public class GoldenTests
     {
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = true });
-        using var engine = new TrainingEngine(model, Options(fixture));
+        using var engine = new TrainingEngine(model, fixture.Options);
         fixture.AssertLosses((batch, losses) => engine.Evaluate(batch, losses), "base_loss");
     }
 
@@ -123,7 +123,7 @@ public class GoldenTests
             if (!isLikeGpu && policy > ActivationPolicy.Offload) continue;
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = isFullyTrained, Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true });
             if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout: isLikeGpu ? 0 : 0.1);
-            using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy });
+            using var engine = new TrainingEngine(model, fixture.Options with { Policy = policy });
             var usesHost = isLikeGpu && SavedParts.Of(policy).UsesHost;
             Assert.Equal(usesHost, engine.Plan.HostBytes > 0);
             var results = Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm)).ToList();
@@ -143,7 +143,7 @@ public class GoldenTests
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy, MemoryBudget = budget });
+            using var engine = new TrainingEngine(model, fixture.Options with { Policy = policy, MemoryBudget = budget });
             return ([.. Enumerable.Range(0, 3).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))], engine.Plan);
         }
         var (expected, most) = Run(ActivationPolicy.Keep, 0);
@@ -173,31 +173,13 @@ public class GoldenTests
     {
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { IsFullyTrained = true, DType = Lancet.Tile.DType.Float64 });
-        using var engine = new TrainingEngine(model, Options(fixture) with { MaxGradientNorm = 0 });
-        var batch = fixture.Batch([0, 1]);
-        double Loss()
-        {
-            engine.BeginStep(1, batch.LabelTokenCount);
-            engine.Accumulate(batch);
-            return engine.EndStep(0).Loss;
-        }
-        Loss();
-        var gradients = model.Trained!.Weights.ToDictionary(weight => weight, weight => weight.Gradient.HostSpan<double>().ToArray());
+        using var differences = new CentralDifferences(model, fixture);
         var random = new DeterministicRandom(7);
         // One element of every weight of the first and last layers; the rows of the embedding that the batch uses.
-        foreach (var weight in model.Trained.Weights)
+        foreach (var weight in model.Trained!.Weights)
         {
             if (weight.Name.Contains("layers.1.", StringComparison.Ordinal)) continue;
-            var at = weight.Role == WeightRole.Embedding ? (batch.TokenIds[3] * (int)weight.Shape[1]) + 5 : random.NextInt32((int)weight.Shape.Count);
-            const double step = 1e-4;
-            var values = model.Trained.Master(weight).HostSpan<double>();
-            var value = values[at];
-            values[at] = value + step;
-            var high = Loss();
-            values[at] = value - step;
-            var low = Loss();
-            values[at] = value;
-            Assert.True(Math.Abs(((high - low) / (2 * step)) - gradients[weight][at]) < 1e-7 * (1 + Math.Abs(gradients[weight][at])), $"{weight}[{at}]: {(high - low) / (2 * step)} and {gradients[weight][at]}");
+            differences.Check(weight, weight.Role == WeightRole.Embedding ? (differences.Batch.TokenIds[3] * (int)weight.Shape[1]) + 5 : random.NextInt32((int)weight.Shape.Count));
         }
     }
 
@@ -209,7 +191,7 @@ public class GoldenTests
         {
             using var model = LanguageModel.Load(fixture.Model);
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, Options(fixture));
+            using var engine = new TrainingEngine(model, fixture.Options);
             var batches = micro.Select(fixture.Batch).ToList();
             engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
@@ -233,7 +215,7 @@ public class GoldenTests
         {
             using var model = LanguageModel.Load(fixture.Model);
             model.LoadAdapter(fixture.Adapter, dropout: 0.2);
-            using var engine = new TrainingEngine(model, Options(fixture) with { HasEightBitState = hasEightBitState });
+            using var engine = new TrainingEngine(model, fixture.Options with { HasEightBitState = hasEightBitState });
             if (load) engine.LoadState((name, bytes) => state[name].CopyTo(bytes));
             var results = new List<StepResult>();
             for (var step = from; step < from + count; step++)
@@ -253,7 +235,7 @@ public class GoldenTests
         var fixture = new Fixture("gemma2");
         using var model = LanguageModel.Load(fixture.Model);
         model.LoadAdapter(fixture.Adapter);
-        using var engine = new TrainingEngine(model, Options(fixture));
+        using var engine = new TrainingEngine(model, fixture.Options);
         Step(engine, fixture, 0);
         var before = model.Device.AllocatedBytes;
         Step(engine, fixture, 1);
@@ -267,11 +249,9 @@ public class GoldenTests
         var fixture = new Fixture("llama");
         using var model = LanguageModel.Load(fixture.Model);
         model.LoadAdapter(fixture.Adapter);
-        var error = Assert.Throws<LancetException>(() => new TrainingEngine(model, Options(fixture) with { MemoryBudget = 1 << 16 }));
+        var error = Assert.Throws<LancetException>(() => new TrainingEngine(model, fixture.Options with { MemoryBudget = 1 << 16 }));
         Assert.Contains("--memory-budget", error.Message, StringComparison.Ordinal);
     }
-
-    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01) };
 
     private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
     {
