@@ -129,19 +129,34 @@ def trainable(model):
     return {name_of(name): p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def run(model, data):
-    """Everything that is compared, in the model's dtype."""
-    out = {}
+def randomize(model):
+    """Gives an adapter values other than those that it starts from."""
     with torch.no_grad():
-        out["loss"] = [float(loss_of(model, [row])) for row in data]
-        with model.disable_adapter():
-            out["base_loss"] = [float(loss_of(model, [row])) for row in data]
-        out["logits"] = model(input_ids=torch.tensor([data[0]["input_ids"]])).logits[0].clone()
+        for name, p in trainable(model).items():
+            if "lora_A" in name or "lora_B" in name:
+                p.copy_(torch.randn_like(p) * 0.05)
+            else:
+                # Magnitudes, and copies of embedding and head: away from what they are made from.
+                p.mul_(1 + 0.1 * torch.randn_like(p))
+
+
+def in_double(model):
+    """A copy in float64."""
+    double = copy.deepcopy(model).double()
+    for name, module in double.named_modules():
+        if name.endswith("rotary_emb"):
+            # The rotary frequencies of transformers are computed in float32 and stay so.
+            module.float()
+    return double
+
+
+def train(model, data, max_steps):
+    """Losses and gradient norms of training steps in the model's dtype, and the first step's gradients."""
+    out = dict(train_loss=[], grad_norm=[])
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, MAX_STEPS)
-    out["train_loss"], out["grad_norm"] = [], []
-    for step in range(MAX_STEPS):
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, max_steps)
+    for step in range(max_steps):
         batch = [data[(step * BATCH_SIZE + i) % len(data)] for i in range(BATCH_SIZE)]
         loss = loss_of(model, batch)
         loss.backward()
@@ -152,7 +167,19 @@ def run(model, data):
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    out["adapter"] = {name: p.detach().clone() for name, p in parameters.items()}
+    return out
+
+
+def run(model, data):
+    """Everything that is compared, in the model's dtype."""
+    out = {}
+    with torch.no_grad():
+        out["loss"] = [float(loss_of(model, [row])) for row in data]
+        with model.disable_adapter():
+            out["base_loss"] = [float(loss_of(model, [row])) for row in data]
+        out["logits"] = model(input_ids=torch.tensor([data[0]["input_ids"]])).logits[0].clone()
+    out |= train(model, data, MAX_STEPS)
+    out["adapter"] = {name: p.detach().clone() for name, p in trainable(model).items()}
     return out
 
 
@@ -183,23 +210,13 @@ def make(folder, case, definition, seed):
     base.save_pretrained(f"{folder}/model")
     lora = peft.LoraConfig(**{**dict(r=8, lora_alpha=16, target_modules=ALL, task_type="CAUSAL_LM"), **adapter})
     model = peft.get_peft_model(base, lora)
-    with torch.no_grad():
-        for name, p in trainable(model).items():
-            if "lora_A" in name or "lora_B" in name:
-                p.copy_(torch.randn_like(p) * 0.05)
-            else:
-                # Magnitudes, and copies of embedding and head: away from what they are made from.
-                p.mul_(1 + 0.1 * torch.randn_like(p))
+    randomize(model)
     model.save_pretrained(f"{folder}/adapter")
     data = rows(seed, config.vocab_size, longest)
     with open(f"{folder}/data.jsonl", "w") as f:
         f.writelines(json.dumps(row) + "\n" for row in data)
 
-    double = copy.deepcopy(model).double()
-    if hasattr(double.base_model.model.model, "rotary_emb"):
-        # The rotary frequencies of transformers are computed in float32 and stay so.
-        double.base_model.model.model.rotary_emb.float()
-    want, single = run(double, data), run(model, data)
+    want, single = run(in_double(model), data), run(model, data)
     worst = lambda key: max(abs(a - b) for a, b in zip(single[key], want[key]))
     expected = dict(
         case=case, model_type=config.model_type,
