@@ -26,4 +26,6 @@ reason=$(install tests/llama-cpp npm-llama-cpp --omit=optional) || echo "exports
 reason=$(install tests/parity npm) || unavailable "$reason"
 cd tests/parity
 # From here on a failure is one of ours.
-node tokenizers.mjs "$output" 20000 && node templates.mjs "$output"
+node tokenizers.mjs "$output" 20000 && node templates.mjs "$output" || exit
+# What templates.json says of Jinja2 is checked wherever Python has it.
+! python3 -c "import jinja2" 2> /dev/null || python3 templates.py "$output"

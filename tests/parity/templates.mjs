@@ -3,7 +3,8 @@
 //
 // usage: node templates.mjs OUTPUT
 //
-// OUTPUT/templates.jsonl has a line a rendering: {name, template, data, text}, or error instead of text.
+// OUTPUT/templates.jsonl has a line a rendering: {name, template, data, text}, or error instead of text; and
+// jinja2, what Jinja2 gives (null: it refuses), where templates.json says that this is something else.
 import fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -28,8 +29,8 @@ const conversations = {
 };
 
 const lines = [];
-function render(name, template, data) {
-  const line = { name, template, data };
+function render(name, template, data, recorded = {}) {
+  const line = { name, template, data, ...recorded };
   try {
     line.text = new Template(template).render(structuredClone(data));
   } catch (error) {
@@ -49,5 +50,5 @@ for (const model of ["llama3", "gemma3", "qwen3", "deepseek_v3"]) {
             messages, add_generation_prompt, ...(given && { tools: given }), ...(enable_thinking === false && { enable_thinking }), bos_token: text(config.bos_token), eos_token: text(config.eos_token), pad_token: text(config.pad_token),
           });
 }
-for (const { name, template, data } of JSON.parse(fs.readFileSync(path.join(here, "templates.json"), "utf8"))) render(name, template, data ?? {});
+for (const { name, template, data, ...recorded } of JSON.parse(fs.readFileSync(path.join(here, "templates.json"), "utf8"))) render(name, template, data ?? {}, recorded);
 fs.writeFileSync(path.join(process.argv[2], "templates.jsonl"), lines.join("\n") + "\n");

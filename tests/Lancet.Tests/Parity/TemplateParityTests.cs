@@ -3,7 +3,10 @@ using Lancet.ChatTemplates.Jinja;
 
 namespace Lancet.Tests.Parity;
 
-/// <summary>The chat templates of published models and the cases of tests/parity/templates.json against @huggingface/jinja.</summary>
+/// <summary>
+/// The chat templates of published models and the cases of tests/parity/templates.json against @huggingface/jinja, and against Jinja2 where
+/// templates.json says that the package does something else.
+/// </summary>
 public class TemplateParityTests
 {
     [Fact]
@@ -14,7 +17,7 @@ public class TemplateParityTests
         foreach (var line in ParityData.Lines("templates.jsonl"))
         {
             count++;
-            var expected = line.TryGetProperty("text", out var text) ? text.GetString()! : null;
+            var expected = line.TryGetProperty("jinja2", out var text) || line.TryGetProperty("text", out text) ? text.GetString() : null;
             string? actual = null;
             var reason = "";
             try
@@ -27,7 +30,7 @@ public class TemplateParityTests
             }
             if (actual != expected) wrong.Add($"{line.GetProperty("name").GetString()}: expected {JsonSerializer.Serialize(expected)}, got {JsonSerializer.Serialize(actual)} {reason}");
         }
-        Assert.True(count >= 180, $"{count} renderings only");
+        Assert.True(count >= 340, $"{count} renderings only");
         Assert.True(wrong.Count == 0, $"{wrong.Count} of {count} differ\n{string.Join('\n', wrong.Take(12))}");
     }
 }

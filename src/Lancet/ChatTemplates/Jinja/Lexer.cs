@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using System.Text.RegularExpressions;
 
 namespace Lancet.ChatTemplates.Jinja;
 
@@ -21,7 +22,7 @@ internal enum TokenKind
 internal readonly record struct Token(TokenKind Kind, string Text, int Line);
 
 /// <summary>Cuts a template into tokens, with Jinja's whitespace control and Hugging Face's settings trim_blocks and lstrip_blocks.</summary>
-internal static class Lexer
+internal static partial class Lexer
 {
     private static readonly string[] s_operators = ["==", "!=", "<=", ">=", "//", "**", "+", "-", "*", "/", "%", "~", "<", ">", "=", "(", ")", "[", "]", "{", "}", ",", ":", ".", "|"];
 
@@ -62,16 +63,34 @@ internal static class Lexer
                 at = close + 2;
                 continue;
             }
+            if (kind == '%' && RawBegin().Match(source, open) is { Success: true } begin)
+            {
+                if (RawEnd().Match(source, open + begin.Length) is not { Success: true } end) throw new LancetException($"chat template, line {line}: {{% endraw %}} is missing.");
+                var raw = source[(open + begin.Length)..end.Index];
+                if (begin.Groups[1].Value == "-") raw = raw.TrimStart();
+                raw = end.Groups[1].Value switch { "-" => raw.TrimEnd(), "+" => raw, _ => StripLine(raw, false) };
+                if (raw.Length > 0) tokens.Add(new(TokenKind.Text, raw, line));
+                at = end.Index + end.Length;
+                line += source.AsSpan(open, at - open).Count('\n');
+                (trimsNext, trimsNewline) = (end.Groups[2].Value == "-", end.Groups[2].Value == "");
+                continue;
+            }
             at = open + 2;
             if (at < source.Length && source[at] is '-' or '+') at++;
             tokens.Add(new(kind == '{' ? TokenKind.OutputBegin : TokenKind.BlockBegin, "", line));
-            at = Inside(source, at, kind == '{' ? "}}" : "%}", tokens, ref line, out trimsNext);
+            at = Inside(source, at, kind == '{' ? "}}" : "%}", tokens, ref line, out var sign);
             tokens.Add(new(kind == '{' ? TokenKind.OutputEnd : TokenKind.BlockEnd, "", line));
-            trimsNewline = kind == '%';
+            (trimsNext, trimsNewline) = (sign == '-', kind == '%' && sign != '+');
         }
         tokens.Add(new(TokenKind.End, "", line));
         return tokens;
     }
+
+    [GeneratedRegex(@"\G\{%[-+]?\s*raw\s*(-?)%\}")]
+    private static partial Regex RawBegin();
+
+    [GeneratedRegex(@"\{%([-+]?)\s*endraw\s*([-+]?)%\}")]
+    private static partial Regex RawEnd();
 
     private static int FindOpening(string source, int from)
     {
@@ -88,7 +107,7 @@ internal static class Lexer
         return end == 0 ? (isStart ? "" : text) : text[end - 1] == '\n' ? text[..end] : text;
     }
 
-    private static int Inside(string source, int at, string close, List<Token> tokens, ref int line, out bool trims)
+    private static int Inside(string source, int at, string close, List<Token> tokens, ref int line, out char sign)
     {
         var depth = 0;
         while (true)
@@ -98,12 +117,12 @@ internal static class Lexer
             if (at >= source.Length) throw new LancetException($"chat template, line {line}: a tag is not closed.");
             if (depth == 0 && string.CompareOrdinal(source, at, close, 0, 2) == 0)
             {
-                trims = false;
+                sign = '\0';
                 return at + 2;
             }
             if (depth == 0 && source[at] is '-' or '+' && string.CompareOrdinal(source, at + 1, close, 0, 2) == 0 && depth == 0)
             {
-                trims = source[at] == '-';
+                sign = source[at];
                 return at + 3;
             }
             var c = source[at];
@@ -114,11 +133,12 @@ internal static class Lexer
             else if (char.IsAsciiDigit(c))
             {
                 var start = at;
-                while (at < source.Length && char.IsAsciiDigit(source[at])) at++;
+                at = Digits(source, at);
                 // After a dot it is an index: a.0.1 is the second item of the first.
                 var isFloat = tokens[^1] is not { Kind: TokenKind.Operator, Text: "." } && at + 1 < source.Length && source[at] == '.' && char.IsAsciiDigit(source[at + 1]);
-                if (isFloat) for (at++; at < source.Length && char.IsAsciiDigit(source[at]);) at++;
-                tokens.Add(new(isFloat ? TokenKind.Float : TokenKind.Integer, source[start..at], line));
+                if (isFloat) at = Digits(source, at + 1);
+                if (Exponent(source, at) is var end && end > at) (isFloat, at) = (true, end);
+                tokens.Add(new(isFloat ? TokenKind.Float : TokenKind.Integer, source[start..at].Replace("_", "", StringComparison.Ordinal), line));
             }
             else if (char.IsLetter(c) || c == '_')
             {
@@ -137,6 +157,21 @@ internal static class Lexer
                 at += symbol.Length;
             }
         }
+    }
+
+    /// <summary>The end of a run of digits, which may have single underscores between them.</summary>
+    private static int Digits(string source, int at)
+    {
+        while (at < source.Length && (char.IsAsciiDigit(source[at]) || (source[at] == '_' && at + 1 < source.Length && char.IsAsciiDigit(source[at + 1])))) at++;
+        return at;
+    }
+
+    /// <summary>The end of an exponent, or the same place if there is none.</summary>
+    private static int Exponent(string source, int at)
+    {
+        if (at >= source.Length || source[at] is not ('e' or 'E')) return at;
+        var digits = at + 1 < source.Length && source[at + 1] is '+' or '-' ? at + 2 : at + 1;
+        return digits < source.Length && char.IsAsciiDigit(source[digits]) ? Digits(source, digits) : at;
     }
 
     private static int Quoted(string source, int at, List<Token> tokens, ref int line)

@@ -5,7 +5,9 @@ internal static class Members
 {
     public static object? Attribute(object? target, string name) => target switch
     {
-        Dictionary<string, object?> map => map.TryGetValue(name, out var value) ? value : (object?)MapMethod(map, name) ?? Undefined.Value,
+        // In Python a mapping's methods hide keys of their names.
+        Dictionary<string, object?> map => map is not Namespace && name is "items" or "keys" or "values" or "get" && MapMethod(map, name) is { } method ? method : map.GetValueOrDefault(name, Undefined.Value),
+        Group group when name is "grouper" or "list" => group[name == "list" ? 1 : 0],
         string text => (object?)StringMethod(text, name) ?? Undefined.Value,
         List<object?> list => name switch
         {
@@ -14,7 +16,7 @@ internal static class Members
                 list.Add(arguments[0]);
                 return null;
             }),
-            "index" => (Callable)((arguments, _) => (long)list.FindIndex(item => Values.Equals(item, arguments[0]))),
+            "index" => (Callable)((arguments, _) => Found(list.FindIndex(item => Values.Equals(item, arguments[0])))),
             "count" => (Callable)((arguments, _) => (long)list.Count(item => Values.Equals(item, arguments[0]))),
             _ => Undefined.Value,
         },
@@ -31,7 +33,7 @@ internal static class Members
     {
         (Dictionary<string, object?> map, string name) => map.TryGetValue(name, out var value) ? value : Undefined.Value,
         (List<object?> list, long i) => i < list.Count && i >= -list.Count ? list[(int)(i < 0 ? i + list.Count : i)] : Undefined.Value,
-        (string text, long i) => i < text.Length && i >= -text.Length ? text[(int)(i < 0 ? i + text.Length : i)].ToString() : Undefined.Value,
+        (string text, long i) => new Letters(text) is var letters && i < letters.Count && i >= -letters.Count ? letters[(int)(i < 0 ? i + letters.Count : i)].ToString() : Undefined.Value,
         (Undefined, _) => throw new LancetException("chat template: an item of an undefined value."),
         _ => Undefined.Value,
     };
@@ -40,12 +42,13 @@ internal static class Members
     {
         var by = step is null ? 1 : (int)Values.Integer(step);
         if (by == 0) throw new LancetException("chat template: a slice with step 0.");
-        var length = target switch { string text => text.Length, List<object?> list => list.Count, _ => throw new LancetException($"chat template: a slice of {Values.Describe(target)}.") };
+        var letters = target is string text ? new Letters(text) : (Letters?)null;
+        var length = letters?.Count ?? target switch { List<object?> list => list.Count, _ => throw new LancetException($"chat template: a slice of {Values.Describe(target)}.") };
         int Bound(object? value, int fallback) => value is null ? fallback : (int)Math.Clamp(Values.Integer(value) is var i && i < 0 ? i + length : i, by < 0 ? -1 : 0, by < 0 ? length - 1 : length);
         var (from, to) = by > 0 ? (Bound(start, 0), Bound(stop, length)) : (Bound(start, length - 1), Bound(stop, -1));
         var indices = new List<int>();
         for (var i = from; by > 0 ? i < to : i > to; i += by) indices.Add(i);
-        return target is string s ? string.Concat(indices.Select(i => s[i])) : indices.Select(i => ((List<object?>)target!)[i]).ToList();
+        return letters is { } all ? all.Select(indices) : indices.Select(i => ((List<object?>)target!)[i]).ToList();
     }
 
     private static Callable? MapMethod(Dictionary<string, object?> map, string name) => name switch
@@ -70,10 +73,28 @@ internal static class Members
         "lower" => (_, _) => text.ToLowerInvariant(),
         "title" => (_, _) => Filters.Title(text),
         "capitalize" => (_, _) => Filters.Capitalize(text),
-        "find" => (arguments, _) => (long)text.IndexOf(Values.Text(arguments[0]), StringComparison.Ordinal),
+        "find" => (arguments, _) => Letters.Find(text, Values.Text(arguments[0])),
+        "rfind" => (arguments, _) => Letters.Find(text, Values.Text(arguments[0]), true),
+        "index" => (arguments, _) => Found(Letters.Find(text, Values.Text(arguments[0]))),
+        "rindex" => (arguments, _) => Found(Letters.Find(text, Values.Text(arguments[0]), true)),
+        "count" => (arguments, _) => Values.Text(arguments[0]) is { Length: > 0 } part ? (long)text.Split(part).Length - 1 : new Letters(text).Count + 1L,
+        "rsplit" => (arguments, _) => SplitRight(text, arguments),
+        "splitlines" => (_, _) => text.Length == 0 ? [] : text.ReplaceLineEndings("\n") is var lines && lines.EndsWith('\n') ? Split(lines[..^1], ["\n"]) : Split(lines, ["\n"]),
+        "partition" => (arguments, _) => Values.Text(arguments[0]) is var part && text.IndexOf(part, StringComparison.Ordinal) is var at && at < 0 ? new List<object?> { text, "", "" } : [text[..at], part, text[(at + part.Length)..]],
+        "rpartition" => (arguments, _) => Values.Text(arguments[0]) is var part && text.LastIndexOf(part, StringComparison.Ordinal) is var at && at < 0 ? new List<object?> { "", "", text } : [text[..at], part, text[(at + part.Length)..]],
+        "removeprefix" => (arguments, _) => Values.Text(arguments[0]) is var part && text.StartsWith(part, StringComparison.Ordinal) ? text[part.Length..] : text,
+        "removesuffix" => (arguments, _) => Values.Text(arguments[0]) is var part && text.EndsWith(part, StringComparison.Ordinal) ? text[..^part.Length] : text,
+        "isalnum" => (_, _) => text.Length > 0 && text.All(char.IsLetterOrDigit),
+        "isalpha" => (_, _) => text.Length > 0 && text.All(char.IsLetter),
+        "isdigit" or "isdecimal" or "isnumeric" => (_, _) => text.Length > 0 && text.All(char.IsDigit),
+        "isspace" => (_, _) => text.Length > 0 && text.All(char.IsWhiteSpace),
+        "islower" => (_, _) => Filters.Test("lower")!(text, null),
+        "isupper" => (_, _) => Filters.Test("upper")!(text, null),
         "join" => (arguments, _) => string.Join(text, Values.Iterate(arguments[0]).Select(Values.Text)),
         _ => null,
     };
+
+    private static object Found(long index) => index >= 0 ? index : throw new LancetException("chat template: index() of something that is not there.");
 
     private static bool Any(object? argument, Func<string, bool> test) => argument is List<object?> options ? options.Any(option => test(Values.Text(option))) : test(Values.Text(argument));
 
@@ -102,6 +123,15 @@ internal static class Members
     private static string Bounded(string text, string from, string to) => (long)text.Length / from.Length * to.Length <= MaxText
         ? text.Replace(from, to, StringComparison.Ordinal)
         : throw new LancetException("chat template: a replacement grows past fifty million characters.");
+
+    /// <summary>Python's str.rsplit: as split, but a limit leaves the left end whole.</summary>
+    private static List<object?> SplitRight(string text, List<object?> arguments)
+    {
+        if (arguments.Count < 2) return Split(text, arguments);
+        static string Turned(string part) => new([.. part.Reverse()]);
+        List<object?> turned = [arguments[0] is null ? null : Turned(Values.Text(arguments[0])), arguments[1]];
+        return [.. Split(Turned(text), turned).Select(part => Turned((string)part!)).Reverse()];
+    }
 
     /// <summary>Python's str.split: without a separator at runs of white space, none of it at the ends except what the limit leaves.</summary>
     private static List<object?> Split(string text, List<object?> arguments)

@@ -100,7 +100,7 @@ internal sealed partial class Parser
                 };
             case "filter":
                 var held = "";
-                var filter = ParseFilter(_ => held);
+                var filter = ParseFilters(ParseFilter(_ => held));
                 Close(TokenKind.BlockEnd);
                 var filtered = ParseBlock("endfilter");
                 CloseTag("endfilter");
@@ -112,12 +112,42 @@ internal sealed partial class Parser
                     output.Append(Values.Text(filter(scope)));
                     return flow;
                 };
+            case "with": return ParseWith();
             case "break" or "continue":
                 Close(TokenKind.BlockEnd);
                 return (_, _) => tag == "break" ? Flow.Break : Flow.Continue;
             default:
                 throw Error($"the tag '{tag}' is not supported.");
         }
+    }
+
+    /// <summary>The filters that follow, each after a bar.</summary>
+    private Expression ParseFilters(Expression value)
+    {
+        while (AcceptOperator("|")) value = ParseFilter(value);
+        return value;
+    }
+
+    /// <summary>Names that are set for a block only; their values are those of the outside.</summary>
+    private Statement ParseWith()
+    {
+        var values = new List<(string Name, Expression Value)>();
+        while (Current.Kind != TokenKind.BlockEnd)
+        {
+            if (values.Count > 0) ExpectOperator(",");
+            var name = ExpectName();
+            ExpectOperator("=");
+            values.Add((name, ParseExpression()));
+        }
+        Close(TokenKind.BlockEnd);
+        var body = ParseBlock("endwith");
+        CloseTag("endwith");
+        return (scope, output) =>
+        {
+            var inner = new Scope(scope);
+            foreach (var (name, value) in values) inner.Set(name, value(scope));
+            return body(inner, output);
+        };
     }
 
     private Statement ParseFor()
@@ -152,10 +182,12 @@ internal sealed partial class Parser
                 }
                 items.Add(item);
             }
+            List<object?>? last = null;
             if (items.Count == 0) return otherwise?.Invoke(scope, output) ?? Flow.Normal;
             for (var i = 0; i < items.Count; i++)
             {
                 scope.Step();
+                var place = i;
                 var inner = new Scope(scope);
                 Bind(inner, names, items[i]);
                 inner.Set("loop", new Dictionary<string, object?>
@@ -169,6 +201,15 @@ internal sealed partial class Parser
                     ["revindex0"] = (long)items.Count - i - 1,
                     ["previtem"] = i == 0 ? Undefined.Value : items[i - 1],
                     ["nextitem"] = i == items.Count - 1 ? Undefined.Value : items[i + 1],
+                    ["depth"] = 1L,
+                    ["depth0"] = 0L,
+                    ["cycle"] = (Callable)((arguments, _) => arguments.Count > 0 ? arguments[place % arguments.Count] : throw new LancetException("chat template: loop.cycle() without values.")),
+                    ["changed"] = (Callable)((arguments, _) =>
+                    {
+                        var isSame = last is not null && Values.Equals(last, arguments);
+                        last = arguments;
+                        return !isSame;
+                    }),
                 });
                 var start = output.Length;
                 var flow = body(inner, output);
@@ -232,6 +273,8 @@ internal sealed partial class Parser
                 return Flow.Normal;
             };
         }
+        var held = "";
+        var filtered = ParseFilters(_ => held);
         Close(TokenKind.BlockEnd);
         var body = ParseBlock("endset");
         CloseTag("endset");
@@ -239,14 +282,15 @@ internal sealed partial class Parser
         {
             var text = new StringBuilder();
             body(new Scope(scope), text);
-            Assign(scope, text.ToString());
+            held = text.ToString();
+            Assign(scope, filtered(scope));
             return Flow.Normal;
         };
 
         void Assign(Scope scope, object? value)
         {
             if (attribute is null) Bind(scope, names, value);
-            else if (scope.Get(names[0]) is Dictionary<string, object?> map) map[attribute] = value;
+            else if (scope.Get(names[0]) is Namespace fields) fields[attribute] = value;
             else throw new LancetException($"chat template: {names[0]} is not a namespace.");
         }
     }
@@ -262,13 +306,10 @@ internal sealed partial class Parser
     {
         var name = ExpectName();
         ExpectOperator("(");
-        var parameters = ParseParameters();
-        Close(TokenKind.BlockEnd);
-        var body = ParseBlock("endmacro");
-        CloseTag("endmacro");
+        var macro = ParseMacroBody(name, true, "endmacro");
         return (scope, _) =>
         {
-            scope.Set(name, Macro(scope, parameters, body));
+            scope.Set(name, Macro(scope, macro));
             return Flow.Normal;
         };
     }
@@ -278,15 +319,13 @@ internal sealed partial class Parser
     {
         var parameters = AcceptOperator("(") ? ParseParameters() : [];
         var target = ParsePostfix(ParsePrimary());
-        Close(TokenKind.BlockEnd);
-        var body = ParseBlock("endcall");
-        CloseTag("endcall");
+        var macro = ParseMacroBody("caller", false, "endcall") with { Parameters = parameters };
         return (scope, output) =>
         {
             var inner = new Scope(scope);
             // A macro runs in the scope of its definition, so the body reaches it through the scope that all share.
             var outer = scope.Root.Get("caller");
-            scope.Root.Set("caller", Macro(inner, parameters, body));
+            scope.Root.Set("caller", Macro(inner, macro));
             output.Append(scope.Made(Values.Text(target(inner))));
             scope.Root.Set("caller", outer);
             return Flow.Normal;
@@ -305,13 +344,35 @@ internal sealed partial class Parser
         return parameters;
     }
 
-    private static Callable Macro(Scope scope, List<(string Name, Expression? Default)> parameters, Statement body) => (arguments, named) =>
+    /// <summary>A macro's parameters (unless they were read before) and its statements up to the closing tag.</summary>
+    private MacroBody ParseMacroBody(string name, bool hasParameters, string closing)
     {
+        var outer = (_readsVarargs, _readsKwargs);
+        (_readsVarargs, _readsKwargs) = (false, false);
+        var parameters = hasParameters ? ParseParameters() : [];
+        Close(TokenKind.BlockEnd);
+        var body = ParseBlock(closing);
+        CloseTag(closing);
+        var macro = new MacroBody(name, parameters, body, _readsVarargs, _readsKwargs);
+        (_readsVarargs, _readsKwargs) = outer;
+        return macro;
+    }
+
+    private sealed record MacroBody(string Name, List<(string Name, Expression? Default)> Parameters, Statement Body, bool TakesVarargs, bool TakesKwargs);
+
+    private static Callable Macro(Scope scope, MacroBody macro) => (arguments, named) =>
+    {
+        var parameters = macro.Parameters;
+        if (arguments.Count > parameters.Count && !macro.TakesVarargs) throw new LancetException($"chat template: the macro '{macro.Name}' takes {parameters.Count} arguments, not {arguments.Count}.");
+        var others = named.Where(item => !parameters.Exists(parameter => parameter.Name == item.Key)).ToDictionary();
+        if (others.Count > 0 && !macro.TakesKwargs) throw new LancetException($"chat template: the macro '{macro.Name}' takes no argument '{others.First().Key}'.");
         var inner = new Scope(scope);
         for (var i = 0; i < parameters.Count; i++)
             inner.Set(parameters[i].Name, i < arguments.Count ? arguments[i] : named.TryGetValue(parameters[i].Name, out var value) ? value : parameters[i].Default is { } other ? other(inner) : Undefined.Value);
+        if (macro.TakesVarargs) inner.Set("varargs", arguments.Skip(parameters.Count).ToList());
+        if (macro.TakesKwargs) inner.Set("kwargs", others);
         var text = new StringBuilder();
-        body(inner, text);
+        macro.Body(inner, text);
         return text.ToString();
     };
 }

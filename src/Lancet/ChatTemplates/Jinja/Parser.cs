@@ -10,6 +10,8 @@ internal sealed partial class Parser(List<Token> tokens)
     private const int MaxExpressionTokens = 2000;
     private int _at;
     private int _depth;
+    private bool _readsVarargs;
+    private bool _readsKwargs;
 
     private Token Current => tokens[_at];
 
@@ -95,42 +97,51 @@ internal sealed partial class Parser(List<Token> tokens)
         return scope => !Values.IsTrue(operand(scope));
     }
 
+    /// <summary>Comparisons; a chain holds if each of its links does: a &lt; b &lt; c.</summary>
     private Expression ParseComparison()
     {
-        var left = ParseSum();
-        while (true)
+        var first = ParseSum();
+        var links = new List<(Func<object?, object?, bool> Holds, Expression Right)>();
+        while (ParseComparator() is { } holds) links.Add((holds, ParseSum()));
+        return links switch
         {
-            var a = left;
-            if (Current.Kind == TokenKind.Operator && Current.Text is "==" or "!=" or "<" or ">" or "<=" or ">=" && Current.Kind == TokenKind.Operator)
+            [] => first,
+            [var (holds, right)] => scope => holds(first(scope), right(scope)),
+            _ => scope =>
             {
-                var symbol = tokens[_at++].Text;
-                var b = ParseSum();
-                left = symbol switch
+                var left = first(scope);
+                foreach (var (holds, right) in links)
                 {
-                    "==" => scope => Values.Equals(a(scope), b(scope)),
-                    "!=" => scope => !Values.Equals(a(scope), b(scope)),
-                    "<" => scope => Values.Compare(a(scope), b(scope)) < 0,
-                    ">" => scope => Values.Compare(a(scope), b(scope)) > 0,
-                    "<=" => scope => Values.Compare(a(scope), b(scope)) <= 0,
-                    _ => scope => Values.Compare(a(scope), b(scope)) >= 0,
-                };
-            }
-            else if (AcceptName("in"))
-            {
-                var b = ParseSum();
-                left = scope => Values.Contains(b(scope), a(scope));
-            }
-            else if (IsName("not") && tokens[_at + 1] is { Kind: TokenKind.Name, Text: "in" })
-            {
-                _at += 2;
-                var b = ParseSum();
-                left = scope => !Values.Contains(b(scope), a(scope));
-            }
-            else
-            {
-                return left;
-            }
+                    var value = right(scope);
+                    if (!holds(left, value)) return false;
+                    left = value;
+                }
+                return true;
+            },
+        };
+    }
+
+    /// <summary>The comparison that comes next, or null.</summary>
+    private Func<object?, object?, bool>? ParseComparator()
+    {
+        if (AcceptName("in")) return (a, b) => Values.Contains(b, a);
+        if (IsName("not") && tokens[_at + 1] is { Kind: TokenKind.Name, Text: "in" })
+        {
+            _at += 2;
+            return (a, b) => !Values.Contains(b, a);
         }
+        Func<object?, object?, bool>? holds = Current.Kind != TokenKind.Operator ? null : Current.Text switch
+        {
+            "==" => Values.Equals,
+            "!=" => (a, b) => !Values.Equals(a, b),
+            "<" => (a, b) => Values.Compare(a, b) < 0,
+            ">" => (a, b) => Values.Compare(a, b) > 0,
+            "<=" => (a, b) => Values.Compare(a, b) <= 0,
+            ">=" => (a, b) => Values.Compare(a, b) >= 0,
+            _ => null,
+        };
+        if (holds is not null) _at++;
+        return holds;
     }
 
     private Expression ParseSum()
@@ -211,7 +222,7 @@ internal sealed partial class Parser(List<Token> tokens)
                 {
                     scope.Step();
                     if (target(scope) is not Callable function) throw new LancetException($"chat template, line {line}: something that is not a function is called.");
-                    using (scope.Enter()) return function(Evaluate(positional, scope), named.ToDictionary(item => item.Key, item => item.Value(scope)));
+                    using (scope.Enter()) return function(Evaluate(positional, scope), Evaluate(named, scope));
                 };
             }
             else if (takesFilters && AcceptOperator("|"))
@@ -250,7 +261,7 @@ internal sealed partial class Parser(List<Token> tokens)
         return scope =>
         {
             scope.Step();
-            var result = filter(target(scope), Evaluate(positional, scope), named.ToDictionary(item => item.Key, item => item.Value(scope)));
+            var result = filter(target(scope), Evaluate(positional, scope), Evaluate(named, scope));
             return result is string text ? scope.Made(text) : result;
         };
     }
@@ -272,17 +283,22 @@ internal sealed partial class Parser(List<Token> tokens)
             : scope => Members.Item(target(scope), start!(scope));
     }
 
-    private (List<Expression> Positional, Dictionary<string, Expression> Named) ParseArguments()
+    /// <summary>Arguments up to the closing parenthesis; a named one without a name is a mapping after two stars.</summary>
+    private (List<Expression> Positional, List<(string? Name, Expression Value)> Named) ParseArguments()
     {
         var positional = new List<Expression>();
-        var named = new Dictionary<string, Expression>();
+        var named = new List<(string? Name, Expression Value)>();
         while (!AcceptOperator(")"))
         {
             if (Current.Kind == TokenKind.Name && tokens[_at + 1] is { Kind: TokenKind.Operator, Text: "=" })
             {
                 var name = ExpectName();
                 _at++;
-                named[name] = ParseExpression();
+                named.Add((name, ParseExpression()));
+            }
+            else if (AcceptOperator("**"))
+            {
+                named.Add((null, ParseExpression()));
             }
             else if (AcceptOperator("*"))
             {
@@ -310,6 +326,19 @@ internal sealed partial class Parser(List<Token> tokens)
         return result;
     }
 
+    private static Dictionary<string, object?> Evaluate(List<(string? Name, Expression Value)> named, Scope scope)
+    {
+        var result = new Dictionary<string, object?>(named.Count);
+        foreach (var (name, expression) in named)
+        {
+            var value = expression(scope);
+            if (name is not null) result[name] = value;
+            else if (value is Dictionary<string, object?> map) foreach (var (key, item) in map) result[key] = item;
+            else throw new LancetException($"chat template: ** needs a mapping, not {Values.Describe(value)}.");
+        }
+        return result;
+    }
+
     private sealed record Spread(IEnumerable<object?> Items);
 
     private Expression ParsePrimary()
@@ -327,6 +356,8 @@ internal sealed partial class Parser(List<Token> tokens)
                 var number = double.Parse(token.Text, CultureInfo.InvariantCulture);
                 return _ => number;
             case TokenKind.Name:
+                _readsVarargs |= token.Text == "varargs";
+                _readsKwargs |= token.Text == "kwargs";
                 return token.Text switch
                 {
                     "true" or "True" => _ => true,

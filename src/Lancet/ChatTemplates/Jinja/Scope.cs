@@ -13,6 +13,12 @@ internal sealed class Undefined
     public override string ToString() => "";
 }
 
+/// <summary>What namespace() makes: a mapping whose fields a template may set.</summary>
+internal sealed class Namespace(Dictionary<string, object?> fields) : Dictionary<string, object?>(fields);
+
+/// <summary>A pair that groupby makes: the key and the list of its items.</summary>
+internal sealed class Group(object? key, List<object?> items) : List<object?>([key, items]);
+
 /// <summary>Variables of a render, in nested scopes, and the limits that keep a hostile template from running or growing for ever.</summary>
 internal sealed class Scope(Scope? parent)
 {

@@ -22,8 +22,8 @@ internal sealed class Template
         tracker = messages is null ? null : new OutputTracker(output, messages);
         var scope = new Scope(null) { Tracker = tracker };
         scope.Set("raise_exception", (Callable)((arguments, _) => throw new LancetException($"the chat template refuses the conversation: {Values.Text(arguments.FirstOrDefault())}")));
-        scope.Set("namespace", (Callable)((_, named) => new Dictionary<string, object?>(named)));
-        scope.Set("dict", (Callable)((_, named) => new Dictionary<string, object?>(named)));
+        scope.Set("namespace", (Callable)((arguments, named) => new Namespace(Mapping(arguments, named))));
+        scope.Set("dict", (Callable)Mapping);
         scope.Set("range", (Callable)((arguments, _) => Range(arguments)));
         scope.Set("strftime_now", (Callable)((arguments, _) => DateTime.Now.ToString(Format(Values.Text(arguments[0])), CultureInfo.InvariantCulture)));
         foreach (var (name, value) in variables) scope.Set(name, value);
@@ -36,6 +36,13 @@ internal sealed class Template
             throw new LancetException("chat template: a function or filter lacks an argument.", error);
         }
         return output.ToString();
+    }
+
+    private static Dictionary<string, object?> Mapping(List<object?> arguments, Dictionary<string, object?> named)
+    {
+        var map = arguments.FirstOrDefault() is Dictionary<string, object?> given ? new Dictionary<string, object?>(given) : [];
+        foreach (var (name, value) in named) map[name] = value;
+        return map;
     }
 
     private static List<object?> Range(List<object?> arguments)

@@ -28,11 +28,24 @@ internal static class Values
         Undefined => "",
         bool b => b ? "True" : "False",
         long i => i.ToString(CultureInfo.InvariantCulture),
-        double d => d == Math.Floor(d) && Math.Abs(d) < 1e16 ? d.ToString("0.0", CultureInfo.InvariantCulture) : d.ToString("R", CultureInfo.InvariantCulture),
+        double d => Float(d),
         string s => s,
         List<object?> or Dictionary<string, object?> => Structure(value),
         _ => "function",
     };
+
+    /// <summary>A number as Python writes it: with a point or an exponent.</summary>
+    private static string Float(double value)
+    {
+        if (!double.IsFinite(value)) return double.IsNaN(value) ? "nan" : value > 0 ? "inf" : "-inf";
+        if (value == Math.Floor(value) && Math.Abs(value) < 1e16) return value.ToString("0.0", CultureInfo.InvariantCulture);
+        var text = value.ToString("R", CultureInfo.InvariantCulture).Replace('E', 'e');
+        if (text.AsSpan().ContainsAny('e', '.')) return text;
+        // .NET writes some more digits out than Python does.
+        var digits = text.TrimStart('-');
+        var others = digits[1..].TrimEnd('0');
+        return $"{text[..^digits.Length]}{digits[0]}{(others.Length > 0 ? "." : "")}{others}e+{digits.Length - 1}";
+    }
 
     /// <summary>Lists and mappings as Python writes them. They may hold themselves, so depth and length are bounded.</summary>
     private static string Structure(object value)
@@ -97,7 +110,7 @@ internal static class Values
         string s => item is string part && s.Contains(part, StringComparison.Ordinal),
         List<object?> list => list.Exists(element => Equals(element, item)),
         Dictionary<string, object?> map => item is string key && map.ContainsKey(key),
-        null or Undefined => false,
+        Undefined => false,
         _ => throw new LancetException($"chat template: {Describe(container)} contains nothing."),
     };
 
@@ -111,7 +124,7 @@ internal static class Values
             if (count * text.Length > 1_000_000) throw new LancetException("chat template: a repeated string grows past a million characters.");
             return new StringBuilder().Insert(0, text, (int)Math.Max(0, count)).ToString();
         }
-        if (symbol == "%" && a is string format) return format.Replace("%s", Text(b), StringComparison.Ordinal);
+        if (symbol == "%" && a is string format) return Format(format, b is List<object?> list ? list : [b]);
         if (!IsNumber(a) || !IsNumber(b)) throw new LancetException($"chat template: {Describe(a)} {symbol} {Describe(b)} is not defined.");
         if (a is double || b is double || symbol is "/" or "**")
         {
@@ -128,8 +141,9 @@ internal static class Values
     {
         List<object?> list => list,
         Dictionary<string, object?> map => map.Keys,
-        string s => s.Select(c => (object?)c.ToString()),
-        null or Undefined => throw new LancetException("chat template: a loop over a value that is not there."),
+        string s => Letters.Of(s),
+        Undefined => [],
+        null => throw new LancetException("chat template: a loop over a value that is not there."),
         _ => throw new LancetException($"chat template: {Describe(value)} cannot be looped over."),
     };
 
@@ -236,5 +250,58 @@ internal static class Values
         return map;
     }
 
-    private static string Quoted(object? value) => value is string s ? "'" + s.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("'", "\\'", StringComparison.Ordinal).Replace("\n", "\\n", StringComparison.Ordinal) + "'" : Text(value);
+    /// <summary>A value inside of a list, as Python's repr writes it.</summary>
+    private static string Quoted(object? value)
+    {
+        if (value is not string s) return value is Undefined ? "Undefined" : Text(value);
+        var quote = s.Contains('\'', StringComparison.Ordinal) && !s.Contains('"', StringComparison.Ordinal) ? '"' : '\'';
+        var text = new StringBuilder().Append(quote);
+        foreach (var c in s)
+        {
+            _ = c switch
+            {
+                '\\' => text.Append("\\\\"),
+                '\n' => text.Append("\\n"),
+                '\r' => text.Append("\\r"),
+                '\t' => text.Append("\\t"),
+                < ' ' or '\x7f' => text.Append(CultureInfo.InvariantCulture, $"\\x{(int)c:x2}"),
+                _ when c == quote => text.Append('\\').Append(c),
+                _ => text.Append(c),
+            };
+        }
+        return text.Append(quote).ToString();
+    }
+
+    /// <summary>Python's formatting with %s, %d, %i, %f (and %.2f) and %%.</summary>
+    public static string Format(string format, List<object?> arguments)
+    {
+        var text = new StringBuilder();
+        var next = 0;
+        for (var i = 0; i < format.Length; i++)
+        {
+            if (format[i] != '%')
+            {
+                text.Append(format[i]);
+                continue;
+            }
+            var digits = -1;
+            if (++i < format.Length && format[i] == '.')
+                for (digits = 0; ++i < format.Length && char.IsAsciiDigit(format[i]);) digits = Math.Min(100, (digits * 10) + format[i] - '0');
+            var kind = i < format.Length ? format[i] : throw new LancetException("chat template: a format ends with '%'.");
+            if (kind == '%')
+            {
+                text.Append('%');
+                continue;
+            }
+            var value = next < arguments.Count ? arguments[next++] : throw new LancetException("chat template: a format lacks an argument.");
+            text.Append(kind switch
+            {
+                's' => Text(value),
+                'd' or 'i' => Integer(value).ToString(CultureInfo.InvariantCulture),
+                'f' => Number(value).ToString($"F{(digits < 0 ? 6 : digits)}", CultureInfo.InvariantCulture),
+                _ => throw new LancetException($"chat template: the format '%{kind}' is not known."),
+            });
+        }
+        return next == arguments.Count ? text.ToString() : throw new LancetException("chat template: a format has too many arguments.");
+    }
 }
