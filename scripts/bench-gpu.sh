@@ -2,9 +2,9 @@
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b step-135m errors golden (all of these by default), self-test, profile-8b, ragged,
-#             families, context
+#             families, context, startup
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
-#   --lancet  the lancet command for golden and self-test; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
+#   --lancet  the lancet command for golden, self-test and startup; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
 # The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -49,6 +49,24 @@ both() { # both NAME ARGUMENTS...: a step of Lancet and of the peer; what only L
   return $status
 }
 
+startup() { # a 1B checkpoint of random weights from the start of the process to the first step: with nothing cached, and then with everything
+  local folder name answers status=0
+  folder=$(mktemp -d)
+  "$bench" model "$folder/model" --model llama-3.2-1b < /dev/null || { rm -rf "$folder"; return 1; }
+  head -n 64 samples/dotnet-api-qa/train.jsonl > "$folder/data.jsonl"
+  for answers in 0 3; do
+    rm -rf "$folder/cache" "$folder/nv"
+    for name in cold warm warm; do
+      echo "$name, $answers sample answers:"
+      LANCET_CACHE=$folder/cache CUDA_CACHE_PATH=$folder/nv timeout 120 "$lancet" train --device cuda --model "$folder/model" --data "$folder/data.jsonl" --output "$folder/out" --overwrite-output \
+        --batch-size 4 --gradient-accumulation 1 --max-steps 1 --sample-answers "$answers" < /dev/null 2> "$folder/log" || { tail -n 3 "$folder/log"; status=1; }
+      grep '^first step after' "$folder/log"
+    done
+  done
+  rm -rf "$folder"
+  return $status
+}
+
 run() {
   case $1 in
     launches) bench launches 60 launches ;;
@@ -77,6 +95,7 @@ run() {
       bench 8b-qlora-16k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 16384 || status=1
       bench 8b-qlora-32k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 32768 || status=1
       return $status ;;
+    startup) startup 2>&1 | tee "$out/startup.txt"; return "${PIPESTATUS[0]}" ;;
     errors)
       local folder
       folder=$(mktemp -d)

@@ -2,7 +2,6 @@ using System.Text.Json;
 using Lancet.ChatTemplates;
 using Lancet.Data;
 using Lancet.Devices;
-using Lancet.Devices.Cuda;
 using Lancet.Models;
 using Lancet.Tokenization;
 
@@ -17,7 +16,8 @@ internal static class ModelLoading
         var choice = settings.Device();
         HubLoading.ResolveAdapter(settings);
         var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" };
-        var model = Load(HubLoading.Folder(settings.Required("model")), choice, options, settings.PtxFolder(choice));
+        var ptxFolder = settings.PtxFolder(choice);
+        var model = Load(HubLoading.Folder(settings.Required("model")), choice.Open(ptxFolder), options);
         try
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
@@ -30,10 +30,9 @@ internal static class ModelLoading
         }
     }
 
-    /// <summary>A model on a device of its own.</summary>
-    public static LanguageModel Load(string folder, DeviceChoice choice, LoadOptions options, PtxFolder? ptxFolder)
+    /// <summary>A model on a device that becomes its own.</summary>
+    public static LanguageModel Load(string folder, Device device, LoadOptions options)
     {
-        var device = choice.Open(ptxFolder);
         try
         {
             return LanguageModel.Load(folder, options with { Device = device, OwnsDevice = true });

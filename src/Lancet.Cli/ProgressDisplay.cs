@@ -13,27 +13,30 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     private readonly IAnsiConsole _console;
     private readonly bool _isLive;
     private readonly IReadOnlyList<string> _notes;
-    private readonly Action _onStart;
+    private readonly Action<SftRun> _onStart;
+    private readonly Func<string> _onFirstStep;
     private readonly List<double> _losses = [];
     private readonly Stopwatch _clock = new();
     private SftRun? _run;
     private double _lastPlainLine;
 
-    private ProgressDisplay(IAnsiConsole console, bool isLive, IReadOnlyList<string> notes, Action onStart) => (_console, _isLive, _notes, _onStart) = (console, isLive, notes, onStart);
+    private ProgressDisplay(IAnsiConsole console, bool isLive, IReadOnlyList<string> notes, Action<SftRun> onStart, Func<string> onFirstStep) =>
+        (_console, _isLive, _notes, _onStart, _onFirstStep) = (console, isLive, notes, onStart, onFirstStep);
 
     /// <summary>Creates the display.</summary>
     /// <param name="notes">What was found in the data, shown when the run starts.</param>
     /// <param name="onStart">Called when a run is about to start.</param>
-    public static ProgressDisplay Create(IReadOnlyList<string> notes, Action onStart)
+    /// <param name="onFirstStep">Called after the first step; says how long it took until then.</param>
+    public static ProgressDisplay Create(IReadOnlyList<string> notes, Action<SftRun> onStart, Func<string> onFirstStep)
     {
         var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
-        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi, notes, onStart);
+        return new(console, !Console.IsErrorRedirected && console.Profile.Capabilities.Ansi, notes, onStart, onFirstStep);
     }
 
     public void OnStart(SftRun run)
     {
         _run = run;
-        _onStart();
+        _onStart(run);
         foreach (var note in _notes) Line(note);
         _clock.Start();
         Line(string.Create(CultureInfo.InvariantCulture,
@@ -44,6 +47,7 @@ internal sealed class ProgressDisplay : ITrainingObserver, IDisposable
     public void OnStep(StepMetrics metrics)
     {
         _losses.Add(metrics.Loss);
+        if (_losses.Count == 1) Line(_onFirstStep());
         var done = metrics.Step - _run!.FirstStep;
         var elapsed = _clock.Elapsed.TotalSeconds;
         var left = TimeSpan.FromSeconds(elapsed / done * (_run.TotalSteps - metrics.Step));

@@ -17,6 +17,8 @@ public class CommandTests
         Assert.Equal(0, result.ExitCode);
         var summary = JsonNode.Parse(result.Output)!;
         Assert.Equal(2, summary["steps"]!.GetValue<int>());
+        foreach (var part in (string[])["process", "tokenizer", "data", "device", "weights", "adapter", "plan", "kernels", "first step"]) Assert.True(summary["startup_seconds"]!.AsObject().ContainsKey(part), part);
+        Assert.Contains("first step after ", result.Error);
         foreach (var file in (string[])["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "config.resolved.yaml", "report.html", "README.md", "checkpoints/step-2/adapter_model.safetensors"])
             Assert.True(File.Exists(work.At("out", file)), file);
         var rows = File.ReadLines(work.At("out", "metrics.jsonl")).Select(line => JsonNode.Parse(line)!.AsObject()).ToList();

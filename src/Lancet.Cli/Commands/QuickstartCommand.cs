@@ -35,7 +35,7 @@ internal static class QuickstartCommand
             ["max-steps"] = settings.Count("max-steps") > 0 ? settings.Text("max-steps") : "250",
         });
         Console.Error.WriteLine($"QLoRA of {Path.GetFileName(model)} on {Path.GetFileName(Path.GetDirectoryName(data)!)}");
-        var result = TrainCommand.Train(train);
+        var result = TrainCommand.Train(train, new StartupClock());
         if (result.IsInterrupted) return 130;
         var merged = Path.Combine(output, "merged");
         ExportCommand.Run(new Settings(Options.Export, new Dictionary<string, string?> { ["model"] = model, ["adapter"] = output, ["output"] = merged }));

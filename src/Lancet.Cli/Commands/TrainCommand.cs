@@ -1,7 +1,6 @@
 using System.Text.Json;
 using Lancet.Adapters;
 using Lancet.Data;
-using Lancet.Devices;
 using Lancet.Formats;
 using Lancet.Models;
 using Lancet.Tokenization;
@@ -23,24 +22,31 @@ internal static class TrainCommand
             Console.Write(settings.ToYaml());
             return 0;
         }
-        var outcome = Train(settings);
-        if (settings.Flag("json")) WriteJson(settings, outcome);
+        var clock = new StartupClock();
+        var outcome = Train(settings, clock);
+        if (settings.Flag("json")) WriteJson(settings, outcome, clock);
         return outcome.IsInterrupted ? Interrupted : 0;
     }
 
     /// <summary>Trains, and writes everything a run leaves behind.</summary>
     /// <param name="settings">Options of the train command.</param>
-    public static SftResult Train(Settings settings)
+    /// <param name="clock">Notes where the time to the first step goes.</param>
+    public static SftResult Train(Settings settings, StartupClock clock)
     {
-        var device = settings.Device();
         var (folder, output) = (settings.Required("model"), settings.Required("output"));
+        // Large vocabularies take a while to read, and so does looking for a GPU.
+        var reading = Directory.Exists(folder) ? Task.Run(() => ModelLoading.TokenizerOf(folder)) : null;
+        var device = settings.Device();
         Validate(settings);
         folder = HubLoading.Folder(folder);
         HubLoading.ResolveAdapter(settings);
         var config = ModelConfig.Load(folder);
         var options = SftOptionsOf(settings);
         SftTrainer.CheckOutput(options);
-        var tokenizer = ModelLoading.TokenizerOf(folder);
+        using var opening = new OpeningDevice(device, settings.PtxFolder(device));
+        clock.Note("options");
+        var tokenizer = reading is null ? ModelLoading.TokenizerOf(folder) : reading.GetAwaiter().GetResult();
+        clock.Note("tokenizer");
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
         var training = SftDataset.Load(HubLoading.Data(settings.Required("data")), renderer);
         var evaluation = settings.Text("eval-data") is { } held ? SftDataset.Load(HubLoading.Data(held), renderer) : null;
@@ -50,13 +56,26 @@ internal static class TrainCommand
         if (tokenizer is not null && tokenizer.VocabularySize > config.VocabularySize)
             throw new LancetException($"{folder}: the tokenizer has {tokenizer.VocabularySize} ids, the model {config.VocabularySize} embeddings; they do not belong together.");
 
+        clock.Note("data");
         using var cancellation = new CancellationTokenSource();
         using var handler = new InterruptHandler(cancellation);
-        using var model = Load(settings, folder, device);
+        using var model = Load(settings, folder, opening, clock);
         var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, evaluation?.Rows.Count ?? training.Rows.Count);
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
+        clock.Note("answers");
         // Only a run that really starts replaces the configuration of the one before.
-        using var progress = ProgressDisplay.Create(notes, () => AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml()));
+        using var progress = ProgressDisplay.Create(
+            notes,
+            run =>
+            {
+                clock.Note("engine", run.Setup);
+                AtomicFile.WriteText(Path.Combine(output, "config.resolved.yaml"), settings.ToYaml());
+            },
+            () =>
+            {
+                clock.Note("first step");
+                return clock.Describe(model.Device.Preparation);
+            });
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.After = answer);
@@ -133,9 +152,11 @@ internal static class TrainCommand
         EnsuresWeightTying = settings.Flag("ensure-weight-tying"),
     };
 
-    private static LanguageModel Load(Settings settings, string folder, DeviceChoice device)
+    private static LanguageModel Load(Settings settings, string folder, OpeningDevice opening, StartupClock clock)
     {
         var method = settings.OneOf("method", "lora", "qlora", "full");
+        var device = opening.Take();
+        clock.Note("device");
         var model = ModelLoading.Load(folder, device, new LoadOptions
         {
             DType = settings.DType("dtype"),
@@ -143,12 +164,14 @@ internal static class TrainCommand
             IsFullyTrained = method == "full",
             IsFromScratch = settings.Flag("from-scratch"),
             Seed = settings.Long("seed"),
-        }, settings.PtxFolder(device));
+        });
+        clock.Note("weights");
         try
         {
             if (method == "full") return model;
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter, settings.IsGiven("lora-dropout") ? settings.Number("lora-dropout", 0, 0.99) : null);
             else model.AddLora(LoraOptionsOf(settings), settings.Long("seed"));
+            clock.Note("adapter");
             return model;
         }
         catch
@@ -165,7 +188,7 @@ internal static class TrainCommand
         for (var i = 0; i < samples.Count; i++) store(samples[i], answers[i]);
     }
 
-    private static void WriteJson(Settings settings, SftResult result)
+    private static void WriteJson(Settings settings, SftResult result, StartupClock clock)
     {
         using var json = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
         json.WriteStartObject();
@@ -176,6 +199,9 @@ internal static class TrainCommand
         if (result.Evaluations.Count > 0) json.WriteNumber("eval_loss", result.Evaluations[^1].EvalLoss);
         json.WriteNumber("planned_peak_bytes", result.Run.Plan.PeakBytes);
         if (result.Steps.Count > 0) json.WriteNumber("peak_memory_bytes", result.Steps[^1].PeakMemoryBytes);
+        json.WriteStartObject("startup_seconds");
+        foreach (var time in clock.Times) json.WriteNumber(time.Name, Math.Round(time.Seconds, 3));
+        json.WriteEndObject();
         json.WriteEndObject();
     }
 }

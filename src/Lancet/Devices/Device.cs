@@ -56,6 +56,9 @@ public abstract class Device : IDisposable
     {
     }
 
+    /// <summary>What was assembled and timed so far.</summary>
+    public virtual DevicePreparation Preparation => default;
+
     /// <summary>Whether <see cref="Capture"/> records.</summary>
     public virtual bool HasGraphs => false;
 

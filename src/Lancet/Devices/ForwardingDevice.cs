@@ -35,6 +35,8 @@ internal abstract class ForwardingDevice(Device inner) : Device
 
     public override void Prepare(IReadOnlyCollection<KernelVariant> kernels) => inner.Prepare(kernels);
 
+    public override DevicePreparation Preparation => inner.Preparation;
+
     public override void CopyFromHost(ReadOnlySpan<byte> source, Tensor destination) => inner.CopyFromHost(source, destination);
 
     public override void CopyToHost(Tensor source, Span<byte> destination) => inner.CopyToHost(source, destination);

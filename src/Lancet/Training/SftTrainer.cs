@@ -29,7 +29,11 @@ public interface ITrainingObserver
 /// <param name="TrainableParameters">Trained parameters.</param>
 /// <param name="Parameters">All parameters.</param>
 /// <param name="Plan">Memory.</param>
-public sealed record SftRun(int TotalSteps, int FirstStep, int Rows, int MaxTokens, long TrainableParameters, long Parameters, MemoryPlan Plan);
+public sealed record SftRun(int TotalSteps, int FirstStep, int Rows, int MaxTokens, long TrainableParameters, long Parameters, MemoryPlan Plan)
+{
+    /// <summary>What the engine's parts of starting took.</summary>
+    public IReadOnlyList<SetupTime> Setup { get; init; } = [];
+}
 
 /// <summary>How a run ended.</summary>
 /// <param name="Run">What was known before.</param>
@@ -95,7 +99,7 @@ public sealed class SftTrainer
 
         Directory.CreateDirectory(_options.Output);
         using var log = new TrainingLog(Path.Combine(_options.Output, "metrics.jsonl"), done);
-        var run = new SftRun(total, done, _dataset.Rows.Count, maxTokens, engine.TrainableParameterCount, engine.ParameterCount, engine.Plan);
+        var run = new SftRun(total, done, _dataset.Rows.Count, maxTokens, engine.TrainableParameterCount, engine.ParameterCount, engine.Plan) { Setup = engine.SetupTimes };
         observer?.OnStart(run);
         PackedBatch[] batches = [.. Enumerable.Range(0, _options.GradientAccumulation).Select(_ => new PackedBatch(maxTokens, sampler.MaxSequences))];
         var (steps, evaluations) = (new List<StepMetrics>(), new List<EvalMetrics>());

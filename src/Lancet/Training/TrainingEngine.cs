@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Lancet.Data;
 using Lancet.Devices;
@@ -38,6 +39,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private readonly Action _update;
     private readonly List<DeviceBuffer> _buffers = [];
     private readonly List<(string Name, Tensor Tensor)> _state = [];
+    private readonly List<SetupTime> _setupTimes = [];
     private readonly Tensor _stepFactors;
     private readonly Tensor _embeddingFactors;
     private readonly long _embeddingElements;
@@ -58,11 +60,21 @@ public sealed class TrainingEngine : ITrainingEngine
     public TrainingEngine(LanguageModel model, EngineOptions options)
     {
         (_model, _options, _device) = (model, options, model.Device);
+        var clock = Stopwatch.StartNew();
+        void Note(string name)
+        {
+            _setupTimes.Add(new(name, clock.Elapsed.TotalSeconds));
+            clock.Restart();
+        }
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
         if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
-        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, _device.PlanTarget.With(_device.MeasureRates()));
-        if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
+        var target = _device.PlanTarget.With(_device.MeasureRates());
+        Note("rates");
+        _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, target);
+        Note("plan");
         _device.Prepare(_plan.Kernels);
+        Note("kernels");
+        if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
         _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength);
@@ -105,6 +117,7 @@ public sealed class TrainingEngine : ITrainingEngine
             AddState("first_moments", Allocate(count * master.SizeInBytes(), "optimiser state").View(master, new Shape(count)));
             AddState("second_moments", Allocate(count * master.SizeInBytes(), "optimiser state").View(master, new Shape(count)));
         }
+        Note("memory");
     }
 
     /// <inheritdoc/>
@@ -112,6 +125,9 @@ public sealed class TrainingEngine : ITrainingEngine
 
     /// <inheritdoc/>
     public long ParameterCount => _model.Decoder.Weights.Concat(_arena.Weights).Distinct().Sum(weight => weight.Shape.Count);
+
+    /// <summary>What the parts of starting took: measuring rates, planning, compiling kernels, allocating memory.</summary>
+    public IReadOnlyList<SetupTime> SetupTimes => _setupTimes;
 
     /// <inheritdoc/>
     public MemoryPlan Plan => _plan.Memory;

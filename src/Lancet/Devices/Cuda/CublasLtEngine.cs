@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using Lancet.Devices.Cuda.Interop;
@@ -80,7 +81,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
     {
         var plan = new Plan(key);
         if (key.HasBias) plan.SetBias(product.Bias.Address);
-        var text = key.Text;
+        var (text, start) = (key.Text, Stopwatch.GetTimestamp());
         if (_algorithms.Find(text) is { } cached && plan.TryUse(_handle, cached, workspace.Bytes)) return plan;
         var suggestions = stackalloc CublasLtHeuristic[Suggestions];
         var count = Suggest(plan, key, workspace.Bytes, suggestions);
@@ -90,6 +91,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         var bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<CublasLtAlgorithm>(in suggestions[best].Algorithm));
         var chosen = _device.IsCapturing ? bytes.ToArray() : _algorithms.Add(text, bytes);
         if (!plan.TryUse(_handle, chosen, workspace.Bytes)) plan.TryUse(_handle, bytes, workspace.Bytes);
+        _device.Note(sum => sum with { Products = sum.Products + 1, ProductSeconds = sum.ProductSeconds + Stopwatch.GetElapsedTime(start).TotalSeconds });
         return plan;
     }
 

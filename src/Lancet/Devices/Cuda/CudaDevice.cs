@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using Lancet.Devices.Cuda.Interop;
 using Lancet.Tile;
 using Lancet.Tile.Ptx;
@@ -38,6 +39,8 @@ public sealed partial class CudaDevice : Device
     private readonly CudaMatMul _matMul;
     private readonly PtxTarget _target;
     private readonly Lock _lock = new();
+    private readonly Lock _preparationLock = new();
+    private DevicePreparation _preparation;
     private long _allocated;
     private long _peak;
     private bool _isDisposed;
@@ -94,6 +97,15 @@ public sealed partial class CudaDevice : Device
         // What was allocated to measure is no part of a run's memory.
         Interlocked.Exchange(ref _peak, Math.Max(peak, AllocatedBytes));
         return rates;
+    }
+
+    /// <inheritdoc/>
+    public override DevicePreparation Preparation
+    {
+        get
+        {
+            lock (_preparationLock) return _preparation;
+        }
     }
 
     /// <inheritdoc/>
@@ -210,6 +222,12 @@ public sealed partial class CudaDevice : Device
         t_current = _id;
     }
 
+    /// <summary>Counts what was prepared.</summary>
+    internal void Note(Func<DevicePreparation, DevicePreparation> add)
+    {
+        lock (_preparationLock) _preparation = add(_preparation);
+    }
+
     /// <summary>Queues a recording.</summary>
     internal void Replay(GraphHandle graph)
     {
@@ -263,6 +281,7 @@ public sealed partial class CudaDevice : Device
     private CudaFunction Compile(KernelVariant variant)
     {
         MakeCurrent();
+        var start = Stopwatch.GetTimestamp();
         var kernel = variant.Kernel;
         var ptx = PtxCompiler.Compile(kernel, _target, variant.DivisibleArguments);
         PtxFolder?.Write(variant, _target, ptx);
@@ -270,7 +289,9 @@ public sealed partial class CudaDevice : Device
         {
             try
             {
-                return CudaFunction.Load(kernel, ptx, cached);
+                var known = CudaFunction.Load(kernel, ptx, cached);
+                Note(sum => sum with { Read = sum.Read + 1, KernelSeconds = sum.KernelSeconds + Stopwatch.GetElapsedTime(start).TotalSeconds });
+                return known;
             }
             catch (CudaException)
             {
@@ -279,6 +300,8 @@ public sealed partial class CudaDevice : Device
         }
         var cubin = CudaAssembler.Assemble(kernel.Name, ptx.Text);
         _cubins.Add(ptx.Text, cubin);
-        return CudaFunction.Load(kernel, ptx, cubin);
+        var function = CudaFunction.Load(kernel, ptx, cubin);
+        Note(sum => sum with { Assembled = sum.Assembled + 1, KernelSeconds = sum.KernelSeconds + Stopwatch.GetElapsedTime(start).TotalSeconds });
+        return function;
     }
 }
