@@ -108,6 +108,31 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
         ExportModels.AssertClose(with, llama.Logits(path, [prompt], adapter)[0], name.StartsWith("gemma", StringComparison.Ordinal) ? HalfPrecision : SinglePrecision);
     }
 
+    /// <summary>Adapters of experts, which are stacked as their matrices are, and of the router beside them.</summary>
+    [Theory]
+    [InlineData("mixtral", "w2", "f32", SinglePrecision)]
+    [InlineData("mixtral", "w2", "f16", HalfProducts)]
+    [InlineData("qwen3-moe", "up_proj", "f32", SinglePrecision)]
+    [InlineData("qwen3-moe", "up_proj", "f16", HalfProducts)]
+    public void An_adapter_of_experts_gives_the_same_logits(string name, string other, string type, double tolerance)
+    {
+        llama.Require();
+        using var model = LanguageModel.Load(ExportModels.Copy(_folder, name, name == "mixtral" ? """{"sliding_window": null}""" : "{}"));
+        var (path, adapter, merged) = (Path.Combine(_folder, "model.gguf"), Path.Combine(_folder, "adapter.gguf"), Path.Combine(_folder, "merged.gguf"));
+        GgufExporter.Write(path, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
+        int[] prompt = [.. Enumerable.Range(0, 15).Select(i => (i * 41) % 256)];
+        float[] without, with;
+        using (var engine = new LogitEngine(model, prompt.Length)) without = engine.Logits(prompt);
+        Lancet.Tests.Models.MixtureTests.AddDrawnLora(model, new() { Rank = 6, Alpha = 5, TargetModules = [.. model.Decoder.ModuleNames, "gate"], RankPattern = [new(other, 3)], AlphaPattern = [new(other, 9)] });
+        GgufAdapterWriter.Write(adapter, model, GgufMix.Find(type));
+        GgufExporter.Write(merged, model, new GgufExportOptions { Mix = GgufMix.Find("f32") });
+        using (var engine = new LogitEngine(model, prompt.Length)) with = engine.Logits(prompt);
+        Assert.True(without.Zip(with, (x, y) => Math.Abs(x - y)).Max() > 0.02, "the adapter does nothing");
+        var actual = llama.Logits(path, [prompt], adapter)[0];
+        ExportModels.AssertClose(with, actual, tolerance);
+        ExportModels.AssertClose(llama.Logits(merged, [prompt])[0], actual, tolerance);
+    }
+
     public static TheoryData<string> QuantizedMixes => [.. GgufMix.Names.Where(name => name.StartsWith('q'))];
 
     /// <summary>A file that Lancet quantised against one that llama.cpp quantised, both read by llama.cpp: the same types, and a perplexity at most 1 % above.</summary>

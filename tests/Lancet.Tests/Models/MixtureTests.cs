@@ -179,7 +179,7 @@ public sealed class MixtureTests : IDisposable
     }
 
     /// <summary>An adapter whose B is not zero, so that everything that it does shows.</summary>
-    private static void AddDrawnLora(LanguageModel model, LoraOptions options)
+    internal static void AddDrawnLora(LanguageModel model, LoraOptions options)
     {
         model.AddLora(options);
         var random = new DeterministicRandom(11);

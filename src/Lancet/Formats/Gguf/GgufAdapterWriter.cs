@@ -17,7 +17,6 @@ public static class GgufAdapterWriter
         if (mix.Name is not ("f32" or "f16" or "bf16" or "q8_0")) throw new LancetException($"--type is {mix.Name}; adapters are written as f32, f16, bf16 or q8_0.");
         if (model.Adapter.UsesDora) throw new LancetException("llama.cpp has no DoRA adapters; merge the adapter instead (--format gguf).");
         if (model.Adapter.ModulesToSave.Count > 0) throw new LancetException("llama.cpp's adapters hold neither embedding nor head (modules_to_save); merge the adapter instead (--format gguf).");
-        if (model.Config.Experts is not null) throw new LancetException("Adapters of experts are not written as GGUF; merge the adapter instead (--format gguf).");
         var architecture = GgufArchitecture.Of(model.Config);
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToList();
         // llama.cpp scales by this over the rank of each matrix; what an adapter's own factor differs by goes into B.
@@ -28,33 +27,40 @@ public static class GgufAdapterWriter
         metadata.Add("general.name", Path.GetFileNameWithoutExtension(path));
         metadata.Add("adapter.type", "lora");
         metadata.Add("adapter.lora.alpha", alpha);
-        GgufWriter.Write(path, metadata, [.. projections.SelectMany(projection => Outputs(model, architecture, projection, alpha, mix))]);
+        var parts = projections.Select(projection => (Projection: projection, Map: GgufTensorMap.Of(architecture, model.Config, projection.Weight))).GroupBy(part => part.Map.Name);
+        GgufWriter.Write(path, metadata, [.. parts.SelectMany(group => Outputs([.. group], model, alpha, mix))]);
     }
 
-    private static IEnumerable<GgufOutput> Outputs(LanguageModel model, GgufArchitecture architecture, LoraLinear projection, float alpha, GgufMix mix)
+    /// <summary>The two tensors of a projection, or of all experts' projections of a kind, stacked as their weights are.</summary>
+    private static IEnumerable<GgufOutput> Outputs(List<(LoraLinear Projection, GgufTensorMap Map)> parts, LanguageModel model, float alpha, GgufMix mix)
     {
-        var map = GgufTensorMap.Of(architecture, model.Config, projection.Weight);
-        var rank = (int)projection.A!.Shape[0];
-        GgufOutput Output(string suffix, Weight weight, int columns, Func<float[], float[]> change)
+        var (first, map) = parts[0];
+        var rank = (int)first.A!.Shape[0];
+        GgufOutput Output(string suffix, Func<LoraLinear, Weight> select, int columns, Func<LoraLinear, GgufTensorMap, float[], float[]> change)
         {
             var type = columns % mix.Type.BlockSize() == 0 ? mix.Type : GgufTensorType.Float16;
-            return new(map.Name + suffix, type, GgufExporter.Dimensions(weight.Shape), stream =>
+            var dimensions = GgufExporter.Dimensions(select(first).Shape);
+            return new(map.Name + suffix, type, map.Expert < 0 ? dimensions : [parts.Count, .. dimensions], stream =>
             {
-                var values = change(model.Read(weight));
-                ModelWriter.CheckFinite(values, weight.Name);
-                var bytes = new byte[type.Bytes(values.Length)];
-                Blocks.BlockCodec.QuantizeRows(type, values, columns, bytes);
-                stream.Write(bytes);
+                foreach (var (projection, place) in parts)
+                {
+                    var weight = select(projection);
+                    var values = change(projection, place, model.Read(weight));
+                    ModelWriter.CheckFinite(values, weight.Name);
+                    var bytes = new byte[type.Bytes(values.Length)];
+                    Blocks.BlockCodec.QuantizeRows(type, values, columns, bytes);
+                    stream.Write(bytes);
+                }
             });
         }
-        yield return Output(".lora_a", projection.A!, projection.InFeatures, values => values);
-        yield return Output(".lora_b", projection.B!, rank, values =>
+        yield return Output(".lora_a", projection => projection.A!, first.InFeatures, (_, _, values) => values);
+        yield return Output(".lora_b", projection => projection.B!, rank, (projection, place, values) =>
         {
             var factor = projection.Scale * rank / alpha;
             if (factor != 1)
                 for (var i = 0; i < values.Length; i++) values[i] *= factor;
             // The product's rows change places, and are multiplied, as those of the weight that it is added to.
-            return map.ToFile(values, rank);
+            return place.ToFile(values, rank);
         });
     }
 }
