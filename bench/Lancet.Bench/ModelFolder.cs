@@ -61,7 +61,7 @@ internal static class ModelFolder
             var (first, second) = (parts[random.NextInt32(parts.Length)], parts[random.NextInt32(parts.Length)]);
             if (!known.Add(first + second)) continue;
             vocabulary[first + second] = id++;
-            merges.Add(new JsonArray(first, second));
+            merges.Add((JsonNode)new JsonArray(first, second));
         }
         using (var stream = File.Create(Path.Combine(folder, "tokenizer.json")))
         using (var json = new Utf8JsonWriter(stream))
