@@ -18,12 +18,12 @@ internal sealed class SampleAnswer(IReadOnlyList<ChatMessage> prompt)
 
     /// <summary>Questions spread over the held-out rows, or over the training rows where none are held out; none from rows that are no conversations.</summary>
     /// <param name="settings">Options of the train command.</param>
+    /// <param name="data">Held-out rows, or training rows where there are none.</param>
     /// <param name="count">Rows to choose from.</param>
-    public static List<SampleAnswer> Choose(Settings settings, int count)
+    public static List<SampleAnswer> Choose(Settings settings, DataSources data, int count)
     {
         var wanted = Math.Min(settings.Count("sample-answers"), count);
         var split = settings.Number("eval-split");
-        var data = HubLoading.Data(settings.Text("eval-data") ?? settings.Required("data"));
         var rows = split > 0 ? data.ReadHeldOut(split) : data.Read();
         var columns = ModelLoading.Columns(settings);
         var result = new List<SampleAnswer>();

@@ -48,8 +48,8 @@ internal static class TrainCommand
         var tokenizer = reading is null ? ModelLoading.TokenizerOf(folder) : reading.GetAwaiter().GetResult();
         clock.Note("tokenizer");
         var renderer = ModelLoading.Renderer(settings, config, tokenizer);
-        var training = SftDataset.Load(HubLoading.Data(settings.Required("data")), renderer);
-        var evaluation = settings.Text("eval-data") is { } held ? SftDataset.Load(HubLoading.Data(held), renderer) : null;
+        var (data, held) = (HubLoading.Data(settings.Required("data")), settings.Text("eval-data") is { } text ? HubLoading.Data(text) : null);
+        var (training, evaluation) = (SftDataset.Load(data, renderer), held is null ? null : SftDataset.Load(held, renderer));
         string[] notes = [.. training.Notes, .. evaluation?.Notes ?? []];
         var split = settings.Number("eval-split", 0, 0.9);
         if (split > 0) (training, evaluation) = training.Split(split);
@@ -60,7 +60,7 @@ internal static class TrainCommand
         using var cancellation = new CancellationTokenSource();
         using var handler = new InterruptHandler(cancellation);
         using var model = Load(settings, folder, opening, clock);
-        var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, evaluation?.Rows.Count ?? training.Rows.Count);
+        var samples = tokenizer is null ? [] : SampleAnswer.Choose(settings, held ?? data, evaluation?.Rows.Count ?? training.Rows.Count);
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.Before = answer);
         clock.Note("answers");
         // Only a run that really starts replaces the configuration of the one before.
