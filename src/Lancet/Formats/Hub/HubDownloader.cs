@@ -1,7 +1,4 @@
 using System.Net;
-using System.Security.Cryptography;
-using System.Text;
-using System.Text.Json;
 
 namespace Lancet.Formats.Hub;
 
@@ -17,8 +14,6 @@ public readonly record struct HubProgress(long Bytes, long TotalBytes);
 /// </summary>
 public sealed class HubDownloader(HubOptions options)
 {
-    private readonly record struct RemoteFile(string Path, string Checksum, long Size);
-
     /// <summary>Brings what is missing, and returns the snapshot's folder with the files that were asked for.</summary>
     /// <param name="id">Repository and revision.</param>
     /// <param name="choose">Chooses among the repository's files.</param>
@@ -30,18 +25,17 @@ public sealed class HubDownloader(HubOptions options)
         var folder = Path.Combine(options.CacheFolder, id.Folder);
         if (options.IsOffline) return Cached(id, folder, choose, "HF_HUB_OFFLINE is set, and it is not in the cache");
         using var http = new HubHttp(options);
-        string commit;
-        List<RemoteFile> files;
+        HubListing listing;
         try
         {
-            (commit, files) = await http.GetAsync($"{id.ApiPath}/revision/{Uri.EscapeDataString(id.Revision)}?blobs=true", id.ToString(), () => 0, (response, token) => ListingAsync(response, id, token), cancellation).ConfigureAwait(false);
+            listing = await http.JsonAsync(HubListing.Call(id, options, HubPurpose.Download), HubListing.Read, cancellation).ConfigureAwait(false);
         }
         catch (Exception error) when (error is HttpRequestException or IOException)
         {
             return Cached(id, folder, choose, $"{options.Endpoint.Host} cannot be reached ({error.Message}), and it is not in the cache");
         }
-        var chosen = choose([.. files.Select(file => file.Path)]).ToHashSet();
-        files = [.. files.Where(file => chosen.Contains(file.Path))];
+        var chosen = choose([.. listing.Files.Select(file => file.Path)]).ToHashSet();
+        var (commit, files) = (listing.Commit, listing.Files.Where(file => chosen.Contains(file.Path)).ToList());
         var snapshot = Path.Combine(folder, "snapshots", commit);
         try
         {
@@ -66,50 +60,24 @@ public sealed class HubDownloader(HubOptions options)
         return (snapshot, [.. files.Select(file => Path.Combine(snapshot, file.Path)).Order(StringComparer.Ordinal)]);
     }
 
-    private static async Task<(string Commit, List<RemoteFile> Files)> ListingAsync(HttpResponseMessage response, HubId id, CancellationToken cancellation)
-    {
-        var text = await response.Content.ReadAsStringAsync(cancellation).ConfigureAwait(false);
-        try
-        {
-            using var document = JsonDocument.Parse(text);
-            var root = document.RootElement;
-            var commit = root.GetProperty("sha").GetString()!;
-            if (!IsHex(commit, 40)) throw new FormatException();
-            return (commit, [.. root.GetProperty("siblings").EnumerateArray().Select(FileOf)]);
-        }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
-        {
-            throw new LancetException($"{id}: the hub's list of files is not understood: {error.Message}", error);
-        }
-    }
-
-    private static RemoteFile FileOf(JsonElement sibling)
-    {
-        var path = sibling.GetProperty("rfilename").GetString()!;
-        var isLarge = sibling.TryGetProperty("lfs", out var lfs) && lfs.ValueKind == JsonValueKind.Object;
-        var checksum = (isLarge ? lfs.GetProperty("sha256") : sibling.GetProperty("blobId")).GetString()!;
-        var size = (isLarge ? lfs.GetProperty("size") : sibling.GetProperty("size")).GetInt64();
-        // A name becomes a path on this machine.
-        if (path.Length == 0 || path.Contains('\\', StringComparison.Ordinal) || path.Split('/').Any(part => part is "" or "." or "..") || Path.IsPathRooted(path)) throw new FormatException($"'{path}' is no file name.");
-        if (!IsHex(checksum, isLarge ? 64 : 40) || size < 0) throw new FormatException($"'{path}' has no checksum.");
-        return new(path, checksum, size);
-    }
-
-    private static bool IsHex(string text, int length) => text.Length == length && text.All(c => char.IsAsciiDigit(c) || c is >= 'a' and <= 'f');
-
-    private async Task FetchAsync(HubHttp http, HubId id, string commit, RemoteFile file, string blob, Action<long> arrived, CancellationToken cancellation)
+    private async Task FetchAsync(HubHttp http, HubId id, string commit, HubRemoteFile file, string blob, Action<long> arrived, CancellationToken cancellation)
     {
         var what = $"{id}: {file.Path}";
-        var path = $"{id.FilesPath}/resolve/{commit}/{string.Join('/', file.Path.Split('/').Select(Uri.EscapeDataString))}";
         // Two processes must not write the same file; the second is told so.
         using var stream = new FileStream(blob + ".incomplete", FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1 << 16);
         if (stream.Length > file.Size) stream.SetLength(0);
         arrived(stream.Length);
+        var path = $"{id.FilesPath}/resolve/{commit}/{string.Join('/', file.Path.Split('/').Select(Uri.EscapeDataString))}";
+        var call = new HubCall(HttpMethod.Get, new(options.Endpoint, path), what)
+        {
+            Headers = headers => headers.Range = stream.Length > 0 ? new(stream.Length, null) : null,
+            IsRead = status => status == HttpStatusCode.RequestedRangeNotSatisfiable,
+        };
         for (var isSecond = false; ; isSecond = true)
         {
-            if (stream.Length < file.Size) await http.GetAsync(path, what, () => stream.Length, (response, token) => AppendAsync(response, stream, file, arrived, token), cancellation).ConfigureAwait(false);
+            if (stream.Length < file.Size) await http.SendAsync(call, (response, token) => AppendAsync(response, stream, file, arrived, token), cancellation).ConfigureAwait(false);
             stream.Position = 0;
-            if (await ChecksumAsync(stream, file, cancellation).ConfigureAwait(false) == file.Checksum) break;
+            if (await HubChecksum.OfAsync(stream, file.Size, file.Checksum.Length == HubChecksum.LargeLength, null, cancellation).ConfigureAwait(false) == file.Checksum) break;
             // What an earlier run left may have been spoiled; once more from the start.
             arrived(-stream.Length);
             stream.SetLength(0);
@@ -119,7 +87,7 @@ public sealed class HubDownloader(HubOptions options)
         File.Move(blob + ".incomplete", blob, true);
     }
 
-    private async Task<bool> AppendAsync(HttpResponseMessage response, FileStream stream, RemoteFile file, Action<long> arrived, CancellationToken cancellation)
+    private async Task<bool> AppendAsync(HttpResponseMessage response, FileStream stream, HubRemoteFile file, Action<long> arrived, CancellationToken cancellation)
     {
         // A server may ignore the range, or begin elsewhere.
         var isContinued = response.StatusCode == HttpStatusCode.PartialContent && response.Content.Headers.ContentRange?.From == stream.Length;
@@ -143,17 +111,6 @@ public sealed class HubDownloader(HubOptions options)
             arrived(count);
         }
         return stream.Length == file.Size ? true : throw new HttpIOException(HttpRequestError.ResponseEnded, $"the connection ended after {stream.Length} of {file.Size} bytes.");
-    }
-
-    /// <summary>SHA-256 of the contents, or the SHA-1 that Git gives a blob: over "blob", the length, a zero and the contents.</summary>
-    private static async Task<string> ChecksumAsync(FileStream stream, RemoteFile file, CancellationToken cancellation)
-    {
-        var isLarge = file.Checksum.Length == 64;
-        using var hash = IncrementalHash.CreateHash(isLarge ? HashAlgorithmName.SHA256 : HashAlgorithmName.SHA1);
-        if (!isLarge) hash.AppendData(Encoding.ASCII.GetBytes($"blob {file.Size}\0"));
-        var buffer = new byte[1 << 17];
-        while (await stream.ReadAsync(buffer, cancellation).ConfigureAwait(false) is var count and > 0) hash.AppendData(buffer, 0, count);
-        return Convert.ToHexStringLower(hash.GetHashAndReset());
     }
 
     private static void Link(string snapshot, string name, string blob)
@@ -180,7 +137,7 @@ public sealed class HubDownloader(HubOptions options)
         var reference = Path.Combine(folder, "refs", id.Revision);
         var commit = id.IsCommit ? id.Revision : File.Exists(reference) ? File.ReadAllText(reference).Trim() : "";
         var snapshot = Path.Combine(folder, "snapshots", commit);
-        if (!IsHex(commit, 40) || !Directory.Exists(snapshot)) throw new LancetException($"{id}: {why} ({folder}).");
+        if (!HubChecksum.IsHex(commit, 40) || !Directory.Exists(snapshot)) throw new LancetException($"{id}: {why} ({folder}).");
         // Links whose blob is gone are not there.
         string[] files = [.. Directory.EnumerateFiles(snapshot, "*", SearchOption.AllDirectories).Where(File.Exists).Select(file => Path.GetRelativePath(snapshot, file).Replace(Path.DirectorySeparatorChar, '/'))];
         return (snapshot, [.. choose(files).Select(file => Path.Combine(snapshot, file)).Order(StringComparer.Ordinal)]);

@@ -1,6 +1,44 @@
 using System.Net;
+using System.Net.Http.Headers;
+using System.Text.Json;
 
 namespace Lancet.Formats.Hub;
+
+/// <summary>What a request is for; refusals are told accordingly.</summary>
+internal enum HubPurpose
+{
+    /// <summary>Reading from the hub.</summary>
+    Download,
+
+    /// <summary>Writing to the hub.</summary>
+    Upload,
+
+    /// <summary>Bytes of a large file on their way to where the hub said; an address that is refused may have expired.</summary>
+    Storage,
+}
+
+/// <summary>A request, which may have to be made several times.</summary>
+/// <param name="Method">Verb.</param>
+/// <param name="Uri">Where it begins; it may be redirected.</param>
+/// <param name="What">What it is, for messages.</param>
+/// <param name="Purpose">What it is for.</param>
+internal sealed record HubCall(HttpMethod Method, Uri Uri, string What, HubPurpose Purpose = HubPurpose.Download)
+{
+    /// <summary>Makes the body of an attempt; what it is given is to be called whenever bytes go out. Null for no body.</summary>
+    public Func<Action, HttpContent>? Content { get; init; }
+
+    /// <summary>Sets headers of an attempt.</summary>
+    public Action<HttpRequestHeaders>? Headers { get; init; }
+
+    /// <summary>Attempts; null for the options' number.</summary>
+    public int? Attempts { get; init; }
+
+    /// <summary>How long the hub may be silent; null for the options' span.</summary>
+    public TimeSpan? Silence { get; init; }
+
+    /// <summary>Which answers besides successes are read.</summary>
+    public Func<HttpStatusCode, bool> IsRead { get; init; } = _ => false;
+}
 
 /// <summary>Requests to the hub: tried again where that can help, followed where they lead, with the token for the hub's own host only.</summary>
 internal sealed class HubHttp(HubOptions options) : IDisposable
@@ -11,85 +49,104 @@ internal sealed class HubHttp(HubOptions options) : IDisposable
     // Redirects are followed here, since the handler would send the token to wherever they lead.
     private readonly HttpClient _client = new(new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = TimeSpan.FromSeconds(20) }) { Timeout = Timeout.InfiniteTimeSpan };
 
-    /// <summary>Gets something and reads it; what fails on the way is tried again, the reading included.</summary>
-    /// <param name="path">Path and query at the hub.</param>
-    /// <param name="what">What it is, for messages.</param>
-    /// <param name="firstByte">Where to begin, asked again for each attempt.</param>
+    /// <summary>The wait before another attempt: what Retry-After says, as seconds or as a date, else twice the last.</summary>
+    /// <param name="response">Answer of the last attempt, or null for none.</param>
+    /// <param name="attempt">Number of the last attempt, from 1 on.</param>
+    public static TimeSpan WaitAfter(HttpResponseMessage? response, int attempt)
+    {
+        var advised = response?.Headers.RetryAfter?.Delta ?? response?.Headers.RetryAfter?.Date - DateTimeOffset.UtcNow;
+        return advised is not { } wait ? TimeSpan.FromSeconds(Math.Min(30, Math.Pow(2, attempt - 1))) : wait < TimeSpan.Zero ? TimeSpan.Zero : wait > s_longestWait ? s_longestWait : wait;
+    }
+
+    /// <summary>Whether another attempt may help.</summary>
+    public static bool IsTemporary(HttpStatusCode status) => status is HttpStatusCode.TooManyRequests or HttpStatusCode.RequestTimeout || (int)status >= 500;
+
+    /// <summary>Makes a request and reads the answer; what fails on the way is tried again, the reading included.</summary>
+    /// <param name="call">The request.</param>
     /// <param name="read">Reads the answer.</param>
     /// <param name="cancellation">Ends it.</param>
     /// <exception cref="LancetException">The hub refuses.</exception>
     /// <exception cref="HttpRequestException">The hub cannot be reached.</exception>
-    public async Task<T> GetAsync<T>(string path, string what, Func<long> firstByte, Func<HttpResponseMessage, CancellationToken, Task<T>> read, CancellationToken cancellation)
+    public async Task<T> SendAsync<T>(HubCall call, Func<HttpResponseMessage, CancellationToken, Task<T>> read, CancellationToken cancellation)
     {
+        var attempts = call.Attempts ?? options.Attempts;
         for (var attempt = 1; ; attempt++)
         {
             TimeSpan wait;
             try
             {
-                using var response = await SendAsync(new(options.Endpoint, path), firstByte(), cancellation).ConfigureAwait(false);
-                if (!IsTemporary(response.StatusCode)) return await read(Checked(response, what), cancellation).ConfigureAwait(false);
-                wait = Advised(response) ?? Backoff(attempt);
-                if (attempt >= options.Attempts) throw new LancetException($"{what}: {options.Endpoint.Host} answered {(int)response.StatusCode} {response.ReasonPhrase} {attempt} times. {(response.StatusCode == HttpStatusCode.TooManyRequests ? "Too many requests came from here: wait some minutes" : "Wait some minutes")} and start again; what was downloaded is kept.");
+                using var response = await FollowAsync(call, cancellation).ConfigureAwait(false);
+                if (response.IsSuccessStatusCode || call.IsRead(response.StatusCode)) return await read(response, cancellation).ConfigureAwait(false);
+                if (!IsTemporary(response.StatusCode)) throw await HubRefusal.OfAsync(response, call, options, cancellation).ConfigureAwait(false);
+                wait = WaitAfter(response, attempt);
+                if (attempt >= attempts) throw HubRefusal.OfBusy(response, call, attempt);
             }
-            catch (Exception error) when (attempt < options.Attempts && !cancellation.IsCancellationRequested && error is HttpRequestException or IOException or OperationCanceledException)
+            catch (Exception error) when (attempt < attempts && !cancellation.IsCancellationRequested && error is HttpRequestException or IOException or OperationCanceledException)
             {
-                wait = Backoff(attempt);
+                wait = WaitAfter(null, attempt);
             }
             catch (OperationCanceledException error) when (!cancellation.IsCancellationRequested)
             {
-                throw new HttpRequestException(HttpRequestError.Unknown, $"{options.Endpoint.Host} was silent for {options.Silence.TotalSeconds} seconds.", error);
+                throw new HttpRequestException(HttpRequestError.Unknown, $"{call.Uri.Host} was silent for {(call.Silence ?? options.Silence).TotalSeconds} seconds.", error);
             }
             await options.Wait(wait, cancellation).ConfigureAwait(false);
         }
     }
 
+    /// <summary>Makes a request and reads the answer as JSON.</summary>
+    /// <param name="call">The request.</param>
+    /// <param name="read">Makes something of the answer; it may fail as <see cref="JsonElement"/> does.</param>
+    /// <param name="cancellation">Ends it.</param>
+    /// <exception cref="LancetException">The hub refuses, or its answer is another one than expected.</exception>
+    /// <exception cref="HttpRequestException">The hub cannot be reached.</exception>
+    public Task<T> JsonAsync<T>(HubCall call, Func<JsonElement, T> read, CancellationToken cancellation) => SendAsync(call, async (response, token) =>
+    {
+        using var silence = CancellationTokenSource.CreateLinkedTokenSource(token);
+        silence.CancelAfter(options.Silence);
+        var text = await response.Content.ReadAsStringAsync(silence.Token).ConfigureAwait(false);
+        try
+        {
+            using var document = JsonDocument.Parse(text);
+            return read(document.RootElement);
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        {
+            throw new LancetException($"{call.What}: what {options.Endpoint.Host} answered is not understood: {error.Message}", error);
+        }
+    }, cancellation);
+
     public void Dispose() => _client.Dispose();
 
-    private static bool IsTemporary(HttpStatusCode status) => status is HttpStatusCode.TooManyRequests or HttpStatusCode.RequestTimeout || (int)status >= 500;
-
-    private static TimeSpan Backoff(int attempt) => TimeSpan.FromSeconds(Math.Min(30, Math.Pow(2, attempt - 1)));
-
-    /// <summary>What Retry-After says, as seconds or as a date.</summary>
-    private static TimeSpan? Advised(HttpResponseMessage response)
+    private async Task<HttpResponseMessage> FollowAsync(HubCall call, CancellationToken cancellation)
     {
-        var advised = response.Headers.RetryAfter?.Delta ?? response.Headers.RetryAfter?.Date - DateTimeOffset.UtcNow;
-        return advised is not { } wait ? null : wait < TimeSpan.Zero ? TimeSpan.Zero : wait > s_longestWait ? s_longestWait : wait;
-    }
-
-    private async Task<HttpResponseMessage> SendAsync(Uri uri, long firstByte, CancellationToken cancellation)
-    {
+        var uri = call.Uri;
         for (var hop = 0; ; hop++)
         {
-            using var request = new HttpRequestMessage(HttpMethod.Get, uri);
-            request.Headers.UserAgent.Add(new("lancet", null));
-            if (firstByte > 0) request.Headers.Range = new(firstByte, null);
-            if (options.Token is not null && Uri.Compare(uri, options.Endpoint, UriComponents.SchemeAndServer, UriFormat.Unescaped, StringComparison.OrdinalIgnoreCase) == 0) request.Headers.Authorization = new("Bearer", options.Token);
             using var silence = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-            silence.CancelAfter(options.Silence);
+            var longest = call.Silence ?? options.Silence;
+            using var request = new HttpRequestMessage(call.Method, uri) { Content = call.Content?.Invoke(() => silence.CancelAfter(longest)) };
+            request.Headers.UserAgent.Add(new("lancet", null));
+            call.Headers?.Invoke(request.Headers);
+            if (options.Token is not null && IsOfHub(uri)) request.Headers.Authorization = new("Bearer", options.Token);
+            silence.CancelAfter(longest);
             var response = await _client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, silence.Token).ConfigureAwait(false);
-            if ((int)response.StatusCode is < 301 or > 308 or 304 || response.Headers.Location is not { } location) return response;
+            if (!IsRedirect(response.StatusCode, call.Method) || response.Headers.Location is not { } location) return response;
             response.Dispose();
             if (hop == MaxRedirects) throw new LancetException($"{uri}: more than {MaxRedirects} redirects.");
             var next = new Uri(uri, location);
-            if (next.Scheme != "https" && next.Scheme != options.Endpoint.Scheme) throw new LancetException($"{uri}: the hub redirects to {next.Scheme}://{next.Host}, which is not encrypted.");
+            RequireEncryption(next, $"{uri}: the hub redirects to");
             uri = next;
         }
     }
 
-    private HttpResponseMessage Checked(HttpResponseMessage response, string what)
+    /// <summary>Refuses an address that would be less protected than the hub itself.</summary>
+    public void RequireEncryption(Uri uri, string what)
     {
-        var status = response.StatusCode;
-        if (response.IsSuccessStatusCode || status == HttpStatusCode.RequestedRangeNotSatisfiable) return response;
-        var code = response.Headers.TryGetValues("X-Error-Code", out var codes) ? codes.First() : "";
-        var token = options.Token is null ? "No token was sent: set HF_TOKEN, or log in with hf auth login." : "The token (HF_TOKEN, or that of hf auth login) does not allow it.";
-        throw new LancetException(code switch
-        {
-            "GatedRepo" => $"{what}: access is restricted. Ask for it at {new Uri(options.Endpoint, what.Split('@', ':')[0])}. {token}",
-            "RevisionNotFound" => $"{what}: there is no such revision.",
-            "EntryNotFound" => $"{what}: there is no such file.",
-            _ when status is HttpStatusCode.Unauthorized or HttpStatusCode.Forbidden => $"{what}: there is no such repository at {options.Endpoint.Host}, nor such a folder here, or it is private or restricted ({(int)status}). {token}",
-            _ when status == HttpStatusCode.NotFound => $"{what}: there is no such repository at {options.Endpoint.Host}, nor such a folder here (404). Check the name.",
-            _ => $"{what}: {options.Endpoint.Host} answered {(int)status} {response.ReasonPhrase}.",
-        });
+        if (uri.Scheme != "https" && uri.Scheme != options.Endpoint.Scheme) throw new LancetException($"{what} {uri.Scheme}://{uri.Host}, which is not encrypted.");
     }
+
+    private bool IsOfHub(Uri uri) => Uri.Compare(uri, options.Endpoint, UriComponents.SchemeAndServer, UriFormat.Unescaped, StringComparison.OrdinalIgnoreCase) == 0;
+
+    // The others would make a GET of a POST, and lose its body.
+    private static bool IsRedirect(HttpStatusCode status, HttpMethod method) => method == HttpMethod.Get ? (int)status is >= 301 and <= 308 and not 304 : (int)status is 307 or 308;
 }
