@@ -104,15 +104,7 @@ public sealed unsafe class SafetensorsFile : IDisposable
     /// <exception cref="LancetException">The file is missing, truncated or malformed.</exception>
     public static SafetensorsFile Open(string path)
     {
-        long length;
-        try
-        {
-            length = new FileInfo(path).Length;
-        }
-        catch (FileNotFoundException error)
-        {
-            throw new LancetException($"{path}: not found.", error);
-        }
+        var length = FileLength.Of(path);
         if (length < 10) throw new LancetException($"{path}: {length} bytes is too short for a safetensors file; it is truncated or something else.");
         MemoryMappedFile? file = null;
         MemoryMappedViewAccessor? view = null;

@@ -1,4 +1,6 @@
 using System.Text;
+using Lancet.Formats;
+using Lancet.Formats.Gguf;
 using Lancet.Formats.Hub;
 
 namespace Lancet.Tests.Hub;
@@ -72,6 +74,22 @@ public sealed class HubTests : IDisposable
         var (folder, files) = await new HubDownloader(Options).DownloadAsync(id, HubFiles.OfDataset);
         Assert.Equal(Path.Combine(_cache, "datasets--org--rows", "snapshots", _server.Commit), folder);
         Assert.Equal($"../../../blobs/{HubServer.Sha256([1])}", new FileInfo(Assert.Single(files)).LinkTarget);
+    }
+
+    [Fact]
+    public async Task Weights_are_read_through_the_links_of_the_cache()
+    {
+        var weights = Path.Combine(TestFiles.Golden("llama"), "model", "model.safetensors");
+        var gguf = Path.Combine(_cache, "written.gguf");
+        GgufWriter.Write(gguf, new(gguf), [new("a", GgufTensorType.Float32, [3], stream => stream.Write(new byte[12]))]);
+        _server.Files["model.safetensors"] = (File.ReadAllBytes(weights), true);
+        _server.Files["model.gguf"] = (File.ReadAllBytes(gguf), true);
+        var (folder, _) = await new HubDownloader(Options).DownloadAsync(_id, names => names);
+        using (SafetensorsFile here = SafetensorsFile.Open(weights), linked = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors"))) Assert.Equal(here.Entries.Keys, linked.Entries.Keys);
+        using var file = GgufFile.Open(Path.Combine(folder, "model.gguf"));
+        Assert.Equal([0, 0, 0], file.Read("a"));
+        File.Delete(Path.Combine(Repository, "blobs", HubServer.Sha256(File.ReadAllBytes(weights))));
+        Assert.Throws<LancetException>(() => SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")));
     }
 
     [Fact]

@@ -27,13 +27,12 @@ public sealed unsafe class GgufFile : IDisposable
     /// <exception cref="LancetException">The file is missing, truncated or malformed.</exception>
     public static GgufFile Open(string path)
     {
-        if (!File.Exists(path)) throw new LancetException($"{path}: not found.");
+        var length = FileLength.Of(path);
         MemoryMappedFile? file = null;
         MemoryMappedViewAccessor? view = null;
         byte* start = null;
         try
         {
-            var length = new FileInfo(path).Length;
             if (length < 24) throw new LancetException($"{path}: {length} bytes is too short for a GGUF file; it is truncated or something else.");
             file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, null, 0, MemoryMappedFileAccess.Read);
             view = file.CreateViewAccessor(0, length, MemoryMappedFileAccess.Read);
