@@ -1,4 +1,3 @@
-using System.Globalization;
 using Lancet.Data;
 using Lancet.Formats.Hub;
 
@@ -29,32 +28,7 @@ internal static class HubLoading
 
     private static (string Folder, IReadOnlyList<string> Files) Download(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose)
     {
-        using var progress = new Progress(id);
+        using var progress = new HubProgressLine(id);
         return new HubDownloader(HubOptions.FromEnvironment()).DownloadAsync(id, choose, progress).GetAwaiter().GetResult();
-    }
-
-    /// <summary>A line on stderr, rewritten on a terminal, else one for each tenth.</summary>
-    private sealed class Progress(HubId id) : IProgress<HubProgress>, IDisposable
-    {
-        private readonly Lock _lock = new();
-        private long _shown = -1;
-
-        public void Report(HubProgress value)
-        {
-            lock (_lock)
-            {
-                var step = value.TotalBytes == 0 ? 0 : value.Bytes * (Console.IsErrorRedirected ? 10 : 1000) / value.TotalBytes;
-                if (step == _shown) return;
-                _shown = step;
-                var line = string.Create(CultureInfo.InvariantCulture, $"{id}: {value.Bytes / 1e6:N1} of {value.TotalBytes / 1e6:N1} MB");
-                if (Console.IsErrorRedirected) Console.Error.WriteLine(line);
-                else Console.Error.Write($"\r{line}\e[K");
-            }
-        }
-
-        public void Dispose()
-        {
-            if (!Console.IsErrorRedirected && _shown >= 0) Console.Error.WriteLine();
-        }
     }
 }

@@ -123,6 +123,20 @@ internal static class Options
         s_columns, s_json,
     ];
 
+    public static Setting[] Push { get; } =
+    [
+        new("folder", null, "What lancet train or lancet export wrote: a folder, or a file such as a GGUF model", IsArgument: true),
+        new("repository", null, "Name on the hub: org/name", IsArgument: true),
+        s_config,
+        new("private", "false", "Create the repository as a private one; refused if it is there and public", true),
+        new("revision", "main", "Branch; created if it is not there"),
+        new("message", "Upload with Lancet", "First line of the commit"),
+        new("create-pr", "false", "Make a pull request of it instead", true),
+        new("all", "false", "Checkpoints with the optimiser's state, config.resolved.yaml, report.html and hidden files, too", true),
+        new("dry-run", "false", "Print what would be sent and stop; no network", true),
+        s_json,
+    ];
+
     public static Setting[] Plan { get; } =
     [
         s_model, s_config, s_method, s_device, s_dtype, .. s_run,

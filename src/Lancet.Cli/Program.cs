@@ -19,6 +19,7 @@ internal static class Program
         Add("generate", "Answer a prompt.\n\nExample:\n  lancet generate --model models/base --adapter out --prompt \"What does List.Add do?\"", Options.Generate, GenerateCommand.Run);
         Add("chat", "Talk to a model in the terminal.\n\nExample:\n  lancet chat --model models/base --adapter out --temperature 0.7", Options.Chat, ChatCommand.Run);
         Add("export", "Write a model, with its adapter merged, for other programs.\n\nExamples:\n  lancet export --model models/base --adapter out --output merged --dtype bfloat16\n  lancet export --model models/base --adapter out --format gguf --type q4_k_m --output model.gguf", Options.Export, ExportCommand.Run);
+        Add("push", "Upload what training or an export left to the Hugging Face hub.\n\nExamples:\n  lancet push out org/name --private\n  lancet push merged org/name --revision v2 --message \"Second run\"", Options.Push, PushCommand.Run);
         Add("plan", "Peak memory of a run, by purpose, before it starts.\n\nExample:\n  lancet plan --model models/base --method qlora --max-seq-length 4096 --memory-budget 8GB", Options.Plan, PlanCommand.Run);
         var data = new Command("data", "Look at training data.\n\nExample:\n  lancet data preview --model models/base --data rows.jsonl --rows 5\n  lancet data validate --model models/base --data rows.jsonl");
         root.Add(data);
@@ -43,22 +44,42 @@ internal static class Program
     private static void AddTo(Command parent, string name, string description, Setting[] settings, Func<Settings, int> run)
     {
         var command = new Command(name, description);
-        var options = new List<(Setting Setting, Option<string?> Option)>();
+        var readers = new List<(Setting Setting, Func<ParseResult, string?> Read)>();
+        var hasArguments = settings.Any(setting => setting.IsArgument);
         foreach (var setting in settings)
         {
             var help = setting.Default is null or "false" ? setting.Help : $"{setting.Help} [default: {setting.Default}]";
-            var option = new Option<string?>("--" + setting.Name) { Description = help, Arity = setting.IsFlag ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne, HelpName = setting.IsFlag ? "true|false" : "value" };
-            options.Add((setting, option));
-            command.Add(option);
+            var arity = setting.IsFlag ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne;
+            if (setting.IsArgument)
+            {
+                var argument = new Argument<string?>(setting.Name.ToUpperInvariant()) { Description = help, Arity = ArgumentArity.ZeroOrOne };
+                command.Add(argument);
+                readers.Add((setting, parsed => parsed.GetValue(argument)));
+            }
+            else if (setting.IsFlag && hasArguments)
+            {
+                // Of what follows, a flag takes true or false, and leaves arguments alone.
+                var option = new Option<bool>("--" + setting.Name) { Description = help, Arity = arity, HelpName = "true|false" };
+                command.Add(option);
+                readers.Add((setting, parsed => IsGiven(parsed, option) ? parsed.GetValue(option) ? "true" : "false" : null));
+            }
+            else
+            {
+                var option = new Option<string?>("--" + setting.Name) { Description = help, Arity = arity, HelpName = setting.IsFlag ? "true|false" : "value" };
+                command.Add(option);
+                readers.Add((setting, parsed => IsGiven(parsed, option) ? parsed.GetValue(option) ?? "true" : null));
+            }
         }
         command.SetAction(parsed =>
         {
             var given = new Dictionary<string, string?>();
-            foreach (var (setting, option) in options)
-                if (parsed.GetResult(option) is OptionResult { Implicit: false }) given[setting.Name] = parsed.GetValue(option) ?? "true";
+            foreach (var (setting, read) in readers)
+                if (read(parsed) is { } value) given[setting.Name] = value;
             return Guard(() => run(new Settings(settings, given)));
         });
         parent.Add(command);
+
+        static bool IsGiven(ParseResult parsed, Option option) => parsed.GetResult(option) is { Implicit: false };
     }
 
     /// <summary>One clear line for whatever goes wrong.</summary>

@@ -12,7 +12,8 @@ namespace Lancet.Cli;
 /// <param name="Default">Value where neither the command line nor the config file has one; null for none.</param>
 /// <param name="Help">What it does.</param>
 /// <param name="IsFlag">Whether the option alone means true.</param>
-internal sealed record Setting(string Name, string? Default, string Help, bool IsFlag = false);
+/// <param name="IsArgument">Whether it is given by its place instead of its name.</param>
+internal sealed record Setting(string Name, string? Default, string Help, bool IsFlag = false, bool IsArgument = false);
 
 /// <summary>The values of a command's options: command line over config file over defaults.</summary>
 internal sealed class Settings
@@ -50,7 +51,7 @@ internal sealed class Settings
     /// <summary>Whether the command has such an option.</summary>
     public bool Knows(string name) => _values.ContainsKey(name);
 
-    public string Required(string name) => Text(name) ?? throw new LancetException($"--{name} is needed.");
+    public string Required(string name) => Text(name) ?? throw new LancetException(Definitions.Any(definition => definition.Name == name && definition.IsArgument) ? $"{name.ToUpperInvariant()} is needed." : $"--{name} is needed.");
 
     public void Default(string name, string value)
     {

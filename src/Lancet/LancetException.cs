@@ -13,7 +13,7 @@ public class LancetException : Exception
     }
 
     /// <summary>Creates an exception with the message that the user will read, keeping the error that led to it.</summary>
-    public LancetException(string message, Exception innerException)
+    public LancetException(string message, Exception? innerException)
         : base(message, innerException)
     {
     }

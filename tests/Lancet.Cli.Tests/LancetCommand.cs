@@ -13,6 +13,14 @@ internal static class LancetCommand
     /// <summary>Runs a command to its end.</summary>
     public static CommandResult Run(params string[] arguments) => RunWithInput("", arguments);
 
+    /// <summary>Runs a command to its end, with variables of the environment besides those of the tests.</summary>
+    public static CommandResult RunWith(IEnumerable<(string Name, string Value)> environment, params string[] arguments)
+    {
+        using var process = Start("dotnet", [s_assembly, .. arguments], environment);
+        process.StandardInput.Close();
+        return Finish(process);
+    }
+
     /// <summary>Runs a command to its end, with text on its standard input.</summary>
     public static CommandResult RunWithInput(string input, params string[] arguments)
     {
@@ -58,13 +66,18 @@ internal static class LancetCommand
         return result with { Error = error + result.Error };
     }
 
-    private static Process Start(string program, IReadOnlyList<string> arguments) => Process.Start(new ProcessStartInfo(program, arguments)
+    private static Process Start(string program, IReadOnlyList<string> arguments, IEnumerable<(string Name, string Value)>? environment = null)
     {
-        RedirectStandardInput = true,
-        RedirectStandardOutput = true,
-        RedirectStandardError = true,
-        UseShellExecute = false,
-    })!;
+        var start = new ProcessStartInfo(program, arguments)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            UseShellExecute = false,
+        };
+        foreach (var (name, value) in environment ?? []) start.Environment[name] = value;
+        return Process.Start(start)!;
+    }
 
     private static CommandResult Finish(Process process)
     {

@@ -13,7 +13,7 @@ public static class ModelCard
     /// <param name="exports">Types that were written, with what verification said; none for what a run itself leaves.</param>
     public static string Create(string baseModel, string? adapter, IReadOnlyList<(string Type, ExportReport? Report)> exports)
     {
-        var name = Hub.HubId.NameOf(baseModel) is var known && known != baseModel ? known : Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(baseModel)));
+        var name = Hub.HubId.TryParse(baseModel, Hub.HubRepositoryKind.Model)?.Name ?? (Hub.HubId.NameOf(baseModel) is var known && known != baseModel ? known : Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(baseModel))));
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"---\nbase_model: {name}\npipeline_tag: text-generation\ntags:\n- lancet\n{(adapter is null ? "" : "- lora\n")}---\n\n");
         text.Append(CultureInfo.InvariantCulture, $"# {(adapter is null ? name : $"{name}, fine-tuned")}\n\n");

@@ -21,7 +21,12 @@ internal sealed record HubAnswer(int Status, byte[] Body)
 }
 
 /// <summary>A request that the test server got.</summary>
-internal sealed record HubRequest(string Path, Dictionary<string, string> Headers);
+internal sealed record HubRequest(string Path, Dictionary<string, string> Headers)
+{
+    public string Method { get; init; } = "GET";
+
+    public byte[] Body { get; init; } = [];
+}
 
 /// <summary>A hub in this process: one repository's files over the API of huggingface.co, with failures on demand.</summary>
 internal sealed class HubServer : IDisposable
@@ -40,6 +45,9 @@ internal sealed class HubServer : IDisposable
 
     /// <summary>Answers a request in place of the repository; null leaves it to that.</summary>
     public Func<HubRequest, HubAnswer?> Intercept { get; set; } = _ => null;
+
+    /// <summary>Bytes of a request's body after which the connection is cut; null for none.</summary>
+    public Func<HubRequest, int?> CutBody { get; set; } = _ => null;
 
     /// <summary>Files with whether they are kept in LFS.</summary>
     public Dictionary<string, (byte[] Bytes, bool IsLarge)> Files { get; } = [];
@@ -80,16 +88,23 @@ internal sealed class HubServer : IDisposable
         try
         {
             await using var stream = client.GetStream();
-            using var reader = new StreamReader(stream, Encoding.ASCII, false, 1024, true);
-            var path = (await reader.ReadLineAsync())!.Split(' ')[1];
+            var head = (await HeadAsync(stream)).Split("\r\n");
+            var first = head[0].Split(' ');
             var headers = new Dictionary<string, string>(StringComparer.OrdinalIgnoreCase);
-            while (await reader.ReadLineAsync() is { Length: > 0 } line) headers[line[..line.IndexOf(':')]] = line[(line.IndexOf(':') + 1)..].Trim();
-            var request = new HubRequest(Uri.UnescapeDataString(path), headers);
+            foreach (var line in head.Skip(1)) headers[line[..line.IndexOf(':')]] = line[(line.IndexOf(':') + 1)..].Trim();
+            var request = new HubRequest(Uri.UnescapeDataString(first[1]), headers) { Method = first[0], Body = new byte[int.Parse(headers.GetValueOrDefault("content-length", "0"), CultureInfo.InvariantCulture)] };
+            if (CutBody(request) is { } cut)
+            {
+                await stream.ReadExactlyAsync(request.Body.AsMemory(0, cut));
+                Requests.Enqueue(request);
+                return;
+            }
+            await stream.ReadExactlyAsync(request.Body);
             Requests.Enqueue(request);
             var answer = Intercept(request) ?? Answer(request);
-            var head = new StringBuilder($"HTTP/1.1 {answer.Status} X\r\nContent-Length: {answer.Body.Length}\r\nConnection: close\r\n");
-            foreach (var (name, value) in answer.Headers) head.Append(CultureInfo.InvariantCulture, $"{name}: {value}\r\n");
-            await stream.WriteAsync(Encoding.ASCII.GetBytes(head.Append("\r\n").ToString()));
+            var text = new StringBuilder($"HTTP/1.1 {answer.Status} X\r\nContent-Length: {answer.Body.Length}\r\nConnection: close\r\n");
+            foreach (var (name, value) in answer.Headers) text.Append(CultureInfo.InvariantCulture, $"{name}: {value}\r\n");
+            await stream.WriteAsync(Encoding.ASCII.GetBytes(text.Append("\r\n").ToString()));
             await stream.WriteAsync(answer.CutAfter < 0 ? answer.Body : answer.Body.AsMemory(0, answer.CutAfter));
         }
         catch (IOException)
@@ -98,14 +113,30 @@ internal sealed class HubServer : IDisposable
         }
     }
 
+    /// <summary>The hub's answer about a repository at a commit.</summary>
+    public static HubAnswer Listing(string commit, bool isPrivate, IReadOnlyDictionary<string, (byte[] Bytes, bool IsLarge)> files)
+    {
+        var siblings = files.Select(file => $"{{\"rfilename\":\"{file.Key}\",\"size\":{file.Value.Bytes.Length},\"blobId\":\"{Sha1(file.Value.Bytes)}\"{(file.Value.IsLarge ? $",\"lfs\":{{\"sha256\":\"{Sha256(file.Value.Bytes)}\",\"size\":{file.Value.Bytes.Length},\"pointerSize\":134}}" : "")}}}");
+        return HubAnswer.Text(200, $"{{\"sha\":\"{commit}\",\"private\":{(isPrivate ? "true" : "false")},\"siblings\":[{string.Join(',', siblings)}]}}");
+    }
+
+    /// <summary>Request line and headers.</summary>
+    private static async Task<string> HeadAsync(NetworkStream stream)
+    {
+        var bytes = new List<byte>();
+        var one = new byte[1];
+        while (bytes.Count < 4 || !bytes[^4..].SequenceEqual("\r\n\r\n"u8.ToArray()))
+        {
+            await stream.ReadExactlyAsync(one);
+            bytes.Add(one[0]);
+        }
+        return Encoding.ASCII.GetString([.. bytes[..^4]]);
+    }
+
     private HubAnswer Answer(HubRequest request)
     {
         var api = Repository.StartsWith("datasets/", StringComparison.Ordinal) ? $"/api/{Repository}/revision/" : $"/api/models/{Repository}/revision/";
-        if (request.Path.StartsWith(api, StringComparison.Ordinal))
-        {
-            var siblings = Files.Select(file => $"{{\"rfilename\":\"{file.Key}\",\"size\":{file.Value.Bytes.Length},\"blobId\":\"{Sha1(file.Value.Bytes)}\"{(file.Value.IsLarge ? $",\"lfs\":{{\"sha256\":\"{Sha256(file.Value.Bytes)}\",\"size\":{file.Value.Bytes.Length},\"pointerSize\":134}}" : "")}}}");
-            return HubAnswer.Text(200, $"{{\"sha\":\"{Commit}\",\"siblings\":[{string.Join(',', siblings)}]}}");
-        }
+        if (request.Path.StartsWith(api, StringComparison.Ordinal)) return Listing(Commit, false, Files);
         var prefix = $"/{Repository}/resolve/{Commit}/";
         return request.Path.StartsWith(prefix, StringComparison.Ordinal) && Files.TryGetValue(request.Path[prefix.Length..], out var found) ? FileOf(found.Bytes, request)
             : HubAnswer.Text(404).With("X-Error-Code", "EntryNotFound");

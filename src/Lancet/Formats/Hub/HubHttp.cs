@@ -99,9 +99,12 @@ internal sealed class HubHttp(HubOptions options) : IDisposable
     /// <param name="cancellation">Ends it.</param>
     /// <exception cref="LancetException">The hub refuses, or its answer is another one than expected.</exception>
     /// <exception cref="HttpRequestException">The hub cannot be reached.</exception>
-    public Task<T> JsonAsync<T>(HubCall call, Func<JsonElement, T> read, CancellationToken cancellation) => SendAsync(call, async (response, token) =>
+    public Task<T> JsonAsync<T>(HubCall call, Func<JsonElement, T> read, CancellationToken cancellation) => SendAsync(call, (response, token) => ReadJsonAsync(call, response, read, token), cancellation);
+
+    /// <summary>Reads an answer as JSON.</summary>
+    public async Task<T> ReadJsonAsync<T>(HubCall call, HttpResponseMessage response, Func<JsonElement, T> read, CancellationToken cancellation)
     {
-        using var silence = CancellationTokenSource.CreateLinkedTokenSource(token);
+        using var silence = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         silence.CancelAfter(options.Silence);
         var text = await response.Content.ReadAsStringAsync(silence.Token).ConfigureAwait(false);
         try
@@ -113,7 +116,7 @@ internal sealed class HubHttp(HubOptions options) : IDisposable
         {
             throw new LancetException($"{call.What}: what {options.Endpoint.Host} answered is not understood: {error.Message}", error);
         }
-    }, cancellation);
+    }
 
     public void Dispose() => _client.Dispose();
 

@@ -21,12 +21,22 @@ public sealed record HubId(HubRepositoryKind Kind, string Name, string Revision)
     /// <param name="kind">What is looked for.</param>
     public static HubId? TryParse(string text, HubRepositoryKind kind)
     {
-        if (File.Exists(text) || Directory.Exists(text)) return null;
+        // A typing error in a path must not reach the network.
+        return File.Exists(text) || Directory.Exists(text) || Directory.Exists(text.Split('/')[0]) ? null : Read(text, kind);
+    }
+
+    /// <summary>Reads an id that can be nothing else.</summary>
+    /// <param name="text">As on the command line.</param>
+    /// <param name="kind">What it names.</param>
+    /// <exception cref="LancetException">No repository can be called so.</exception>
+    public static HubId Parse(string text, HubRepositoryKind kind) => Read(text, kind) ?? throw new LancetException($"{text}: the name of a repository on the hub is expected: org/name, or org/name@branch.");
+
+    private static HubId? Read(string text, HubRepositoryKind kind)
+    {
         var at = text.IndexOf('@', StringComparison.Ordinal);
         var (name, revision) = at < 0 ? (text, "main") : (text[..at], text[(at + 1)..]);
         var parts = name.Split('/');
-        // A typing error in a path must not reach the network.
-        if (parts.Length != 2 || !parts.All(IsName) || Directory.Exists(parts[0])) return null;
+        if (parts.Length != 2 || !parts.All(IsName)) return null;
         return revision.Length > 0 && !revision.Contains("..", StringComparison.Ordinal) && revision[0] != '/' && revision.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_' or '/') ? new(kind, name, revision) : null;
     }
 

@@ -14,6 +14,9 @@ internal readonly record struct HubRemoteFile(string Path, string Checksum, long
 /// <param name="Files">All files.</param>
 internal sealed record HubListing(string Commit, bool IsPrivate, IReadOnlyList<HubRemoteFile> Files)
 {
+    /// <summary>Checksums by path.</summary>
+    public Dictionary<string, string> Checksums => Files.DistinctBy(file => file.Path).ToDictionary(file => file.Path, file => file.Checksum);
+
     /// <summary>The request that answers with a listing.</summary>
     public static HubCall Call(HubId id, HubOptions options, HubPurpose purpose) =>
         new(HttpMethod.Get, new(options.Endpoint, $"{id.ApiPath}/revision/{Uri.EscapeDataString(id.Revision)}?blobs=true"), id.ToString(), purpose);

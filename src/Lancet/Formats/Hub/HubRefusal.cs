@@ -19,7 +19,7 @@ internal static class HubRefusal
         if (call.Purpose != HubPurpose.Download)
         {
             var said = await AnswerOf(response, options, cancellation).ConfigureAwait(false);
-            return call.Purpose == HubPurpose.Storage ? new HubStorageException($"{what}: {call.Uri.Host} answered {(int)status} {response.ReasonPhrase}{said}.") : new(OfUpload(status, what, host, said, options.Endpoint));
+            return call.Purpose == HubPurpose.Storage ? new HubStorageException($"{what}: {call.Uri.Host} answered {(int)status} {response.ReasonPhrase}{said}.") : new LancetException(OfUpload(status, what, host, said, options.Endpoint));
         }
         var token = options.Token is null ? "No token was sent: set HF_TOKEN, or log in with hf auth login." : "The token (HF_TOKEN, or that of hf auth login) does not allow it.";
         return new(code switch
@@ -37,7 +37,8 @@ internal static class HubRefusal
     public static LancetException OfBusy(HttpResponseMessage response, HubCall call, int attempts)
     {
         var many = response.StatusCode == HttpStatusCode.TooManyRequests ? "Too many requests came from here: wait some minutes" : "Wait some minutes";
-        return new($"{call.What}: {call.Uri.Host} answered {(int)response.StatusCode} {response.ReasonPhrase} {attempts} times. {many} and start again; what was {(call.Purpose == HubPurpose.Download ? "downloaded" : "uploaded")} is kept.");
+        var message = $"{call.What}: {call.Uri.Host} answered {(int)response.StatusCode} {response.ReasonPhrase} {attempts} times. {many} and start again; what was {(call.Purpose == HubPurpose.Download ? "downloaded" : "uploaded")} is kept.";
+        return call.Purpose == HubPurpose.Download ? new LancetException(message) : new OutputException(message);
     }
 
     private static string OfUpload(HttpStatusCode status, string what, string host, string said, Uri endpoint) => status switch
