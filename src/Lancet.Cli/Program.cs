@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
 using Lancet.Cli.Commands;
 
 namespace Lancet.Cli;
