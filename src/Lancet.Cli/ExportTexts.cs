@@ -18,9 +18,10 @@ internal static class ExportTexts
     /// <summary>Rows of --data as they are rendered for training, else a few conversations through the chat template.</summary>
     public static IReadOnlyList<string> Of(Settings settings, LanguageModel model, ChatTemplate template)
     {
-        var options = new ChatTemplateOptions { BosToken = model.Tokenizer.BosToken, EosToken = model.Tokenizer.EosToken };
+        var tokenizer = model.Tokenizer.For(template);
+        var options = new ChatTemplateOptions { BosToken = tokenizer.BosToken, EosToken = tokenizer.EosToken };
         if (settings.Text("data") is not { } data) return [.. s_conversations.Select(pair => Render(template, options, pair.Question, pair.Answer))];
-        return [.. Rows(settings, model, template, data).Take(16).Select(ids => model.Tokenizer.Decode(ids, false))];
+        return [.. Rows(settings, model, template, data).Take(16).Select(ids => tokenizer.Decode(ids, false))];
     }
 
     /// <summary>Token ids of the rows of --calibration-data, or null.</summary>

@@ -58,6 +58,10 @@ internal static class ModelLoading
         return tokenizer?.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
     }
 
+    /// <summary>Whether <see cref="TemplateOf"/> is somebody's choice and not what is taken for want of one.</summary>
+    public static bool HasTemplate(Settings settings, LanguageModel model) => settings.Text("chat-template") is not null
+        || (settings.Text("adapter") is { } adapter && File.Exists(Path.Combine(adapter, Tokenizer.ChatTemplateFile))) || (Tokenizer.Exists(model.Folder) && model.Tokenizer.ChatTemplate is not null);
+
     public static RowRenderer Renderer(Settings settings, ModelConfig config, Tokenizer? tokenizer) => new(tokenizer, TemplateOf(settings, tokenizer))
     {
         MaxLength = settings.Count("max-seq-length", 2),

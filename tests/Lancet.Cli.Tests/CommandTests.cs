@@ -1,5 +1,7 @@
 using System.Text.Json.Nodes;
 using Lancet.ChatTemplates;
+using Lancet.Models;
+using Lancet.Tokenization;
 
 namespace Lancet.Cli.Tests;
 
@@ -230,6 +232,31 @@ public class CommandTests
         Assert.Equal(0, LancetCommand.Run([.. ask, "--chat-template", "zephyr"]).ExitCode);
         Assert.Equal(0, LancetCommand.Run("export", "--model", s_bundled, "--adapter", work.Output, "--output", work.At("merged")).ExitCode);
         Assert.True(File.Exists(work.At("merged", "chat_template.jinja")));
+    }
+
+    [Fact]
+    public void What_is_trained_with_another_template_ends_as_it_ends_turns_in_every_export()
+    {
+        using var work = new Workspace();
+        var rows = work.Rows("{\"prompt\": \"What is it?\", \"completion\": \"A number.\"}", "{\"prompt\": \"And this?\", \"completion\": \"A text.\"}");
+        var run = LancetCommand.Run("train", "--model", s_bundled, "--method", "lora", "--data", rows, "--output", work.Output, "--max-steps", "1", "--chat-template", "phi");
+        Assert.True(run.ExitCode == 0, run.Error);
+        string[] from = ["--model", s_bundled, "--adapter", work.Output];
+        foreach (var options in (string[][])[["--output", work.At("merged")], ["--output", work.At("gguf", "model.gguf"), "--format", "gguf", "--type", "f16"]])
+        {
+            var export = LancetCommand.Run(["export", .. from, .. options]);
+            Assert.True(export.ExitCode == 0, export.Error);
+            Assert.Contains("largest logit difference", export.Error, StringComparison.Ordinal);
+        }
+        var end = Tokenizer.Load(s_bundled).EosTokenId;
+        foreach (var folder in (string[])[work.Output, work.At("merged"), work.At("gguf", "model.gguf")])
+        {
+            var tokenizer = Tokenizer.Load(folder);
+            Assert.Equal((end, "<|end|>"), (tokenizer.EosTokenId, tokenizer.EosToken));
+            Assert.NotEqual(tokenizer.EosTokenId, tokenizer.PadTokenId);
+        }
+        Assert.Equal(end, ModelConfig.Load(work.At("merged")).EosTokenIds[0]);
+        Assert.Contains("PARAMETER stop \"<|end|>\"", File.ReadAllText(work.At("gguf", "Modelfile")), StringComparison.Ordinal);
     }
 
     private static double Loss(params string[] arguments)

@@ -34,14 +34,15 @@ internal static class ExportCommand
         using (var model = LanguageModel.Load(folder))
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
-            var template = ModelLoading.TemplateOf(settings, ModelLoading.TokenizerOf(folder));
+            // What is taken for want of a template says nothing about how the model ends its turns.
+            var template = ModelLoading.HasTemplate(settings, model) ? ModelLoading.TemplateOf(settings, ModelLoading.TokenizerOf(folder)) : null;
             exports = format switch
             {
                 "gguf" => WriteGguf(settings, model, template, output, mixes),
                 "gguf-adapter" => WriteAdapter(model, output, mixes),
-                _ => WriteFolder(settings, model, output, format == "nf4"),
+                _ => WriteFolder(settings, model, template, output, format == "nf4"),
             };
-            if (verifies && Tokenizer.Exists(folder)) check = new ExportCheck(model, ExportTexts.Of(settings, model, template));
+            if (verifies && Tokenizer.Exists(folder)) check = new ExportCheck(model, ExportTexts.Of(settings, model, template ?? ChatTemplate.ChatMl), tokenizer: TokenizerOf(model, template));
         }
         if (check is not null) exports = [.. exports.Select(export => Verify(settings, check, export))];
         foreach (var export in exports) Console.Error.WriteLine($"{Path.GetFullPath(export.Path)} ({export.Type}){(export.Report is { } report ? ": " + report : verifies && check is null ? ": not verified, the model has no tokenizer" : "")}");
@@ -66,12 +67,14 @@ internal static class ExportCommand
         return export with { Limit = limit, Report = check.Compare(export.Path, new LoadOptions { DType = parameters * 4 > free ? DType.BFloat16 : DType.Float32 }) };
     }
 
-    private static List<Export> WriteGguf(Settings settings, LanguageModel model, ChatTemplate template, string output, List<GgufMix> mixes)
+    private static Tokenizer TokenizerOf(LanguageModel model, ChatTemplate? template) => template is null ? model.Tokenizer : model.Tokenizer.For(template);
+
+    private static List<Export> WriteGguf(Settings settings, LanguageModel model, ChatTemplate? template, string output, List<GgufMix> mixes)
     {
         var isFile = IsFile(output, mixes);
         var name = NameOf(settings, model);
         var exports = new List<Export>();
-        var importance = mixes.Exists(mix => mix.Type.IsQuantized()) && ExportTexts.Calibration(settings, model, template) is { } rows ? ImportanceMatrix.Gather(model, rows) : null;
+        var importance = mixes.Exists(mix => mix.Type.IsQuantized()) && ExportTexts.Calibration(settings, model, template ?? ChatTemplate.ChatMl) is { } rows ? ImportanceMatrix.Gather(model, rows) : null;
         foreach (var mix in mixes)
         {
             var path = isFile ? output : Path.Combine(output, $"{name}-{mix.Name}.gguf");
@@ -80,7 +83,7 @@ internal static class ExportCommand
             {
                 foreach (var note in notes) Console.Error.WriteLine(note);
                 var modelfile = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(path))!, "Modelfile");
-                AtomicFile.WriteText(modelfile, OllamaModelfile.Create(Path.GetFileName(path), model.Tokenizer, template, settings.Text("system")));
+                AtomicFile.WriteText(modelfile, OllamaModelfile.Create(Path.GetFileName(path), TokenizerOf(model, template), template ?? ChatTemplate.ChatMl, settings.Text("system")));
             }
             exports.Add(new(path, mix.Name, ExportLimits.Of(mix), null));
         }
@@ -100,7 +103,7 @@ internal static class ExportCommand
         return exports;
     }
 
-    private static List<Export> WriteFolder(Settings settings, LanguageModel model, string output, bool isNf4)
+    private static List<Export> WriteFolder(Settings settings, LanguageModel model, ChatTemplate? template, string output, bool isNf4)
     {
         var dtype = settings.DType("dtype");
         if (isNf4)
@@ -112,8 +115,7 @@ internal static class ExportCommand
             DiskSpace.Require(output, model.Decoder.Weights.Sum(weight => weight.Shape.Count * dtype.SizeInBytes()));
             ModelWriter.Save(output, model, dtype, settings.Bytes("max-shard-size"));
         }
-        ModelLoading.TokenizerOf(model.Folder)?.CopyTo(output);
-        if (settings.Text("adapter") is { } trained && Path.Combine(trained, Tokenizer.ChatTemplateFile) is var template && File.Exists(template)) File.Copy(template, Path.Combine(output, Tokenizer.ChatTemplateFile), true);
+        if (Tokenizer.Exists(model.Folder)) model.Tokenizer.SaveTo(output, template);
         return [isNf4 ? new(output, "nf4", ExportLimits.Nf4, null) : new(output, settings.Required("dtype"), ExportLimits.Of(dtype), null)];
     }
 

@@ -79,10 +79,9 @@ internal static class TrainCommand
         var result = new SftTrainer(model, training, options, evaluation).Train(progress, cancellation.Token);
         if (result.IsInterrupted) samples.Clear();
         Answer(model, tokenizer, renderer, samples, cancellation.Token, (sample, answer) => sample.After = answer);
-        tokenizer?.CopyTo(output);
+        // What was trained with a template is to be asked with it, and ends where its turns end.
+        tokenizer?.SaveTo(output, renderer.HasRenderedChats || settings.Text("chat-template") is not null ? renderer.Template : null);
         AtomicFile.WriteText(Path.Combine(output, "README.md"), ModelCard.Create(folder, output, []));
-        // What was trained with a template is to be asked with it.
-        if (tokenizer is not null && renderer.Template.Source is var template && template != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(output, Tokenizer.ChatTemplateFile), template);
         HtmlReport.Write(Path.Combine(output, "report.html"), output, settings.ToYaml(), result, [.. samples.Select(sample => (sample.Question, sample.Before, sample.After))]);
         progress.Finish(result, output, samples);
         return result;

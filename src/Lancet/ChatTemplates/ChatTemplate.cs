@@ -18,6 +18,9 @@ public sealed class ChatTemplate
     /// <summary>Jinja source.</summary>
     public string Source { get; }
 
+    /// <summary>The token that a template of <see cref="Names"/> ends every turn with, if it names one itself; null where it asks the tokenizer, and for any other template.</summary>
+    internal string? LibraryTurnEnd => NamedTemplates.TurnEnd(Source);
+
     /// <summary>Parses a template.</summary>
     /// <exception cref="LancetException">The template is malformed; the message names the line.</exception>
     public static ChatTemplate Parse(string source) => new(source);

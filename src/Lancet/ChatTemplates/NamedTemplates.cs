@@ -46,6 +46,16 @@ internal static class NamedTemplates
     /// <summary>Source of a template, or null.</summary>
     public static string? Find(string name) => s_sources.GetValueOrDefault(name);
 
+    /// <summary>The token that a template of this library writes behind every turn, by the template's source; null for others.</summary>
+    public static string? TurnEnd(string source) => s_sources.FirstOrDefault(item => item.Value == source).Key switch
+    {
+        "chatml" or "qwen" => "<|im_end|>",
+        "llama-3" => "<|eot_id|>",
+        "gemma" => "<end_of_turn>",
+        "phi" => "<|end|>",
+        _ => null,
+    };
+
     private static string Turns(string turn, string prompt) =>
         $$$"""{%- for message in messages -%}{{- {{{turn}}} -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- {{{prompt}}} -}}{%- endif -%}""";
 }

@@ -31,6 +31,9 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
     /// <summary>Further variables of the chat template, such as <c>enable_thinking</c>; a row's own <c>chat_template_kwargs</c> win.</summary>
     public IReadOnlyDictionary<string, JsonElement> TemplateVariables { get; init; } = ReadOnlyDictionary<string, JsonElement>.Empty;
 
+    /// <summary>Whether a row was rendered with the template.</summary>
+    public bool HasRenderedChats { get; private set; }
+
     /// <summary>Tokens and labels of a row.</summary>
     /// <param name="row">JSON object.</param>
     /// <param name="place">Where it is, for messages.</param>
@@ -106,7 +109,8 @@ public sealed class RowRenderer(Tokenizer? tokenizer, ChatTemplate? template)
 
     private TokenizedRow Chat(Conversation conversation, string place)
     {
-        var needed = Needed(place);
+        var needed = Needed(place).For(Template);
+        HasRenderedChats = true;
         RenderedChat rendered;
         try
         {

@@ -1,6 +1,7 @@
 using System.Globalization;
 using Lancet.Generation;
 using Lancet.Models;
+using Lancet.Tokenization;
 
 namespace Lancet.Formats;
 
@@ -32,20 +33,22 @@ public sealed class ExportCheck
     /// <param name="model">Model, with its adapter on its base.</param>
     /// <param name="texts">Texts that it was not trained on; special tokens are read as such.</param>
     /// <param name="maxTokens">Tokens that are compared at most; a text is cut to a quarter of that.</param>
-    public ExportCheck(LanguageModel model, IReadOnlyList<string> texts, int maxTokens = 256)
+    /// <param name="tokenizer">The tokenizer that the export gets, if it is not the model's own, see <see cref="Tokenizer.For"/>.</param>
+    public ExportCheck(LanguageModel model, IReadOnlyList<string> texts, int maxTokens = 256, Tokenizer? tokenizer = null)
     {
+        tokenizer ??= model.Tokenizer;
         var perText = Math.Max(2, Math.Min(maxTokens / 4, model.Config.MaxPositions));
         var prompts = new List<int[]>();
         _texts = [.. texts];
         foreach (var text in texts)
         {
-            var ids = model.Tokenizer.Encode(text, false);
+            var ids = tokenizer.Encode(text, false);
             if (ids.Length > perText) ids = ids[..perText];
             if (ids.Length >= 2 && prompts.Sum(prompt => prompt.Length) + ids.Length <= maxTokens) prompts.Add(ids);
         }
         if (prompts.Count == 0) throw new LancetException("There is no text of two tokens or more to compare the export on.");
         _prompts = [.. prompts];
-        TokenIds = [.. texts.Select(text => model.Tokenizer.Encode(text, false))];
+        TokenIds = [.. texts.Select(text => tokenizer.Encode(text, false))];
         _reference = Run(model);
     }
 

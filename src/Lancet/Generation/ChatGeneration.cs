@@ -19,6 +19,7 @@ public static class ChatGeneration
     /// <param name="variables">Further variables of the template, such as <c>enable_thinking</c>.</param>
     public static int[] Prompt(Tokenizer tokenizer, ChatTemplate template, IReadOnlyList<ChatMessage> messages, IReadOnlyDictionary<string, JsonElement>? variables = null)
     {
+        tokenizer = tokenizer.For(template);
         var options = new ChatTemplateOptions { AddsGenerationPrompt = true, BosToken = tokenizer.BosToken, EosToken = tokenizer.EosToken };
         return tokenizer.Encode(template.Render(messages, variables is null ? options : options with { Variables = variables }), false);
     }
@@ -31,6 +32,7 @@ public static class ChatGeneration
     public static int? TurnEnd(Tokenizer tokenizer, ChatTemplate template)
     {
         const string Probe = "lancet";
+        tokenizer = tokenizer.For(template);
         try
         {
             var rendered = template.RenderWithSpans([new("user", "?"), new("assistant", Probe)], new ChatTemplateOptions { BosToken = tokenizer.BosToken, EosToken = tokenizer.EosToken });

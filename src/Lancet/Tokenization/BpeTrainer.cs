@@ -32,7 +32,6 @@ public static class BpeTrainer
             json.WriteStartObject();
             json.WriteString("tokenizer_class", "PreTrainedTokenizerFast");
             json.WriteString("eos_token", eosToken);
-            json.WriteString("pad_token", eosToken);
             if (chatTemplate is not null) json.WriteString("chat_template", chatTemplate);
             json.WriteEndObject();
         });

@@ -1,5 +1,6 @@
 using System.Text.Json;
-using Lancet.Formats;
+using System.Text.Json.Nodes;
+using Lancet.ChatTemplates;
 using Lancet.Formats.Gguf;
 
 namespace Lancet.Tokenization;
@@ -25,10 +26,12 @@ public sealed class Tokenizer
     private readonly AddedTokenFinder? _addedInText;
     private readonly AddedTokenFinder? _addedInNormalized;
     private readonly List<int?> _postProcessor;
+    private readonly (string From, string To)? _renaming;
+    private (ChatTemplate Template, Tokenizer Tokenizer)? _renamed;
 
-    private Tokenizer(string folder, JsonElement root, string path)
+    private Tokenizer(string folder, JsonElement root, string path, (string From, string To)? renaming = null)
     {
-        _folder = folder;
+        (_folder, _renaming) = (folder, renaming);
         var model = root.TryGetProperty("model", out var section) ? section : throw new LancetException($"{path}: model is missing.");
         _normalizer = Normalizer.Read(root, path);
         _preTokenizer = PreTokenizer.Read(root, path);
@@ -82,19 +85,40 @@ public sealed class Tokenizer
     /// <summary>Jinja source of the checkpoint's chat template, or null.</summary>
     public string? ChatTemplate { get; private set; }
 
-    /// <summary>Writes the tokenizer's files beside a trained model: copies of the folder's, or what a GGUF file says.</summary>
+    /// <summary>
+    /// Writes the tokenizer's files beside a trained model: the folder's, or what a GGUF file says. With a template the end of text becomes what ends its turns, in config.json and
+    /// generation_config.json, too; padding never is the end of text.
+    /// </summary>
     /// <param name="folder">Folder, which exists.</param>
-    public void CopyTo(string folder)
+    /// <param name="template">What the model was trained with; null if it was with no template.</param>
+    public void SaveTo(string folder, ChatTemplate? template = null) => TokenizerFiles.Write(folder, _folder, this, template);
+
+    /// <summary>
+    /// The tokenizer that goes with a template. Where a template of Lancet's own library ends its turns with a token that the vocabulary lacks, the end of text gets that name: no row
+    /// is added, and a model that was trained with the template ends its turns with the token that it ends texts with. Else this one.
+    /// </summary>
+    /// <param name="template">Chat template; a checkpoint's own changes nothing.</param>
+    public Tokenizer For(ChatTemplate template)
     {
-        foreach (var file in Files) File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), true);
-        if (!GgufFile.IsGguf(_folder)) return;
-        using var gguf = GgufFile.Open(_folder);
-        AtomicFile.Write(Path.Combine(folder, "tokenizer.json"), stream => stream.Write(GgufTokenizer.ToJson(gguf)));
-        AtomicFile.Write(Path.Combine(folder, "tokenizer_config.json"), stream => stream.Write(GgufTokenizer.ToConfig(gguf)));
+        if (template.LibraryTurnEnd is not { } end || EosToken is not { } former || IdOf(end) is not null || !_added.ContainsKey(former) || template.Source == ChatTemplate) return this;
+        if (_renamed is { } known && known.Template.Source == template.Source) return known.Tokenizer;
+        using var document = ReadJson(_folder, (former, end), out var path);
+        var renamed = new Tokenizer(_folder, document.RootElement, path, (former, end));
+        _renamed = (template, renamed);
+        return renamed;
     }
 
-    private IEnumerable<string> Files => ((string[])["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", ChatTemplateFile, "generation_config.json"])
-        .Select(name => Path.Combine(_folder, name)).Where(File.Exists);
+    /// <summary>The tokenizer as a tokenizer.json, with the name that <see cref="For"/> gave to its end of text.</summary>
+    internal JsonDocument ReadJson(out string path) => _renaming is { } names ? ReadJson(_folder, names, out path) : ReadJson(_folder, out path);
+
+    private static JsonDocument ReadJson(string folder, (string From, string To) names, out string path)
+    {
+        using var document = ReadJson(folder, out path);
+        var root = JsonNode.Parse(document.RootElement.GetRawText())!;
+        foreach (var part in (JsonNode?[])[root["added_tokens"], root["post_processor"], root["model"]])
+            if (part is not null) TokenizerFiles.Rename(part, names.From, names.To);
+        return JsonDocument.Parse(root.ToJsonString());
+    }
 
     /// <summary>Reads the tokenizer of a model folder.</summary>
     /// <exception cref="LancetException">There is none, or it is malformed or of an unsupported kind.</exception>
@@ -291,8 +315,8 @@ public sealed class Tokenizer
             foreach (var document in (JsonDocument?[])[config, map])
             {
                 if (document is null || !document.RootElement.TryGetProperty(key, out var value)) continue;
-                if (value.ValueKind == JsonValueKind.String) return value.GetString();
-                if (value.ValueKind == JsonValueKind.Object && value.TryGetProperty("content", out var content)) return content.GetString();
+                if (value.ValueKind == JsonValueKind.Object && value.TryGetProperty("content", out var content)) value = content;
+                if (value.ValueKind == JsonValueKind.String) return value.GetString() is var token && token == _renaming?.From ? _renaming?.To : token;
             }
             return null;
         }

@@ -40,7 +40,8 @@ internal static class GgufConfig
             ["mlp_bias"] = Has("blk.0.ffn_up.bias"),
         };
         if (config["hidden_act"]!.GetValue<string>() != "silu") config["hidden_activation"] = "gelu_pytorch_tanh";
-        if (metadata.Integer("tokenizer.ggml.eos_token_id") is { } eos) config["eos_token_id"] = metadata.Integer("tokenizer.ggml.eot_token_id") is { } eot ? new JsonArray(JsonValue.Create(eos), JsonValue.Create(eot)) : JsonValue.Create(eos);
+        var ends = ((string[])["eos", "eot", "eom"]).Select(name => metadata.Integer($"tokenizer.ggml.{name}_token_id")).OfType<long>().Distinct().ToList();
+        if (ends.Count > 0) config["eos_token_id"] = ends.Count == 1 ? JsonValue.Create(ends[0]) : new JsonArray([.. ends.Select(end => JsonValue.Create(end))]);
         if (metadata.Integer("tokenizer.ggml.bos_token_id") is { } bos) config["bos_token_id"] = bos;
         AddFamily(config, type, metadata, prefix, Has);
         if (window > 0 || type == "gemma2") AddWindows(config, type, metadata, prefix, window, layers);

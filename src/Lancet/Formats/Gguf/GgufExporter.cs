@@ -42,7 +42,7 @@ public static class GgufExporter
         metadata.Add("general.file_type", (uint)mix.FileType);
         if (mix.Type.IsQuantized()) metadata.Add("general.quantization_version", 2u);
         GgufModelMetadata.Add(metadata, architecture, config);
-        GgufVocabulary.Add(metadata, model.Folder, config.VocabularySize, options.ChatTemplate ?? model.ChatTemplate);
+        GgufVocabulary.Add(metadata, options.ChatTemplate is { } template ? model.Tokenizer.For(template) : model.Tokenizer, config.VocabularySize, options.ChatTemplate ?? model.ChatTemplate);
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
         var outputs = new List<GgufOutput>();
         foreach (var (name, values) in GgufModelMetadata.RotaryTensors(config)) outputs.Add(new(name, GgufTensorType.Float32, [values.Length], stream => stream.Write(MemoryMarshal.AsBytes<float>(values))));

@@ -12,16 +12,15 @@ internal static class GgufVocabulary
     /// <summary>Kinds of tokens in <c>tokenizer.ggml.token_type</c>.</summary>
     public const int Normal = 1, Unknown = 2, Control = 3, UserDefined = 4, Unused = 5, Byte = 6;
 
-    /// <summary>Adds the keys of a model folder's tokenizer.</summary>
+    /// <summary>Adds the keys of a tokenizer.</summary>
     /// <param name="metadata">Receives the keys.</param>
-    /// <param name="folder">Model folder or GGUF file.</param>
+    /// <param name="tokenizer">Tokenizer.</param>
     /// <param name="size">Rows of the embedding; ids without a token are filled up.</param>
     /// <param name="template">Chat template to write, or null for none.</param>
     /// <exception cref="LancetException">There is no tokenizer, or llama.cpp has none that gives the same tokens.</exception>
-    public static void Add(GgufMetadata metadata, string folder, int size, ChatTemplate? template)
+    public static void Add(GgufMetadata metadata, Tokenizer tokenizer, int size, ChatTemplate? template)
     {
-        var tokenizer = Tokenizer.Load(folder);
-        using var document = Tokenizer.ReadJson(folder, out var path);
+        using var document = tokenizer.ReadJson(out var path);
         var (root, model) = (document.RootElement, document.RootElement.GetProperty("model"));
         if (tokenizer.VocabularySize > size) throw new LancetException($"{path}: the tokenizer has {tokenizer.VocabularySize} ids, the model {size} embeddings; they do not belong together.");
         if (Section.Text(model, "type") == "Unigram") throw new LancetException($"{path}: unigram tokenizers are not written to GGUF files; llama.cpp reads them for encoder models only.");
@@ -102,12 +101,15 @@ internal static class GgufVocabulary
             if (id is { } value) metadata.Add($"tokenizer.ggml.{name}_token_id", (uint)value);
         }
         Id("bos", before ?? tokenizer.BosTokenId);
-        var end = after ?? tokenizer.EosTokenId;
+        // What ends a turn is the end of text, as in the tokenizer's own files, unless texts are encoded with another one behind them; then generation has to end with both.
+        var turnEnd = TokenizerFiles.EndOfText(tokenizer, template);
+        var end = after ?? turnEnd;
         Id("eos", end);
-        // Where a turn ends with another token than a text, generation has to end with it too.
-        if (template is not null && ChatGeneration.TurnEnd(tokenizer, template) is { } turnEnd && turnEnd != end) Id("eot", turnEnd);
+        if (turnEnd != end) Id("eot", turnEnd);
+        // llama.cpp stops at this one, too.
+        if (tokenizer.EosTokenId != end && tokenizer.EosTokenId != turnEnd) Id("eom", tokenizer.EosTokenId);
         Id("unknown", unknown);
-        Id("padding", tokenizer.PadTokenId);
+        Id("padding", TokenizerFiles.Padding(tokenizer, end, tokenizer.EosTokenId));
         metadata.Add("tokenizer.ggml.add_bos_token", before is not null);
         metadata.Add("tokenizer.ggml.add_eos_token", after is not null);
     }
