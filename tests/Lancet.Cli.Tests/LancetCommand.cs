@@ -51,7 +51,8 @@ internal static class LancetCommand
     /// <summary>Starts a command, waits until it prints a line with <paramref name="text"/> on stderr, sends it a signal, and waits for its end.</summary>
     public static CommandResult RunAndSignal(string signal, string text, params string[] arguments)
     {
-        using var process = Start("dotnet", [s_assembly, .. arguments]);
+        // What a shell starts in the background ignores SIGINT, and passes that on.
+        using var process = OperatingSystem.IsLinux() ? Start("env", ["--default-signal=INT", "dotnet", s_assembly, .. arguments]) : Start("dotnet", [s_assembly, .. arguments]);
         process.StandardInput.Close();
         var error = new System.Text.StringBuilder();
         while (process.StandardError.ReadLine() is { } line)
