@@ -156,6 +156,7 @@ internal static class Options
     [
         s_device,
         new("self-test", "false", "Run every kernel family, product, copy and graph on the GPU and compare with the processor", true),
+        new("models", "false", "List the families of models, how they differ, their LoRA targets and GGUF names, as a Markdown table", true),
         new("filter", null, "Self-test only what has this in its name"),
         s_dumpPtx with { Help = "With --self-test: folder that receives the PTX of every kernel that the GPU compiles, with source lines" },
         s_json,

@@ -235,6 +235,14 @@ public class CommandTests
     }
 
     [Fact]
+    public void Doctor_lists_the_families_of_models()
+    {
+        var lines = LancetCommand.Run("doctor", "--models").Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        Assert.Equal(SupportedModel.All.Select(model => $"| `{model.ModelType}` "), lines.Skip(2).Select(line => line[..line.IndexOf("| ", 2, StringComparison.Ordinal)]));
+        Assert.Contains(lines, line => line.Contains("| `qkv_proj` `o_proj` `gate_up_proj` `down_proj` | `phi3` |", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public void What_is_trained_with_another_template_ends_as_it_ends_turns_in_every_export()
     {
         using var work = new Workspace();

@@ -7,12 +7,13 @@ using Lancet.Devices;
 using Lancet.Devices.Cpu;
 using Lancet.Devices.Cuda;
 using Lancet.Devices.Cuda.SelfTest;
+using Lancet.Models;
 using Lancet.Tensors;
 using Lancet.Tile;
 
 namespace Lancet.Cli.Commands;
 
-/// <summary>lancet doctor: the machine, its vector units and GPUs, and how fast a matrix product runs on it; with --self-test, whether the GPU computes what the processor does.</summary>
+/// <summary>lancet doctor: the machine, its vector units and GPUs, and how fast a matrix product runs on it; with --self-test, whether the GPU computes what the processor does; with --models, which families of models there are.</summary>
 internal static class DoctorCommand
 {
     private const int Size = 1024;
@@ -20,6 +21,11 @@ internal static class DoctorCommand
 
     public static int Run(Settings settings)
     {
+        if (settings.Flag("models"))
+        {
+            foreach (var line in SupportedModel.Table()) Console.WriteLine(line);
+            return 0;
+        }
         if (settings.Flag("self-test")) return RunSelfTest(settings);
         if (settings.Text("dump-ptx") is not null) throw new LancetException("--dump-ptx: doctor compiles kernels with --self-test only; lancet plan --device cuda --dump-ptx FOLDER needs no GPU.");
         using var device = new CpuDevice();

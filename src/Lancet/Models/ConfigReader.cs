@@ -7,20 +7,25 @@ namespace Lancet.Models;
 /// <param name="root">Object that is read.</param>
 /// <param name="path">Name for messages.</param>
 /// <param name="defaults">Values of keys that the object does not have, or null.</param>
-internal sealed class ConfigReader(JsonElement root, string path, ConfigReader? defaults = null)
+/// <param name="asked">Receives the keys that are asked for; those of objects inside do not count.</param>
+internal sealed class ConfigReader(JsonElement root, string path, ConfigReader? defaults = null, ISet<string>? asked = null)
 {
     public string Path => path;
 
     public LancetException Error(string message) => new($"{path}: {message}");
 
-    public JsonElement? Find(string key) => root.TryGetProperty(key, out var value) ? value.ValueKind == JsonValueKind.Null ? null : value : defaults?.Find(key);
+    public JsonElement? Find(string key)
+    {
+        asked?.Add(key);
+        return root.TryGetProperty(key, out var value) ? value.ValueKind == JsonValueKind.Null ? null : value : defaults?.Find(key);
+    }
 
     /// <summary>The same object with values for keys that it does not have.</summary>
     /// <param name="json">A JSON object: the defaults of the configuration class in transformers.</param>
     public ConfigReader WithDefaults(string json)
     {
         using var document = JsonDocument.Parse(json);
-        return new(root, path, new(document.RootElement.Clone(), path));
+        return new(root, path, new(document.RootElement.Clone(), path), asked);
     }
 
     public ConfigReader? Object(string key) => Find(key) is { ValueKind: JsonValueKind.Object } value ? new ConfigReader(value, $"{path} ({key})") : null;

@@ -182,6 +182,24 @@ public sealed record ModelConfig
         return config;
     });
 
+    /// <summary>A configuration of a family, and the keys that it reads beside those that all read.</summary>
+    /// <param name="family">Family.</param>
+    /// <param name="json">A config.json.</param>
+    internal static (ModelConfig Config, IReadOnlyCollection<string> Keys) Describe(ModelFamily family, string json) => ParseObject(json, family.ModelType, whole =>
+    {
+        var language = family.Language(whole);
+        var common = Common(language, family);
+        HashSet<string> shared = [], own = [];
+        // Some families ask for a window only if it is used.
+        foreach (var use in (string[])["false", "true"])
+        {
+            using var document = JsonDocument.Parse(json.Replace("{", $$"""{ "use_sliding_window": {{use}},""", StringComparison.Ordinal));
+            Common(new(document.RootElement, family.ModelType, asked: shared), family);
+            family.Configure(family.Language(new(document.RootElement, family.ModelType, asked: own)), common);
+        }
+        return (family.Configure(language, common), (IReadOnlyCollection<string>)[.. own.Except(shared).Where(key => key[0] != '_')]);
+    });
+
     private static T ParseObject<T>(string json, string path, Func<ConfigReader, T> read)
     {
         JsonDocument document;

@@ -175,7 +175,7 @@ public sealed class FamilyTests : IDisposable
     [Fact]
     public void The_table_of_models_names_every_family_and_fixture()
     {
-        var text = File.ReadAllText(Path.Combine(TestFiles.Root(), "docs", "models.md"));
+        var text = Documentation();
         var readme = File.ReadAllText(Path.Combine(TestFiles.Root(), "README.md"));
         foreach (var family in ModelFamily.Names)
         {
@@ -184,6 +184,25 @@ public sealed class FamilyTests : IDisposable
         }
         foreach (var fixture in Directory.GetDirectories(TestFiles.Golden(""))) Assert.Contains($"`{Path.GetFileName(fixture)}`", text, StringComparison.Ordinal);
     }
+
+    [Fact]
+    public void The_table_of_models_is_what_the_code_says()
+    {
+        // A family is checked by the fixtures whose config.json names it.
+        var fixtures = Directory.GetDirectories(TestFiles.Golden("")).Select(Path.GetFileName).Order(StringComparer.Ordinal)
+            .ToLookup(name => ModelConfig.Load(Path.Combine(TestFiles.Golden(name!), "model")).ModelType, name => $"`{name}`");
+        var table = string.Concat(SupportedModel.Table(("checked by", model => string.Join(" ", fixtures[model.ModelType]))).Select(line => line + '\n'));
+        const string Begin = "do not edit -->\n", End = "<!-- end -->";
+        var text = Documentation();
+        var (from, to) = (text.IndexOf(Begin, StringComparison.Ordinal) + Begin.Length, text.IndexOf(End, StringComparison.Ordinal));
+        if (Environment.GetEnvironmentVariable("LANCET_UPDATE_DOCS") == "1") File.WriteAllText(DocumentationFile, text[..from] + table + text[to..]);
+        else Assert.True(table == text[from..to], $"docs/models.md is not what the code says; run this test with LANCET_UPDATE_DOCS=1. Expected:\n{table}");
+        foreach (var model in SupportedModel.All) Assert.NotNull(model.GgufName);
+    }
+
+    private static string DocumentationFile => Path.Combine(TestFiles.Root(), "docs", "models.md");
+
+    private static string Documentation() => File.ReadAllText(DocumentationFile);
 
     private static void AssertLosses(string folder, Fixture fixture, string key)
     {

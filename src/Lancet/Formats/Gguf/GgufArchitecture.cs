@@ -72,6 +72,9 @@ internal sealed class GgufArchitecture
         ? 1 / Math.Sqrt(_config.HiddenSize / _config.QueryHeads)
         : 1 / Math.Sqrt(_config.HeadDimension);
 
+    /// <summary>The architecture of a family, or null.</summary>
+    public static string? NameOf(string modelType) => s_names.GetValueOrDefault(modelType);
+
     /// <summary>The architecture of a model.</summary>
     /// <exception cref="LancetException">GGUF files, or llama.cpp, cannot express the model.</exception>
     public static GgufArchitecture Of(ModelConfig config)

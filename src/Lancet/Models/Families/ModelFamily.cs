@@ -3,7 +3,8 @@ namespace Lancet.Models.Families;
 /// <summary>A family of decoder models. Each says how it differs from the plain pre-norm decoder that <see cref="ModelConfig"/> describes, and nothing else.</summary>
 internal abstract class ModelFamily
 {
-    private static readonly ModelFamily[] s_all =
+    /// <summary>Every family.</summary>
+    public static IReadOnlyList<ModelFamily> All { get; } =
     [
         new Llama(), new Mistral(), new Gemma(), new Gemma2(), new Gemma3("gemma3_text"), new Gemma3("gemma3"), new Qwen2(), new Qwen3(), new Phi3(), new Granite(), new SmolLM3(), new Olmo2(),
         new Cohere(), new Cohere2(), new Mixtral(), new Qwen3Moe(),
@@ -13,7 +14,7 @@ internal abstract class ModelFamily
     public abstract string ModelType { get; }
 
     /// <summary>Families that there are, by <c>model_type</c>.</summary>
-    public static IEnumerable<string> Names => s_all.Select(family => family.ModelType);
+    public static IEnumerable<string> Names => All.Select(family => family.ModelType);
 
     /// <summary>ε of the norms where a config.json names none.</summary>
     public virtual double DefaultNormEpsilon => 1e-6;
@@ -35,7 +36,7 @@ internal abstract class ModelFamily
     public static ModelFamily Find(ConfigReader reader)
     {
         var name = reader.Text("model_type") ?? throw reader.Error("model_type is missing.");
-        return Array.Find(s_all, family => family.ModelType == name)
+        return All.FirstOrDefault(family => family.ModelType == name)
             ?? throw reader.Error($"architecture {name} is not supported; supported are {string.Join(", ", Names)}.");
     }
 
