@@ -11,6 +11,9 @@ public sealed record ChatMessage(string Role, string? Content)
     /// <summary>What else the template sees of the turn, as the data has it: <c>tool_calls</c>, <c>tool_call_id</c>, <c>name</c>, <c>reasoning_content</c> and the like.</summary>
     public IReadOnlyDictionary<string, JsonElement> Fields { get; init; } = ReadOnlyDictionary<string, JsonElement>.Empty;
 
+    /// <summary>Whether a turn without text has <c>content</c> as none; a template can tell that from a turn without the key.</summary>
+    public bool HasContent { get; init; } = true;
+
     /// <summary>Whether an assistant's turn is trained; OpenAI's <c>"weight": 0</c> switches it off.</summary>
     public bool IsTrained { get; init; } = true;
 }

@@ -106,7 +106,8 @@ public sealed class ChatTemplate
 
     private static object Turn(ChatMessage message)
     {
-        var turn = new Dictionary<string, object?> { ["role"] = message.Role, ["content"] = message.Content };
+        var turn = new Dictionary<string, object?> { ["role"] = message.Role };
+        if (message.HasContent) turn["content"] = message.Content;
         foreach (var (name, value) in message.Fields) turn[name] = Values.FromJson(value);
         return turn;
     }

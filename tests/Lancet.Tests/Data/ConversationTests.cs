@@ -42,6 +42,18 @@ public class ConversationTests
         Assert.Equal("C:{\"city\": \"Bern\", \"days\": 2}True;assistant:Rain.;", Render(template, Row).Trained);
     }
 
+    [Theory]
+    [InlineData("\"content\": null, ", "none")]
+    [InlineData("\"content\": \"\", ", "text")]
+    [InlineData("\"content\": \"Let me see.\", ", "text Let me see.")]
+    [InlineData("", "undefined")]
+    public void A_template_sees_whether_a_turn_that_calls_has_text_none_or_no_content(string content, string expected)
+    {
+        var row = """{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", CONTENT"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}]}""".Replace("CONTENT", content, StringComparison.Ordinal);
+        var template = ChatTemplate.Parse("{% for m in messages if m.tool_calls %}{{ 'undefined' if m.content is undefined else 'none' if m.content is none else ('text ' + m.content) | trim }}{% for c in m.tool_calls %}|{{ c.function.name }}{% endfor %}{% endfor %}");
+        Assert.Equal(expected + "|f", Render(template, row).Text);
+    }
+
     [Fact]
     public void A_function_call_of_sharegpt_is_a_tool_call_and_its_system_message_comes_first()
     {
@@ -94,6 +106,7 @@ public class ConversationTests
     [InlineData("""{"messages": []}""", "messages must be a non-empty list")]
     [InlineData("""{"messages": "{"}""", "messages is a string but not valid JSON")]
     [InlineData("""{"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}""", "message 2: it has no role")]
+    [InlineData("""{"messages": [{"role": "assistant"}]}""", "message 1: it has no text content and no tool_calls")]
     [InlineData("""{"messages": [{"role": "assistant", "content": null}]}""", "message 1: it has no text content and no tool_calls")]
     [InlineData("""{"messages": [{"role": "user", "content": [{"type": "image"}]}]}""", "only parts of type text")]
     [InlineData("""{"conversations": [{"from": "function_call", "value": "{}"}]}""", "name and arguments")]
