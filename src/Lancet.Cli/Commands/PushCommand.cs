@@ -76,7 +76,7 @@ internal static class PushCommand
 
     private static void Show(TextWriter to, HubId id, HubUploadFiles found)
     {
-        to.WriteLine($"{id}: {found.Files.Count} files, {Size(found.Files.Sum(file => file.Size))}");
+        to.WriteLine($"{id}: {found.Files.Count} {(found.Files.Count == 1 ? "file" : "files")}, {Size(found.Files.Sum(file => file.Size))}");
         var width = found.Files.Max(file => file.Path.Length) + 2;
         foreach (var file in found.Files) to.WriteLine($"  {file.Path.PadRight(width)}{Size(file.Size),10}");
         foreach (var (path, why) in found.LeftOut) to.WriteLine($"  not {path}: {why}");

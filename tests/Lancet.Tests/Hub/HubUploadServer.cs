@@ -79,8 +79,9 @@ internal sealed class HubUploadServer : IDisposable
 
     private HubAnswer Answer(HubRequest request)
     {
-        if (request.Headers.GetValueOrDefault("authorization") != $"Bearer {Token}") return HubAnswer.Text(401, "{\"error\":\"Invalid credentials in Authorization header\"}");
         var path = request.Path.Split('?')[0];
+        // The address of a completion is a secret itself, and Hugging Face's clients send no token there.
+        if (request.Headers.GetValueOrDefault("authorization", path == "/complete" ? $"Bearer {Token}" : "") != $"Bearer {Token}") return HubAnswer.Text(401, "{\"error\":\"Invalid credentials in Authorization header\"}");
         if (path == "/api/repos/create") return Create(JsonNode.Parse(request.Body)!);
         if (path == "/complete") return Complete(request);
         if (path == "/verify") return Contents.TryGetValue((string)JsonNode.Parse(request.Body)!["oid"]!, out var bytes) && bytes.Length == (int)JsonNode.Parse(request.Body)!["size"]! ? HubAnswer.Text(200) : HubAnswer.Text(404);
@@ -104,9 +105,9 @@ internal sealed class HubUploadServer : IDisposable
 
     private HubAnswer Create(JsonNode wanted)
     {
-        if ((string?)wanted["type"] != "model") return HubAnswer.Text(400);
-        var isNew = Repositories.TryAdd($"{wanted["organization"]}/{wanted["name"]}", new() { IsPrivate = (bool?)wanted["private"] ?? false });
-        return isNew ? HubAnswer.Text(200, "{\"url\":\"\"}") : HubAnswer.Text(409, "{\"error\":\"You already created this model repo\"}");
+        if ((string?)wanted["type"] is not (null or "model")) return HubAnswer.Text(400);
+        var isNew = Repositories.TryAdd($"{wanted["organization"]}/{wanted["name"]}", new() { IsPrivate = (bool?)wanted["private"] ?? (string?)wanted["visibility"] == "private" });
+        return isNew ? HubAnswer.Text(200, $"{{\"url\":\"{Hub.Address}{wanted["organization"]}/{wanted["name"]}\"}}") : HubAnswer.Text(409, "{\"error\":\"You already created this model repo\"}");
     }
 
     private static HubAnswer Preupload(JsonNode wanted)
@@ -123,14 +124,22 @@ internal sealed class HubUploadServer : IDisposable
     private HubAnswer Batch(HubRequest request)
     {
         var wanted = JsonNode.Parse(request.Body)!;
-        if (request.Headers["content-type"] != "application/vnd.git-lfs+json" || (string?)wanted["hash_algo"] != "sha256") return HubAnswer.Text(422);
-        var (oid, size) = ((string)wanted["objects"]![0]!["oid"]!, (long)wanted["objects"]![0]!["size"]!);
-        if (Contents.ContainsKey(oid)) return HubAnswer.Text(200, $"{{\"objects\":[{{\"oid\":\"{oid}\",\"size\":{size}}}]}}");
-        var verify = $"\"verify\":{{\"href\":\"{Name ?? Hub.Address.ToString()}verify\"}}";
-        if (size <= PartSize) return HubAnswer.Text(200, $"{{\"transfer\":\"basic\",\"objects\":[{{\"oid\":\"{oid}\",\"size\":{size},\"actions\":{{\"upload\":{{\"href\":\"{Storage.Address}{oid}?signature=a%2Bb\",\"header\":{{\"x-kind\":\"whole\"}}}},{verify}}}}}]}}");
+        // Hugging Face's clients for Python and JavaScript spell it differently.
+        if (request.Headers["content-type"] != "application/vnd.git-lfs+json" || (string?)wanted["hash_algo"] is not ("sha256" or "sha_256")) return HubAnswer.Text(422);
+        var objects = wanted["objects"]!.AsArray().Select(item => ObjectOf((string)item!["oid"]!, (long)item["size"]!));
+        return HubAnswer.Text(200, $"{{\"objects\":[{string.Join(',', objects)}]}}");
+    }
+
+    private string ObjectOf(string oid, long size)
+    {
+        var start = $"{{\"oid\":\"{oid}\",\"size\":{size}";
+        if (Contents.ContainsKey(oid)) return start + "}";
+        var hub = Name ?? Hub.Address.ToString();
+        var verify = $"\"verify\":{{\"href\":\"{hub}verify\"}}";
+        if (size <= PartSize) return $"{start},\"actions\":{{\"upload\":{{\"href\":\"{Storage.Address}{oid}?signature=a%2Bb\",\"header\":{{\"x-kind\":\"whole\"}}}},{verify}}}}}";
         _uploads.TryAdd(oid, []);
         var parts = Enumerable.Range(1, (int)((size - 1) / PartSize) + 1).Select(part => $"\"{part}\":\"{Storage.Address}{oid}/{part}?signature=a%2Bb\"");
-        return HubAnswer.Text(200, $"{{\"transfer\":\"multipart\",\"objects\":[{{\"oid\":\"{oid}\",\"size\":{size},\"actions\":{{\"upload\":{{\"href\":\"{Name ?? Hub.Address.ToString()}complete\",\"header\":{{\"chunk_size\":\"{PartSize}\",{string.Join(',', parts)}}}}},{verify}}}}}]}}");
+        return $"{start},\"actions\":{{\"upload\":{{\"href\":\"{hub}complete\",\"header\":{{\"chunk_size\":\"{PartSize}\",{string.Join(',', parts)}}}}},{verify}}}}}";
     }
 
     private HubAnswer Store(HubRequest request)
@@ -143,7 +152,7 @@ internal sealed class HubUploadServer : IDisposable
             _uploads[path[0]][int.Parse(path[1], CultureInfo.InvariantCulture)] = request.Body;
             return HubAnswer.Text(200).With("ETag", $"\"{HubServer.Sha1(request.Body)}\"");
         }
-        if (HubServer.Sha256(request.Body) != path[0] || request.Headers.GetValueOrDefault("x-kind") != "whole") return HubAnswer.Text(400, "<Code>BadDigest</Code>");
+        if (HubServer.Sha256(request.Body) != path[0]) return HubAnswer.Text(400, "<Code>BadDigest</Code>");
         Contents[path[0]] = request.Body;
         return HubAnswer.Text(200);
     }
@@ -165,7 +174,7 @@ internal sealed class HubUploadServer : IDisposable
         var lines = Encoding.UTF8.GetString(request.Body).Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonNode.Parse(line)!).ToList();
         if (request.Headers["content-type"] != "application/x-ndjson" || (string?)lines[0]["key"] != "header") return HubAnswer.Text(400);
         var isRequest = request.Path.EndsWith("?create_pr=1", StringComparison.Ordinal);
-        if ((string?)lines[0]["value"]!["parentCommit"] != repository.Branches[branch].Commit) return HubAnswer.Text(412, "{\"error\":\"A commit has happened since. Please refresh and try again.\"}");
+        if (lines[0]["value"]!["parentCommit"] is { } parent && (string?)parent != repository.Branches[branch].Commit) return HubAnswer.Text(412, "{\"error\":\"A commit has happened since. Please refresh and try again.\"}");
         var files = new List<(string, byte[], bool)>();
         foreach (var (key, value) in lines.Skip(1).Select(line => ((string)line["key"]!, line["value"]!)))
         {
@@ -177,6 +186,6 @@ internal sealed class HubUploadServer : IDisposable
         if (isRequest) repository.Branches["refs/pr/1"] = repository.Branches[branch];
         Messages.Enqueue((string)lines[0]["value"]!["summary"]!);
         Commit(isRequest ? "refs/pr/1" : branch, [.. files]);
-        return HubAnswer.Text(200, $"{{\"success\":true,\"commitUrl\":\"\",\"commitOid\":\"{repository.Branches[isRequest ? "refs/pr/1" : branch].Commit}\"{(isRequest ? $",\"pullRequestUrl\":\"{Hub.Address}org/name/discussions/1\"" : "")}}}");
+        return HubAnswer.Text(200, $"{{\"success\":true,\"commitUrl\":\"{Hub.Address}org/name/commit/x\",\"commitOid\":\"{repository.Branches[isRequest ? "refs/pr/1" : branch].Commit}\"{(isRequest ? $",\"pullRequestUrl\":\"{Hub.Address}org/name/discussions/1\"" : "")}}}");
     }
 }

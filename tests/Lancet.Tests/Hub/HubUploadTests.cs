@@ -44,6 +44,8 @@ public sealed class HubUploadTests : IDisposable
         // Two files in one piece, one in five parts.
         Assert.Equal(2 + 5, _server.Storage.Requests.Count);
         Assert.All(_server.Storage.Requests, request => Assert.DoesNotContain(request.Headers, header => header.Value.Contains(HubUploadServer.Token, StringComparison.Ordinal)));
+        // The batch may name headers of a file in one piece.
+        Assert.Equal(2, _server.Storage.Requests.Count(request => request.Headers.GetValueOrDefault("x-kind") == "whole"));
         Assert.All(_server.Hub.Requests, request => Assert.Equal($"Bearer {HubUploadServer.Token}", request.Headers["authorization"]));
         foreach (var isSending in (bool[])[false, true])
         {
@@ -84,6 +86,13 @@ public sealed class HubUploadTests : IDisposable
         await Upload(how: new() { IsPrivate = true });
         _server.Repositories["org/name"] = new() { IsPrivate = false };
         Assert.Contains("there and public", (await Assert.ThrowsAsync<LancetException>(() => Upload(how: new() { IsPrivate = true }))).Message);
+        Assert.Single(_server.Files());
+        // Nor is anything sent to a hub that made a public one all the same.
+        _server.Repositories.Clear();
+        _server.Refuse = request => request.Path == "/api/repos/create" && _server.Repositories.TryAdd("org/name", new()) ? HubAnswer.Text(200) : null;
+        var stored = _server.Storage.Requests.Count;
+        Assert.Contains("there and public", (await Assert.ThrowsAsync<LancetException>(() => Upload(how: new() { IsPrivate = true }))).Message);
+        Assert.Equal(stored, _server.Storage.Requests.Count);
         Assert.Single(_server.Files());
     }
 
