@@ -22,6 +22,9 @@ internal static class Options
     private static readonly Setting s_json = new("json", "false", "Machine-readable result on stdout", true);
     private static readonly Setting s_seed = new("seed", "3407", "Seed of everything random");
 
+    private static readonly Setting s_push = new("push", null, "Name on the hub that the output goes to afterwards, as lancet push uploads it: org/name[@branch]");
+    private static readonly Setting s_pushPrivate = new("push-private", "false", "With --push: create the repository as a private one; refused if it is there and public", true);
+
     private static readonly Setting[] s_run =
     [
         s_length,
@@ -73,7 +76,7 @@ internal static class Options
         new("overwrite-output", "false", "Let a new run drop the checkpoints of a former one in --output", true),
         new("resume", "false", "Continue the newest checkpoint of --output, bit for bit", true),
         s_template, s_thinking, s_kwargs, s_columns,
-        s_dumpPtx,
+        s_push, s_pushPrivate, s_dumpPtx,
         new("dry-run", "false", "Print the resolved options and stop", true),
         s_json,
     ];
@@ -120,7 +123,7 @@ internal static class Options
         new("verify", "true", "Load the export again and compare its logits and perplexity with the model's", true),
         s_data with { Help = "Held-out rows to verify on; a few sentences by default" },
         new("max-divergence", "auto", "Most that the export may diverge from the model, in nats a token; auto depends on the type"),
-        s_columns, s_json,
+        s_columns, s_push, s_pushPrivate, s_json,
     ];
 
     public static Setting[] Push { get; } =

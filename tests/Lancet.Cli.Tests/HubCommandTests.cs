@@ -67,6 +67,30 @@ public sealed class HubCommandTests : IDisposable
     }
 
     [Fact]
+    public void Training_and_export_push_what_they_wrote()
+    {
+        var run = LancetCommand.RunWith(Environment, _work.Train("--push", "org/name@run", "--push-private", "true", "--json", "true"));
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Equal(_work.Output, (string)JsonNode.Parse(run.Output)!["output"]!);
+        Assert.True(_server.Repositories["org/name"].IsPrivate);
+        Assert.Equal(File.ReadAllBytes(_work.At("out", "adapter_model.safetensors")), _server.Files("run")["adapter_model.safetensors"].Bytes);
+        var export = LancetCommand.RunWith(Environment, "export", "--model", _work.Model, "--adapter", _work.Output, "--output", _work.At("merged"), "--verify", "false", "--push", "org/name");
+        Assert.True(export.ExitCode == 0, export.Error);
+        Assert.Equal(File.ReadAllBytes(_work.At("merged", "model.safetensors")), _server.Files()["model.safetensors"].Bytes);
+        // What cannot be uploaded is not trained first.
+        var refused = LancetCommand.RunWith([.. Environment, ("HF_TOKEN", "")], _work.Train("--output", _work.At("other"), "--push", "org/name"));
+        Assert.Equal(2, refused.ExitCode);
+        Assert.Contains("uploading needs a token", refused.Error);
+        Assert.False(Directory.Exists(_work.At("other")));
+        // What cannot be uploaded in the end is there all the same.
+        _server.Refuse = request => request.Path.Contains("/commit/", StringComparison.Ordinal) ? HubAnswer.Text(403) : null;
+        var failed = LancetCommand.RunWith(Environment, _work.Train("--output", _work.At("other"), "--push", "org/name@other"));
+        Assert.Equal(1, failed.ExitCode);
+        Assert.Contains("lancet push " + _work.At("other") + " org/name@other tries again", failed.Error);
+        Assert.True(File.Exists(_work.At("other", "adapter_model.safetensors")));
+    }
+
+    [Fact]
     public void What_cannot_be_is_told_with_the_right_exit_code()
     {
         Refused(2, "uploading needs a token with the right to write. Set HF_TOKEN", ("HF_TOKEN", ""), "push", _work.Model, "org/name");

@@ -21,6 +21,7 @@ internal static class ExportCommand
 
     public static int Run(Settings settings)
     {
+        var target = PushCommand.TargetOf(settings);
         var (folder, output) = (HubLoading.Folder(settings.Required("model")), settings.Required("output"));
         HubLoading.ResolveAdapter(settings);
         if (Path.GetFullPath(folder) == Path.GetFullPath(output)) throw new LancetException("--output is the model's own folder; choose another one.");
@@ -51,7 +52,9 @@ internal static class ExportCommand
         if (settings.Flag("json")) WriteJson(exports);
         foreach (var export in exports.Where(export => export.IsBad))
             Console.Error.WriteLine($"{export.Path}: the export does not answer as the model does: {export.Report!.Divergence:G3} nats a token where {export.Limit:G3} are expected at most of {export.Type}. Do not use it; choose a type with more bits, or report this with the model's name. --max-divergence sets another limit.");
-        return exports.Exists(export => export.IsBad) ? Bad : 0;
+        if (exports.Exists(export => export.IsBad)) return Bad;
+        PushCommand.Push(settings, target);
+        return 0;
     }
 
     private static Export Verify(Settings settings, ExportCheck check, Export export)

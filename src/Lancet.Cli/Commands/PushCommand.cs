@@ -16,23 +16,65 @@ internal static class PushCommand
         var source = settings.Required("folder");
         var id = IdOf(settings);
         var how = new HubUploadOptions { IsPrivate = settings.Flag("private"), Message = settings.Required("message"), CreatesPullRequest = settings.Flag("create-pr") };
-        var isDryRun = settings.Flag("dry-run");
-        if (Directory.Exists(source)) CheckCard(source, isDryRun);
-        var found = HubUploadFiles.Find(source, settings.Flag("all"));
-        Show(isDryRun && !settings.Flag("json") ? Console.Out : Console.Error, id, found);
+        var (isDryRun, isJson) = (settings.Flag("dry-run"), settings.Flag("json"));
+        var found = Prepare(source, id, settings.Flag("all"), isDryRun, isDryRun && !isJson ? Console.Out : Console.Error);
         if (isDryRun)
         {
-            if (settings.Flag("json")) WriteJson(id, found, null, "");
+            if (isJson) WriteJson(id, found, null, "");
             return 0;
         }
+        var (result, address) = Upload(id, found, how);
+        if (isJson) WriteJson(id, found, result, address);
+        return 0;
+    }
+
+    /// <summary>Where --push of another command leads; null for nowhere. What cannot go there is refused before the work begins.</summary>
+    public static HubId? TargetOf(Settings settings)
+    {
+        if (settings.Text("push") is not { } text)
+        {
+            if (settings.Flag("push-private")) throw new LancetException("--push-private is given, but not --push.");
+            return null;
+        }
+        var id = HubId.Parse(text, HubRepositoryKind.Model);
+        new HubUploader(HubOptions.FromEnvironment()).Check(id);
+        return id;
+    }
+
+    /// <summary>Uploads what another command left in --output.</summary>
+    public static void Push(Settings settings, HubId? target)
+    {
+        if (target is null) return;
+        var output = settings.Required("output");
+        try
+        {
+            Upload(target, Prepare(output, target, false, false, Console.Error), new HubUploadOptions { IsPrivate = settings.Flag("push-private") });
+        }
+        catch (LancetException error)
+        {
+            // The work itself is done.
+            throw new OutputException($"{error.Message}\n{output} is complete; lancet push {output} {target} tries again.", error);
+        }
+    }
+
+    /// <summary>Chooses files and shows them, and sees to the card.</summary>
+    private static HubUploadFiles Prepare(string source, HubId id, bool includesEverything, bool isDryRun, TextWriter list)
+    {
+        if (Directory.Exists(source)) CheckCard(source, isDryRun);
+        var found = HubUploadFiles.Find(source, includesEverything);
+        Show(list, id, found);
+        return found;
+    }
+
+    private static (HubUploadResult Result, string Address) Upload(HubId id, HubUploadFiles found, HubUploadOptions how)
+    {
         var options = HubOptions.FromEnvironment();
         HubUploadResult result;
         using (var progress = new HubProgressLine(id)) result = new HubUploader(options).UploadAsync(id, found.Files, how, progress).GetAwaiter().GetResult();
         var address = result.PullRequest ?? new Uri(options.Endpoint, $"/{id.Name}/commit/{result.Commit}").ToString();
         Console.Error.WriteLine($"{(result.IsNew ? "created; " : "")}{string.Join(", ", result.Files.GroupBy(file => file.Outcome).OrderBy(group => group.Key).Select(group => $"{group.Count()} {NameOf(group.Key)} ({Size(group.Sum(file => file.File.Size))})"))}");
         Console.Error.WriteLine(address);
-        if (settings.Flag("json")) WriteJson(id, found, result, address);
-        return 0;
+        return (result, address);
     }
 
     private static HubId IdOf(Settings settings)

@@ -16,6 +16,7 @@ internal static class TrainCommand
 
     public static int Run(Settings settings)
     {
+        var target = PushCommand.TargetOf(settings);
         if (settings.Flag("dry-run"))
         {
             Validate(settings);
@@ -25,6 +26,7 @@ internal static class TrainCommand
         var clock = new StartupClock();
         var outcome = Train(settings, clock);
         if (settings.Flag("json")) WriteJson(settings, outcome, clock);
+        if (!outcome.IsInterrupted) PushCommand.Push(settings, target);
         return outcome.IsInterrupted ? Interrupted : 0;
     }
 

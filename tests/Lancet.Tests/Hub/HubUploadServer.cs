@@ -145,7 +145,7 @@ internal sealed class HubUploadServer : IDisposable
     private HubAnswer Store(HubRequest request)
     {
         // Two ways to say who one is are one too many for storage.
-        if (request.Method != "PUT" || request.Headers.ContainsKey("authorization") || !request.Path.EndsWith("?signature=a+b", StringComparison.Ordinal)) return HubAnswer.Text(400, "<Code>InvalidRequest</Code>");
+        if (request.Method != "PUT" || request.Body.Length == 0 || request.Headers.ContainsKey("authorization") || !request.Path.EndsWith("?signature=a+b", StringComparison.Ordinal)) return HubAnswer.Text(400, "<Code>InvalidRequest</Code>");
         var path = request.Path[1..request.Path.IndexOf('?')].Split('/');
         if (path.Length == 2)
         {

@@ -17,6 +17,7 @@ public sealed class HubUploadTests : IDisposable
         Write("README.md", 300);
         Write("config.json", 4000);
         Write("empty.txt", 0);
+        Write("empty.safetensors", 0);
         Write("adapter_model.safetensors", 70_000);
         Write("tokenizer.json", 60_000);
         Write("weights/model.safetensors", 450_001);

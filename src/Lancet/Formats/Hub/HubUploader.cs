@@ -71,9 +71,7 @@ public sealed class HubUploader(HubOptions options)
     /// <exception cref="OutputException">The hub cannot be reached, or stays busy.</exception>
     public async Task<HubUploadResult> UploadAsync(HubId id, IReadOnlyList<HubLocalFile> files, HubUploadOptions how, IProgress<HubUploadProgress>? progress = null, CancellationToken cancellation = default)
     {
-        if (options.IsOffline) throw new LancetException($"{id}: HF_HUB_OFFLINE is set, so nothing is uploaded. Unset it first.");
-        if (options.Token is null) throw new LancetException($"{id}: uploading needs a token with the right to write. Set HF_TOKEN, or log in with hf auth login; tokens are made at {new Uri(options.Endpoint, "/settings/tokens")}.");
-        if (id.IsCommit) throw new LancetException($"{id}: a commit never changes; name a branch.");
+        Check(id);
         using var http = new HubHttp(options);
         try
         {
@@ -93,6 +91,16 @@ public sealed class HubUploader(HubOptions options)
         {
             throw new OutputException($"{id}: {error.Message} Nothing was committed; large files that were uploaded whole are kept: start again to go on.", error);
         }
+    }
+
+    /// <summary>Refuses what no upload can do, before anything is prepared for it.</summary>
+    /// <param name="id">Repository and branch.</param>
+    /// <exception cref="LancetException">There is no token, the network is not to be used, or a commit is named.</exception>
+    public void Check(HubId id)
+    {
+        if (options.IsOffline) throw new LancetException($"{id}: HF_HUB_OFFLINE is set, so nothing is uploaded. Unset it first.");
+        if (options.Token is null) throw new LancetException($"{id}: uploading needs a token with the right to write. Set HF_TOKEN, or log in with hf auth login; tokens are made at {new Uri(options.Endpoint, "/settings/tokens")}.");
+        if (id.IsCommit) throw new LancetException($"{id}: a commit never changes; name a branch.");
     }
 
     /// <summary>The branch as it is, made if it is not there, and whether the repository is new.</summary>
