@@ -64,7 +64,11 @@ public sealed record LoraOptions
     /// <param name="projection">Projection.</param>
     /// <param name="rank">Rank of its adapter.</param>
     /// <exception cref="LancetException">A pattern is malformed.</exception>
-    public double ScaleOf(LoraLinear projection, int rank) => (Find(AlphaPattern, projection.Name, "alpha_pattern") ?? Alpha) / (UsesRankStabilization ? Math.Sqrt(rank) : rank);
+    public double ScaleOf(LoraLinear projection, int rank) => AlphaOf(projection.Name) / (UsesRankStabilization ? Math.Sqrt(rank) : rank);
+
+    /// <summary>Alpha of what has a name.</summary>
+    /// <exception cref="LancetException">A pattern is malformed.</exception>
+    internal double AlphaOf(string name) => Find(AlphaPattern, name, "alpha_pattern") ?? Alpha;
 
     /// <summary>The target modules by name in a model.</summary>
     internal IReadOnlyList<string> ModulesOf(DecoderModel decoder) => TargetModules.Contains(AllLinear) ? [.. decoder.ModuleNames] : TargetModules;

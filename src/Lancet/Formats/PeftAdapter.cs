@@ -8,7 +8,7 @@ using Lancet.Tile;
 namespace Lancet.Formats;
 
 /// <summary>A LoRA adapter folder as PEFT writes it: <c>adapter_config.json</c> and <c>adapter_model.safetensors</c>.</summary>
-public sealed class PeftAdapter : IDisposable
+public sealed partial class PeftAdapter : IDisposable
 {
     /// <summary>Name of DoRA's magnitudes among a module's tensors.</summary>
     internal const string MagnitudePart = "lora_magnitude_vector";
@@ -55,14 +55,13 @@ public sealed class PeftAdapter : IDisposable
         foreach (var module in _config.Texts("modules_to_save") ?? [])
             if (!_saved.Keys.Any(name => name.EndsWith(module + ".weight", StringComparison.Ordinal)) && !(Options.EnsuresWeightTying && _saved.Count > 0))
                 throw _config.Error($"modules_to_save names {module}, of which {file.Path} has no weights; {LoraOptions.EmbedTokens} and {LoraOptions.LmHead} are supported.");
-        TargetModules = [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
     }
 
     /// <summary>Rank, alpha and dropout.</summary>
-    public LoraOptions Options { get; }
+    public LoraOptions Options { get; private set; }
 
     /// <summary>Last parts of the names of the modules that have an adapter.</summary>
-    public IReadOnlyList<string> TargetModules { get; }
+    public IReadOnlyList<string> TargetModules => [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
 
     /// <summary>Modules that were trained in full beside the adapter.</summary>
     public IReadOnlyList<string> ModulesToSave => [.. ((string[])[LoraOptions.EmbedTokens, LoraOptions.LmHead]).Where(module => _saved.Keys.Any(name => name.EndsWith(module + ".weight", StringComparison.Ordinal)))];
@@ -95,7 +94,10 @@ public sealed class PeftAdapter : IDisposable
         }
     }
 
-    /// <summary>Checks that every tensor belongs to a projection of the model and has its shape. Names that older checkpoints of the family used are the model's from here on.</summary>
+    /// <summary>
+    /// Checks that every tensor belongs to a projection of the model and has its shape. Names that older checkpoints of the family used, and what newer ones have put together, are the model's
+    /// from here on.
+    /// </summary>
     /// <exception cref="LancetException">The adapter was made for another model.</exception>
     public void CheckFits(DecoderModel decoder)
     {
@@ -113,6 +115,7 @@ public sealed class PeftAdapter : IDisposable
             }
         }
         var projections = decoder.Projections.ToDictionary(projection => projection.Name);
+        if (decoder.Config.Experts is { } experts) SplitExperts(decoder.Config, experts, projections);
         foreach (var ((module, part), entry) in _tensors)
         {
             if (!projections.TryGetValue(module, out var projection)) throw new LancetException($"{_file.Path}: tensor {entry.Name} belongs to no projection of this model; the adapter was made for another one.");
@@ -145,19 +148,14 @@ public sealed class PeftAdapter : IDisposable
     public float[] Read(Weight weight)
     {
         // Of a pair that stayed tied PEFT may write either name.
-        var entry = _saved.TryGetValue(weight.Name, out var own) ? own : _saved.Values.First();
-        var values = new float[entry.Count];
-        entry.CopyTo(values);
-        return values;
+        return Values(_saved.TryGetValue(weight.Name, out var own) ? own : _saved.Values.First());
     }
 
     /// <summary>Values of one of a projection's tensors.</summary>
     public float[] Read(string module, string part)
     {
-        var entry = Entry(module, part);
-        var values = new float[entry.Count];
-        entry.CopyTo(values);
-        return values;
+        if (_views.TryGetValue((module, part), out var view)) return view();
+        return Values(Entry(module, part));
     }
 
     /// <summary>Writes a model's adapter.</summary>
@@ -233,6 +231,13 @@ public sealed class PeftAdapter : IDisposable
     {
         _file.Dispose();
         _document.Dispose();
+    }
+
+    private static float[] Values(SafetensorsEntry entry)
+    {
+        var values = new float[entry.Count];
+        entry.CopyTo(values);
+        return values;
     }
 
     private IEnumerable<string> Modules() => _tensors.Keys.Select(key => key.Module).Distinct();

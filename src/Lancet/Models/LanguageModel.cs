@@ -141,10 +141,9 @@ public sealed partial class LanguageModel : IDisposable
     public void LoadAdapter(string folder, double? dropout = null)
     {
         using var adapter = PeftAdapter.Open(folder);
-        var options = adapter.Options;
-        if (dropout is { } p) options = options with { Dropout = p };
         adapter.CheckFits(Decoder);
-        options = options with { ModulesToSave = adapter.ModulesToSave };
+        var options = adapter.Options with { ModulesToSave = adapter.ModulesToSave };
+        if (dropout is { } p) options = options with { Dropout = p };
         Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.Contains);
         foreach (var projection in Decoder.Projections.Where(projection => projection.A is not null))
         {

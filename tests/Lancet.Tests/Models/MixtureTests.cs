@@ -191,7 +191,7 @@ public sealed class MixtureTests : IDisposable
         model.Trained.RefreshCopy(model.Device);
     }
 
-    private static float[] Losses(LanguageModel model, Fixture fixture)
+    internal static float[] Losses(LanguageModel model, Fixture fixture)
     {
         using var engine = new EvaluationEngine(model, fixture.MaxBatchTokens, fixture.MaxBatchTokens);
         var batch = fixture.Batch([0, 1, 2]);
