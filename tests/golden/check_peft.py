@@ -202,7 +202,7 @@ def check(lancet, folder, is_on_experts, out):
 
 def row(command, device, folder, is_on_experts):
     """Whether a fixture passes, and the line that says so."""
-    name = os.path.basename(folder.rstrip("/")) + (EXPERTS if is_on_experts else "")
+    name = os.path.basename(os.path.realpath(folder)) + (EXPERTS if is_on_experts else "")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     temporary, res, problem = tempfile.mkdtemp(), {}, ""
