@@ -49,6 +49,9 @@ internal sealed class HubServer : IDisposable
     /// <summary>Bytes of a request's body after which the connection is cut; null for none.</summary>
     public Func<HubRequest, int?> CutBody { get; set; } = _ => null;
 
+    /// <summary>Whether a request is never answered, its connection left open.</summary>
+    public Func<HubRequest, bool> IsSilent { get; set; } = _ => false;
+
     /// <summary>Files with whether they are kept in LFS.</summary>
     public Dictionary<string, (byte[] Bytes, bool IsLarge)> Files { get; } = [];
 
@@ -101,6 +104,7 @@ internal sealed class HubServer : IDisposable
             }
             await stream.ReadExactlyAsync(request.Body);
             Requests.Enqueue(request);
+            if (IsSilent(request)) await stream.ReadExactlyAsync(new byte[1]);
             var answer = Intercept(request) ?? Answer(request);
             var text = new StringBuilder($"HTTP/1.1 {answer.Status} X\r\nContent-Length: {answer.Body.Length}\r\nConnection: close\r\n");
             foreach (var (name, value) in answer.Headers) text.Append(CultureInfo.InvariantCulture, $"{name}: {value}\r\n");

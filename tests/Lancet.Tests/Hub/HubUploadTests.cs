@@ -188,6 +188,19 @@ public sealed class HubUploadTests : IDisposable
     }
 
     [Fact]
+    public async Task A_connection_that_falls_silent_is_given_up_for_another()
+    {
+        var silent = 0;
+        _server.Storage.IsSilent = request => request.Path.Contains("/2?", StringComparison.Ordinal) && silent++ == 0;
+        await Upload(options: Options with { Silence = TimeSpan.FromSeconds(0.4) });
+        AssertArrived();
+        Assert.True(silent > 1);
+        Write("tokenizer.json", 60_001);
+        _server.Storage.IsSilent = _ => true;
+        Assert.Contains("127.0.0.1 was silent for 2 seconds", (await Assert.ThrowsAsync<OutputException>(() => Upload(options: Options with { Attempts = 1, Silence = TimeSpan.FromSeconds(0.4) }))).Message);
+    }
+
+    [Fact]
     public async Task Another_run_sends_only_what_a_former_one_did_not()
     {
         _server.Storage.CutBody = request => request.Path.Contains("/3?", StringComparison.Ordinal) ? 40_000 : null;

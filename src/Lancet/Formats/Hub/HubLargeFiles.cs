@@ -150,6 +150,8 @@ internal sealed class HubLargeFiles(HubHttp http, HubOptions options, HubId id, 
         var count = 0L;
         var call = new HubCall(HttpMethod.Put, target.Uri, NameOf(file), HubPurpose.Storage)
         {
+            // The last megabytes are with the operating system when they count as sent; a slow line takes its time for them.
+            Silence = options.Silence * 5,
             Headers = headers =>
             {
                 foreach (var (name, value) in target.Headers) headers.TryAddWithoutValidation(name, value);
