@@ -49,7 +49,7 @@ internal sealed class ParquetLeaf(SchemaElement element, int maxDefinitionLevel,
 
     /// <summary>Reads the values of a row group.</summary>
     /// <exception cref="InvalidDataException">The file contradicts itself.</exception>
-    public void Load(ParquetRowGroupReader group, DataField field)
+    public void Load(ParquetStream file, ParquetRowGroupReader group, DataField field)
     {
         if (field.MaxDefinitionLevel != maxDefinitionLevel || field.MaxRepetitionLevel != maxRepetitionLevel || field.Name != Name)
             throw new NotSupportedException($"the nesting of column {Name} is of a kind that is not supported; write it as lists of three levels, as pyarrow does");
@@ -57,6 +57,7 @@ internal sealed class ParquetLeaf(SchemaElement element, int maxDefinitionLevel,
         // Statistics are not needed, and damaged ones would stop the reading.
         metadata.Statistics = null;
         if (metadata.NumValues is < 0 or > int.MaxValue || (maxRepetitionLevel == 0 && metadata.NumValues != group.RowCount)) throw new InvalidDataException($"column {Name} has {metadata.NumValues} values for {group.RowCount} rows");
+        ParquetPages.ToFirstVersion(file, metadata, maxDefinitionLevel > 0, maxRepetitionLevel > 0);
         (_count, _at, _valueAt) = ((int)metadata.NumValues, 0, 0);
         _definitionLevels = new int[maxDefinitionLevel > 0 ? _count : 0];
         _repetitionLevels = new int[maxRepetitionLevel > 0 ? _count : 0];

@@ -82,7 +82,7 @@ internal static class ParquetRows
             var group = _reader.OpenRowGroupReader(index);
             for (var i = 0; i < _fields.Length; i++) _root.Leaves[i].Unload();
             if (group.RowCount < 0) throw new InvalidDataException($"it has {group.RowCount} rows.");
-            for (var i = 0; i < _fields.Length; i++) _root.Leaves[i].Load(group, _fields[i]);
+            for (var i = 0; i < _fields.Length; i++) _root.Leaves[i].Load(_stream, group, _fields[i]);
             return group.RowCount;
         }
 
