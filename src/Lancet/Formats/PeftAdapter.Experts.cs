@@ -6,7 +6,7 @@ namespace Lancet.Formats;
 
 // Since transformers 5 the matrices of all experts of a layer are one parameter, gate above up in another, and PEFT's adapters of parameters are for all experts at once.
 // An adapter of r ranks for E experts is A [E·r, in], expert after expert, and B [out, r·E], whose columns are rank after rank. Two on the same module are
-// nested: that of the inner one, gate and up, has base_layer in its name.
+// nested: that of the inner one, gate and up as a rule, has base_layer in its name.
 public sealed partial class PeftAdapter
 {
     private const string GateUp = "gate_up_proj";
@@ -28,9 +28,9 @@ public sealed partial class PeftAdapter
             if (!_tensors.ContainsKey((outer, "lora_A"))) continue;
             var isNested = _tensors.ContainsKey((inner, "lora_A"));
             if (!isNested && Targets(GateUp) == Targets(Down)) throw _config.Error($"target_parameters does not say whether {_file.Path} holds an adapter of {GateUp} or of {Down} as {outer}.");
-            if (isNested) Split(inner, GateUp, [experts.Gate, experts.Up]);
-            if (isNested || Targets(Down)) Split(outer, Down, [experts.Down]);
-            else Split(outer, GateUp, [experts.Gate, experts.Up]);
+            var isGateUpInside = isNested && Entry(inner, "lora_B").Dimensions[0] == 2L * experts.IntermediateSize;
+            if (isNested || Targets(GateUp)) Split(isGateUpInside ? inner : outer, GateUp, [experts.Gate, experts.Up]);
+            if (isNested || Targets(Down)) Split(isNested && !isGateUpInside ? inner : outer, Down, [experts.Down]);
 
             void Split(string module, string parameter, string[] names)
             {
