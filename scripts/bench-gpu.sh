@@ -2,9 +2,9 @@
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b step-135m errors golden (all of these by default), self-test, profile-8b, ragged,
-#             families, context, startup
+#             families, context, startup, peft
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
-#   --lancet  the lancet command for golden, self-test and startup; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
+#   --lancet  the lancet command for golden, self-test, startup and peft; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
 # The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -105,6 +105,7 @@ run() {
       rm -rf "$folder"
       return $status ;;
     golden) timeout 240 python3 tests/golden/check_golden.py --lancet "$lancet" --device cuda --dtype float32 tests/golden/*/ < /dev/null 2>&1 | tee "$out/golden.txt" ;;
+    peft) tests/golden/check_peft.sh "$lancet" "$out" ;;
     self-test) timeout 300 "$lancet" doctor --self-test < /dev/null 2>&1 | tee "$out/self-test.txt" ;;
     *) echo "no section $1"; return 2 ;;
   esac
