@@ -33,7 +33,7 @@ internal static class Filters
         "reverse" => (value, _, _) => value is string s ? string.Concat(Letters.Of(s).Reverse()) : Values.Iterate(value).Reverse().ToList(),
         "unique" => (value, _, _) => Values.Iterate(value).Aggregate(new List<object?>(), (list, item) => list.Exists(other => Values.Equals(other, item)) ? list : [.. list, item]),
         "sort" => (value, arguments, named) => Sort(Values.Iterate(value), Values.IsTrue(Argument(arguments, named, 0, "reverse", false)), Values.IsTrue(Argument(arguments, named, 1, "case_sensitive", false)), Key(Argument(arguments, named, 2, "attribute", null))),
-        "sum" => (value, arguments, named) => Attributes(value, Argument(arguments, named, 0, "attribute", null)).Aggregate(Argument(arguments, named, 1, "start", 0L), (sum, item) => Values.Arithmetic("+", sum, item)),
+        "sum" => (value, arguments, named) => Attributes(value, Argument(arguments, named, 0, "attribute", null)).Aggregate(Argument(arguments, named, 1, "start", 0L), (sum, item) => Values.IsNumber(item) ? Values.Arithmetic("+", sum, item) : throw Wrong(name, item)),
         "min" or "max" => (value, arguments, named) => Sort(Values.Iterate(value), name == "max", Values.IsTrue(Argument(arguments, named, 0, "case_sensitive", false)), Key(Argument(arguments, named, 1, "attribute", null))).FirstOrDefault(Undefined.Value),
         "groupby" => (value, arguments, named) => Groups(Values.Iterate(value), Key(Argument(arguments, named, 0, "attribute", null))),
         "format" => (value, arguments, _) => Values.Format(Values.Text(value), arguments),

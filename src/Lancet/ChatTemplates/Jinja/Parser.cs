@@ -107,18 +107,19 @@ internal sealed partial class Parser(List<Token> tokens)
         {
             [] => first,
             [var (holds, right)] => scope => holds(first(scope), right(scope)),
-            _ => scope =>
-            {
-                var left = first(scope);
-                foreach (var (holds, right) in links)
-                {
-                    var value = right(scope);
-                    if (!holds(left, value)) return false;
-                    left = value;
-                }
-                return true;
-            },
+            _ => scope => Chained(first(scope), links, scope),
         };
+    }
+
+    private static object Chained(object? left, List<(Func<object?, object?, bool> Holds, Expression Right)> links, Scope scope)
+    {
+        foreach (var (holds, right) in links)
+        {
+            var value = right(scope);
+            if (!holds(left, value)) return false;
+            left = value;
+        }
+        return true;
     }
 
     /// <summary>The comparison that comes next, or null.</summary>
