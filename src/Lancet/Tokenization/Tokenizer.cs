@@ -170,13 +170,25 @@ public sealed class Tokenizer
     /// <summary>Token ids of a text.</summary>
     /// <param name="text">Text; special tokens in it are recognised.</param>
     /// <param name="addsSpecialTokens">Whether the post-processor's tokens, such as a beginning of text, are added.</param>
-    public int[] Encode(string text, bool addsSpecialTokens = true) => Encode(text, addsSpecialTokens, out _);
+    public int[] Encode(string text, bool addsSpecialTokens = true)
+    {
+        var ids = new List<int>(text.Length / 3);
+        Encode(text, addsSpecialTokens, ids, null);
+        return [.. ids];
+    }
 
     /// <summary>Token ids of a text, and the index of the character where each starts.</summary>
     public int[] Encode(string text, bool addsSpecialTokens, out int[] starts)
     {
         var ids = new List<int>(text.Length / 3);
         var places = new List<int>(text.Length / 3);
+        Encode(text, addsSpecialTokens, ids, places);
+        starts = [.. places];
+        return [.. ids];
+    }
+
+    private void Encode(string text, bool addsSpecialTokens, List<int> ids, List<int>? places)
+    {
         var surrounds = addsSpecialTokens && _postProcessor.Count > 1;
         var body = surrounds ? _postProcessor.IndexOf(null) : 0;
         for (var i = 0; i < body; i++) Add(_postProcessor[i]!.Value, 0);
@@ -189,13 +201,11 @@ public sealed class Tokenizer
         }
         EncodeStretch(new(at == 0 ? text : text[at..], null, at));
         for (var i = body + 1; surrounds && i < _postProcessor.Count; i++) Add(_postProcessor[i]!.Value, text.Length);
-        starts = [.. places];
-        return [.. ids];
 
         void Add(int id, int place)
         {
             ids.Add(id);
-            places.Add(place);
+            places?.Add(place);
         }
 
         void EncodeStretch(MappedText stretch)
@@ -226,7 +236,14 @@ public sealed class Tokenizer
     public int[][] EncodeBatch(IReadOnlyList<string> texts, bool addsSpecialTokens = true, CancellationToken cancellation = default)
     {
         var result = new int[texts.Count][];
-        Parallel.For(0, texts.Count, new ParallelOptions { CancellationToken = cancellation }, i => result[i] = Encode(texts[i], addsSpecialTokens));
+        // A thread keeps one list for all of its texts.
+        Parallel.For(0, texts.Count, new ParallelOptions { CancellationToken = cancellation }, () => new List<int>(), (i, _, ids) =>
+        {
+            ids.Clear();
+            Encode(texts[i], addsSpecialTokens, ids, null);
+            result[i] = [.. ids];
+            return ids;
+        }, _ => { });
         return result;
     }
 
