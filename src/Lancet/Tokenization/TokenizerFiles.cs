@@ -42,7 +42,15 @@ internal static partial class TokenizerFiles
             AtomicFile.Write(Path.Combine(folder, TokenizerJson), stream => Write(stream, JsonNode.Parse(document.RootElement.GetRawText())!));
             foreach (var name in (string[])[TokenizerConfig, SpecialTokens]) Edit(Path.Combine(folder, name), map => Rename(map, tokenizer.EosToken!, own.EosToken!));
         }
-        if (template is not null && template.Source != tokenizer.ChatTemplate) AtomicFile.WriteText(Path.Combine(folder, Tokenizer.ChatTemplateFile), template.Source);
+        if (template is not null && template.Source != tokenizer.ChatTemplate)
+        {
+            AtomicFile.WriteText(Path.Combine(folder, Tokenizer.ChatTemplateFile), template.Source);
+            // Not everything that reads the one file knows of the other.
+            Edit(Path.Combine(folder, TokenizerConfig), map =>
+            {
+                if (map.ContainsKey("chat_template")) map["chat_template"] = template.Source;
+            });
+        }
         foreach (var name in (string[])[TokenizerConfig, SpecialTokens])
         {
             Edit(Path.Combine(folder, name), map =>

@@ -78,6 +78,16 @@ public sealed class EndOfTextTests : IDisposable
     }
 
     [Fact]
+    public void Another_template_takes_the_place_of_the_checkpoints_own()
+    {
+        var tokenizer = Base("llama2", config => config["chat_template"] = "{{ messages[0].content }}");
+        var folder = Folder("out");
+        tokenizer.SaveTo(folder, ChatTemplate.Named("zephyr"));
+        Assert.Equal(ChatTemplate.Named("zephyr").Source, JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "tokenizer_config.json")))!["chat_template"]!.GetValue<string>());
+        Assert.Equal(ChatTemplate.Named("zephyr").Source, File.ReadAllText(Path.Combine(folder, Tokenizer.ChatTemplateFile)));
+    }
+
+    [Fact]
     public void Ends_that_generation_knows_are_kept()
     {
         var tokenizer = Base("llama3", source: folder => File.WriteAllText(Path.Combine(folder, "generation_config.json"), """{"eos_token_id": [2, 7], "temperature": 0.6}"""));
