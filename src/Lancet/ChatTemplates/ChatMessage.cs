@@ -11,6 +11,11 @@ public sealed record ChatMessage(string Role, string? Content)
     /// <summary>What else the template sees of the turn, as the data has it: <c>tool_calls</c>, <c>tool_call_id</c>, <c>name</c>, <c>reasoning_content</c> and the like.</summary>
     public IReadOnlyDictionary<string, JsonElement> Fields { get; init; } = ReadOnlyDictionary<string, JsonElement>.Empty;
 
+    /// <summary>
+    /// The turn's content in parts, a list of <c>{"type": "text", "text": …}</c>, where the data has it so; <see cref="Content"/> is their text. Templates that read parts get them.
+    /// </summary>
+    public JsonElement? Parts { get; init; }
+
     /// <summary>Whether a turn without text has <c>content</c> as none; a template can tell that from a turn without the key.</summary>
     public bool HasContent { get; init; } = true;
 

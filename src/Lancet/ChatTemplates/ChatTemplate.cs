@@ -88,7 +88,23 @@ public sealed class ChatTemplate
 
     private (string Text, OutputTracker Tracker) Track(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options)
     {
-        List<object?> turns = [.. messages.Select(Turn)];
+        var parts = messages.Select(message => message.Parts is { } list ? new ContentParts((List<object?>)Values.FromJson(list)!) : null).ToList();
+        if (parts.TrueForAll(part => part is null)) return Track(messages, options, parts);
+        try
+        {
+            var result = Track(messages, options, parts);
+            if (parts.TrueForAll(part => part?.WasRead ?? true)) return result;
+        }
+        catch (LancetException)
+        {
+            // Templates for text alone fail on a list, or would write it as one.
+        }
+        return Track(messages, options, [.. messages.Select(_ => (ContentParts?)null)]);
+    }
+
+    private (string Text, OutputTracker Tracker) Track(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options, List<ContentParts?> parts)
+    {
+        List<object?> turns = [.. messages.Select((message, i) => Turn(message, parts[i]))];
         var variables = new Dictionary<string, object?>
         {
             ["messages"] = turns,
@@ -104,10 +120,10 @@ public sealed class ChatTemplate
         return (text, tracker!);
     }
 
-    private static object Turn(ChatMessage message)
+    private static object Turn(ChatMessage message, ContentParts? parts)
     {
         var turn = new Dictionary<string, object?> { ["role"] = message.Role };
-        if (message.HasContent) turn["content"] = message.Content;
+        if (message.HasContent) turn["content"] = (object?)parts ?? message.Content;
         foreach (var (name, value) in message.Fields) turn[name] = Values.FromJson(value);
         return turn;
     }

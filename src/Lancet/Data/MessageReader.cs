@@ -69,7 +69,7 @@ internal static class MessageReader
         var text = hasContent && content.ValueKind != JsonValueKind.Null ? ContentOf(content, place)
             : calls ? null
             : throw new LancetException($"{place}: it has no text content{(role == "assistant" ? " and no tool_calls" : "")}.");
-        var result = new ChatMessage(role, text) { HasContent = hasContent, IsTrained = !message.TryGetProperty("weight", out var weight) || weight.ValueKind != JsonValueKind.Number || weight.GetDouble() != 0 };
+        var result = new ChatMessage(role, text) { HasContent = hasContent, Parts = hasContent && content.ValueKind == JsonValueKind.Array ? content : null, IsTrained = !message.TryGetProperty("weight", out var weight) || weight.ValueKind != JsonValueKind.Number || weight.GetDouble() != 0 };
         return fields.Count == 0 ? result : result with { Fields = Fields(fields.Select(property => (property.Name, property.Value))) };
     }
 

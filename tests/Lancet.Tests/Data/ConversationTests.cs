@@ -62,6 +62,21 @@ public class ConversationTests
         Assert.Equal("f", row.Messages[2].Fields["tool_calls"][0].GetProperty("function").GetProperty("name").GetString());
     }
 
+    [Theory]
+    // Gemma 3's way, Llama 3.2's, and Mistral's, which is for text alone.
+    [InlineData("{% if m.content is string %}{{ m.content | trim }}{% elif m.content is iterable %}{% for p in m.content %}{% if p['type'] == 'text' %}{{ p['text'] | trim }}{% endif %}{% endfor %}{% endif %}", "abc")]
+    [InlineData("{{ m.content if m.content is string else m.content | map(attribute='text') | join('+') }}", "a + bc")]
+    [InlineData("{{ m.content[0].text if m.content is not string else 'text' }}", "a ")]
+    [InlineData("{{ '<' + m.content + '>' }}", "<a  bc>")]
+    [InlineData("{{ m.content }}", "a  bc")]
+    public void A_template_that_reads_parts_gets_them(string body, string expected)
+    {
+        const string Row = """{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": " bc"}]}]}""";
+        var rendered = Render(ChatTemplate.Parse("{% for m in messages %}{% if m.role == 'assistant' %}" + body + "{% else %}?{% endif %}{% endfor %}"), Row);
+        Assert.Equal("?" + expected, rendered.Text);
+        Assert.Equal(expected, rendered.Trained);
+    }
+
     [Fact]
     public void Content_may_come_in_parts_and_messages_as_a_json_string()
     {

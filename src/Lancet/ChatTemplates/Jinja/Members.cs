@@ -32,7 +32,7 @@ internal static class Members
     public static object? Item(object? target, object? key) => (target, key) switch
     {
         (Dictionary<string, object?> map, string name) => map.TryGetValue(name, out var value) ? value : Undefined.Value,
-        (List<object?> list, long i) => i < list.Count && i >= -list.Count ? list[(int)(i < 0 ? i + list.Count : i)] : Undefined.Value,
+        (List<object?> list, long i) => i < list.Count && i >= -list.Count ? Values.Read(list)[(int)(i < 0 ? i + list.Count : i)] : Undefined.Value,
         (string text, long i) => new Letters(text) is var letters && i < letters.Count && i >= -letters.Count ? letters[(int)(i < 0 ? i + letters.Count : i)].ToString() : Undefined.Value,
         (Undefined, _) => throw new LancetException("chat template: an item of an undefined value."),
         _ => Undefined.Value,

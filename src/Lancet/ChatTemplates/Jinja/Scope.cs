@@ -19,6 +19,12 @@ internal sealed class Namespace(Dictionary<string, object?> fields) : Dictionary
 /// <summary>A pair that groupby makes: the key and the list of its items.</summary>
 internal sealed class Group(object? key, List<object?> items) : List<object?>([key, items]);
 
+/// <summary>Content in parts, which knows whether the template looked into it.</summary>
+internal sealed class ContentParts(List<object?> parts) : List<object?>(parts)
+{
+    public bool WasRead { get; set; }
+}
+
 /// <summary>Variables of a render, in nested scopes, and the limits that keep a hostile template from running or growing for ever.</summary>
 internal sealed class Scope(Scope? parent)
 {

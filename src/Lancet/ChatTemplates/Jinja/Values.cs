@@ -139,13 +139,20 @@ internal static class Values
 
     public static IEnumerable<object?> Iterate(object? value) => value switch
     {
-        List<object?> list => list,
+        List<object?> list => Read(list),
         Dictionary<string, object?> map => map.Keys,
         string s => Letters.Of(s),
         Undefined => [],
         null => throw new LancetException("chat template: a loop over a value that is not there."),
         _ => throw new LancetException($"chat template: {Describe(value)} cannot be looped over."),
     };
+
+    /// <summary>Notes that a template looks into a list.</summary>
+    public static List<object?> Read(List<object?> list)
+    {
+        if (list is ContentParts parts) parts.WasRead = true;
+        return list;
+    }
 
     public static bool IsNumber(object? value) => value is long or double or bool;
 
