@@ -11,7 +11,8 @@ namespace Lancet.Kernels;
 /// </summary>
 public static class ColumnSumKernel
 {
-    private const int Programs = 64;
+    private const int MostShares = 64;
+    private const int Programs = 768;
     private const int Width = 256;
     private const int RowBlock = 16;
     private const int AddWidth = 32;
@@ -33,8 +34,8 @@ public static class ColumnSumKernel
         AddRows(device, partial, gradient);
     }
 
-    /// <summary>Shape of the workspace for a number of rows.</summary>
-    public static Shape PartialShape(int rows, int columns) => new(Math.Max(1, Math.Min(rows, Programs)), columns);
+    /// <summary>Shape of the workspace for a number of rows. Wide rows are cut into fewer shares, so that an H100 has all programs under way at once and less is left to sum up.</summary>
+    public static Shape PartialShape(int rows, int columns) => new(Math.Clamp(Math.Min(rows, Programs / Blocks.Of(columns, Width)), 1, MostShares), columns);
 
     /// <summary>gradient += Σ_p partial[p].</summary>
     internal static void AddRows(Device device, Tensor partial, Tensor gradient) => device.Launch(
