@@ -49,6 +49,47 @@ public class CrossEntropyKernelTests
         Assert.Equal(0, KernelLab.Values(logits).Sum(), 1e-4);
     }
 
+    [Theory]
+    [InlineData(DType.Float32, 40001, 1, 0)]
+    [InlineData(DType.Float32, 32776, 0.5, 20)]
+    [InlineData(DType.BFloat16, 65544, 1, 0)]
+    [InlineData(DType.Float64, 32769, 2, 30)]
+    public void Large_vocabularies(DType dtype, int vocabulary, double scale, double softCap)
+    {
+        int[] labels = [vocabulary - 1, -100, 3, vocabulary / 2, -100];
+        using var lab = NewLab();
+        var logits = lab.Random(dtype, new Shape(labels.Length, vocabulary), 9);
+        var x = KernelLab.Values(logits);
+        var (expectedLosses, expected) = (Reference(x, labels, vocabulary, scale, softCap), ReferenceGradient(x, labels, vocabulary, scale, softCap, 0.7));
+        Tensor losses = lab.New(dtype.Accumulator(), new Shape(labels.Length)), again = lab.Of(dtype, logits.Shape, x), lossesAgain = lab.New(losses.DType, losses.Shape);
+        var kernel = new CrossEntropyKernel(vocabulary, scale, softCap);
+        var factor = lab.Of(dtype.Accumulator(), new Shape(1), [0.7]);
+        kernel.ForwardBackward(lab.Device, logits, lab.Of(labels), losses, factor);
+        kernel.ForwardBackward(lab.Device, again, lab.Of(labels), lossesAgain, factor);
+        KernelLab.AssertClose(expectedLosses, KernelLab.Values(losses), dtype == DType.Float64 ? 1e-12 : 1e-6);
+        var actual = KernelLab.Values(logits);
+        // A rounding to the dtype, and of the largest exponent's product in fp32.
+        var tolerance = dtype switch { DType.Float64 => 1e-12, DType.Float32 => 1e-5, _ => Math.Pow(2, -8) };
+        for (var i = 0; i < actual.Length; i++) Assert.True(Math.Abs(expected[i] - actual[i]) <= tolerance * Math.Abs(expected[i]) + 1e-30, $"element {i}: expected {expected[i]}, got {actual[i]}");
+        Assert.Equal(actual, KernelLab.Values(again));
+        Assert.Equal(KernelLab.Values(losses), KernelLab.Values(lossesAgain));
+    }
+
+    private static double[] ReferenceGradient(double[] x, int[] labels, int vocabulary, double scale, double softCap, double factor)
+    {
+        var gradient = new double[x.Length];
+        for (var row = 0; row < labels.Length; row++)
+        {
+            if (labels[row] < 0) continue;
+            double[] z = [.. x.Skip(row * vocabulary).Take(vocabulary).Select(v => softCap > 0 ? softCap * Math.Tanh(v * scale / softCap) : v * scale)];
+            var maximum = z.Max();
+            var logSum = maximum + Math.Log(z.Sum(v => Math.Exp(v - maximum)));
+            for (var i = 0; i < vocabulary; i++)
+                gradient[(row * vocabulary) + i] = factor * scale * (Math.Exp(z[i] - logSum) - (i == labels[row] ? 1 : 0)) * (softCap > 0 ? 1 - (z[i] * z[i] / softCap / softCap) : 1);
+        }
+        return gradient;
+    }
+
     private static double[] Reference(double[] x, int[] labels, int vocabulary, double scale, double softCap) => [.. labels.Select((label, row) =>
     {
         if (label < 0) return 0;
