@@ -180,9 +180,10 @@ public sealed partial class KernelBuilder
     /// <param name="carried">Initial values of the carried tiles.</param>
     /// <param name="body">One iteration.</param>
     /// <param name="stages">Software-pipelining depth wished on a GPU.</param>
+    /// <param name="warpSpecialized">Lets a warp of its own copy what the products read, so that warp groups, where there are any, need not keep step. The kernel must not write what is copied.</param>
     /// <param name="file">Filled in by the compiler.</param>
     /// <param name="line">Filled in by the compiler.</param>
-    public Tile[] For(Tile low, Tile high, Tile step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    public Tile[] For(Tile low, Tile high, Tile step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, bool warpSpecialized = false, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         At(file, line);
         foreach (var bound in (ReadOnlySpan<Tile>)[low, high, step])
@@ -201,14 +202,14 @@ public sealed partial class KernelBuilder
         EmitVoid(Opcode.Yield, [.. next.Select(tile => tile.Value)]);
         _regions.Pop();
         var results = carried.Select(tile => NewValue(tile.Value.Type)).ToArray();
-        var operation = new Operation(Opcode.For, [low.Value, high.Value, step.Value, .. carried.Select(tile => tile.Value)], results, location) { Body = region, Stages = stages };
+        var operation = new Operation(Opcode.For, [low.Value, high.Value, step.Value, .. carried.Select(tile => tile.Value)], results, location) { Body = region, Stages = stages, IsWarpSpecialized = warpSpecialized };
         Append(operation);
         return [.. results.Select(value => new Tile(this, value))];
     }
 
     /// <summary>A loop with constant bounds.</summary>
     public Tile[] For(int low, int high, int step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        For(Constant(DType.Int32, low), Constant(DType.Int32, high), Constant(DType.Int32, step), carried, body, stages, file, line);
+        For(Constant(DType.Int32, low), Constant(DType.Int32, high), Constant(DType.Int32, step), carried, body, stages, false, file, line);
 
     /// <summary>Runs <paramref name="then"/> only in programs where the scalar condition holds.</summary>
     public void If(Tile condition, Action then, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>

@@ -36,7 +36,7 @@ internal sealed partial class KernelLowering
         for (var i = 0; i < carried.Length; i++) Define(region.Arguments[i + 1], carried[i].Item);
         pipeline?.BeginIteration(index, high, step);
         LowerRegion(region);
-        pipeline?.StartAhead();
+        pipeline?.BehindBody();
         FinishCopies();
         AwaitProducts();
         var yields = region.Operations[^1].Operands;

@@ -6,43 +6,38 @@ namespace Lancet.Tile.Lowering;
 internal sealed partial class KernelLowering
 {
     /// <summary>
-    /// Software pipelining of a loop's matrices: while iteration i computes, the copies of iterations i + 1 … i + stages − 1 are under way. A
-    /// load takes part if only products read it and its addresses follow from the loop's index and values from outside.
-    /// <code>
-    /// start copies of the first stages − 1 iterations, a group each
-    /// for i: wait until group i has landed; barrier (all threads see it, and nobody still reads the stage of iteration i − 1)
-    ///        start the copies of iteration i + stages − 1 into that stage; compute
-    /// </code>
+    /// Software pipelining of a loop's matrices: while an iteration computes, the copies of later ones are under way. A load takes part if only products
+    /// read it and its addresses follow from the loop's index and values from outside.
     /// </summary>
-    private sealed class Pipeline
+    private abstract class Pipeline
     {
-        private readonly KernelLowering _lowering;
         private readonly Operation _for;
-        private readonly List<(Operation Load, SharedTile Tile)> _loads;
-        private readonly int _stages;
-        private readonly int _stageBytes;
         private readonly int _start;
-        private Source? _ahead;
-        private Source _high;
-        private Register _readStage;
-        private Register _writeStage;
 
-        private Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
+        protected Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
         {
-            (_lowering, _for, _stages) = (lowering, operation, operation.Stages);
+            (Lowering, _for, Stages) = (lowering, operation, operation.Stages);
             var tiles = loads.Select(load => new SharedTile(load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[1], load.Result.Type.Element, default)).ToList();
-            _stageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
-            _start = lowering._shared.Allocate(_stageBytes * _stages);
+            StageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
+            _start = lowering._shared.Allocate(StageBytes * Stages);
             var offset = _start;
-            _loads = [];
+            Loads = [];
             for (var i = 0; i < loads.Count; i++)
             {
-                _loads.Add((loads[i], tiles[i] with { Offset = Source.Constant(offset) }));
+                Loads.Add((loads[i], tiles[i] with { Offset = Source.Constant(offset) }));
                 offset += SharedMemory.Align(tiles[i].Bytes);
             }
         }
 
-        private ThreadBuilder Builder => _lowering._builder;
+        protected KernelLowering Lowering { get; }
+
+        protected ThreadBuilder Builder => Lowering._builder;
+
+        protected List<(Operation Load, SharedTile Tile)> Loads { get; }
+
+        protected int Stages { get; }
+
+        protected int StageBytes { get; }
 
         /// <summary>The pipeline of a loop, or null if it has nothing to pipeline.</summary>
         public static Pipeline? Plan(KernelLowering lowering, Operation operation)
@@ -63,63 +58,128 @@ internal sealed partial class KernelLowering
             var all = loads.All(lowering.CanCopyAsync);
             lowering._environments.Pop();
             lowering._builder.Close();
-            return all ? new Pipeline(lowering, operation, loads) : null;
+            if (!all) return null;
+            return operation.IsWarpSpecialized && lowering.CanHaveProducer(operation, loads) ? new ProducerPipeline(lowering, operation, loads) : new SharedPipeline(lowering, operation, loads);
         }
 
-        public void Prologue(Source low, Source high, Source step)
+        /// <summary>Before the loop.</summary>
+        public abstract void Prologue(Source low, Source high, Source step);
+
+        /// <summary>Makes the loads of this iteration available.</summary>
+        public abstract void BeginIteration(Register index, Source high, Source step);
+
+        /// <summary>Behind the body, while its last products are made.</summary>
+        public abstract void BehindBody();
+
+        /// <summary>When all of the iteration's products are made.</summary>
+        public abstract void EndIteration();
+
+        /// <summary>Behind the loop.</summary>
+        public abstract void Epilogue();
+
+        /// <summary>A register for where a stage lies, in bytes from the first.</summary>
+        protected Register StageRegister(int first)
+        {
+            var stage = Builder.Variable(RegisterClass.Bits32, Source.Constant(first * StageBytes));
+            Builder.SetDivisor(stage, SharedMemory.Alignment);
+            return stage;
+        }
+
+        protected void Advance(Register stage)
+        {
+            var next = Builder.Add(ThreadType.U32, stage, Source.Constant(StageBytes));
+            var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, next, Source.Constant(StageBytes * Stages));
+            Builder.Assign(stage, Builder.Select(ThreadType.B32, isLast, Source.Constant(0), next));
+        }
+
+        protected void DefineLoads(Register stage)
+        {
+            foreach (var (load, tile) in Loads)
+                Lowering.Define(load.Result, new SharedItem(load.Result.Type, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) }, false));
+        }
+
+        /// <summary>Starts the copies of an iteration, a group.</summary>
+        protected void Copy(Source index, Source stage)
+        {
+            Lowering._environments.Push([]);
+            Lowering.Define(_for.Body!.Arguments[0], new ScalarItem(_for.Body.Arguments[0].Type, new Element(index)));
+            foreach (var (load, tile) in Loads)
+            {
+                Lowering.Evaluate(load);
+                Lowering.CopyToShared(load, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) });
+            }
+            Lowering._environments.Pop();
+            Lowering._hasPendingCopies = false;
+        }
+
+        private static bool IsPure(Value value, Region body, HashSet<Value> inside)
+        {
+            if (value == body.Arguments[0]) return true;
+            if (body.Arguments.Contains(value)) return false;
+            if (!inside.Contains(value)) return true;
+            return LayoutPlan.IsRecomputable(value.Definition!) && value.Definition!.Operands.All(operand => IsPure(operand, body, inside));
+        }
+    }
+
+    /// <summary>
+    /// All warps copy their part, and meet in every iteration.
+    /// <code>
+    /// start copies of the first stages − 1 iterations, a group each
+    /// for i: wait until group i has landed; barrier (all threads see it, and nobody still reads the stage of iteration i − 1)
+    ///        start the copies of iteration i + stages − 1 into that stage; compute
+    /// </code>
+    /// Where there is time for them, warp groups start copies behind the body, while their last products are made: finding the addresses then takes no
+    /// time, and few registers are in use.
+    /// </summary>
+    private sealed class SharedPipeline(KernelLowering lowering, Operation operation, List<Operation> loads) : Pipeline(lowering, operation, loads)
+    {
+        private Source? _ahead;
+        private Source _high;
+        private Register _readStage;
+        private Register _writeStage;
+
+        public override void Prologue(Source low, Source high, Source step)
         {
             // Copies outside the pipeline are older groups, so that waiting for the pipeline's first waits for them.
-            if (_lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
-            _lowering._hasPendingCopies = false;
-            if (_lowering._loops.Count > 0) _lowering._shared.Barrier();
-            foreach (var (load, _) in _loads) _lowering._order.Load((PointerItem)_lowering.Root(load), null);
+            if (Lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
+            Lowering._hasPendingCopies = false;
+            if (Lowering._loops.Count > 0) Lowering._shared.Barrier();
+            foreach (var (load, _) in Loads) Lowering._order.Load((PointerItem)Lowering.Root(load), null);
             var index = low;
-            for (var stage = 0; stage < _stages - 1; stage++)
+            for (var stage = 0; stage < Stages - 1; stage++)
             {
-                Start(index, high, Source.Constant(stage * _stageBytes));
+                Start(index, high, Source.Constant(stage * StageBytes));
                 index = Builder.Add(ThreadType.S32, index, step);
             }
-            _readStage = Builder.Variable(RegisterClass.Bits32, Source.Constant(0));
-            _writeStage = Builder.Variable(RegisterClass.Bits32, Source.Constant((_stages - 1) * _stageBytes));
-            Builder.SetDivisor(_readStage, SharedMemory.Alignment);
-            Builder.SetDivisor(_writeStage, SharedMemory.Alignment);
+            (_readStage, _writeStage) = (StageRegister(0), StageRegister(Stages - 1));
         }
 
-        public void BeginIteration(Register index, Source high, Source step)
+        public override void BeginIteration(Register index, Source high, Source step)
         {
-            Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: _stages - 2);
-            _lowering.ShowToOthers();
-            (_ahead, _high) = (Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(_stages - 1))), high);
-            if (!_lowering._usesWarpGroups || _stages < 3) StartAhead();
-            foreach (var (load, tile) in _loads)
-                _lowering.Define(load.Result, new SharedItem(load.Result.Type, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, _readStage) }, false));
+            Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: Stages - 2);
+            Lowering.ShowToOthers();
+            (_ahead, _high) = (Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(Stages - 1))), high);
+            if (!Lowering._usesWarpGroups || Stages < 3) BehindBody();
+            DefineLoads(_readStage);
         }
 
-        /// <summary>
-        /// Starts the copies for a later iteration. Where there is time for them, warp groups do it behind the body, while their last products are made:
-        /// finding the addresses then takes no time, and few registers are in use.
-        /// </summary>
-        public void StartAhead()
+        public override void BehindBody()
         {
             if (_ahead is not { } ahead) return;
             _ahead = null;
             // What this iteration has made of its own index is of no use.
-            var own = _lowering._environments.Pop();
+            var own = Lowering._environments.Pop();
             Start(ahead, _high, _writeStage);
-            _lowering._environments.Push(own);
+            Lowering._environments.Push(own);
         }
 
-        public void EndIteration()
+        public override void EndIteration()
         {
-            foreach (var stage in (Register[])[_readStage, _writeStage])
-            {
-                var next = Builder.Add(ThreadType.U32, stage, Source.Constant(_stageBytes));
-                var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, next, Source.Constant(_stageBytes * _stages));
-                Builder.Assign(stage, Builder.Select(ThreadType.B32, isLast, Source.Constant(0), next));
-            }
+            Advance(_readStage);
+            Advance(_writeStage);
         }
 
-        public void Epilogue() => Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+        public override void Epilogue() => Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
 
         // Starts the copies of one iteration, or none past the loop's end; a group either way, so that counting groups is counting iterations.
         private void Start(Source index, Source high, Source stage)
@@ -137,39 +197,24 @@ internal sealed partial class KernelLowering
                 Builder.Append(branch);
                 Builder.Open(branch.Body);
             }
-            _lowering._environments.Push([]);
-            _lowering.Define(_for.Body!.Arguments[0], new ScalarItem(_for.Body.Arguments[0].Type, new Element(index)));
-            foreach (var (load, tile) in _loads)
-            {
-                _lowering.Evaluate(load);
-                _lowering.CopyToShared(load, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) });
-            }
-            _lowering._environments.Pop();
-            _lowering._hasPendingCopies = false;
+            Copy(index, stage);
             if (branch is not null) Builder.Close();
             Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
         }
-
-        private static bool IsPure(Value value, Region body, HashSet<Value> inside)
-        {
-            if (value == body.Arguments[0]) return true;
-            if (body.Arguments.Contains(value)) return false;
-            if (!inside.Contains(value)) return true;
-            return LayoutPlan.IsRecomputable(value.Definition!) && value.Definition!.Operands.All(operand => IsPure(operand, body, inside));
-        }
     }
 
-    /// <summary>Lowers, in the innermost environment, what a load's addresses and mask follow from inside a loop's body.</summary>
+    /// <summary>Lowers, in the innermost environment, what a load's addresses and mask follow from.</summary>
     private void Evaluate(Operation load)
     {
-        void Visit(Value value)
-        {
-            if (_environments.Any(environment => environment.ContainsKey(value))) return;
-            var definition = value.Definition!;
-            foreach (var operand in definition.Operands) Visit(operand);
-            Define(value, LowerPure(definition));
-        }
-        foreach (var operand in load.Operands) Visit(operand);
+        foreach (var operand in load.Operands) Evaluate(operand);
+    }
+
+    private void Evaluate(Value value)
+    {
+        if (_environments.Any(environment => environment.ContainsKey(value))) return;
+        var definition = value.Definition!;
+        foreach (var operand in definition.Operands) Evaluate(operand);
+        Define(value, definition.Opcode == Opcode.Load ? LowerLoad(definition) : LowerPure(definition));
     }
 
     private Item Root(Operation load)

@@ -34,19 +34,23 @@ internal sealed partial class KernelLowering
         var type = operation.Result.Type;
         var pointer = (PointerItem)Get(operation.Operands[0]);
         var mask = operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null;
-        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / tile.ElementSize, _kernel.Warps);
+        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / tile.ElementSize, _copyingWarps);
         var original = _converter.IsOriginal(layout);
         var run = WidestAccess / tile.ElementSize;
         if (CanCopyAsync(operation))
         {
             var addresses = Addresses(pointer, layout);
             var conditions = mask?.In(layout);
+            var places = Places(tile, layout);
             for (var register = 0; register < layout.RegisterCount; register += run)
             {
                 var bytes = conditions is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, conditions[register].Source, Source.Constant(WidestAccess), Source.Constant(0));
                 var (address, offset) = addresses(register);
-                if (offset != 0) address = _builder.Add(ThreadType.U64, address, Source.Constant(offset));
-                _builder.Effect(ThreadOpcode.CopyAsync, ThreadType.B32, [], [Place(tile, layout, register), address, bytes], _converter.Guard(original), width: WidestAccess);
+                var (place, placeOffset) = places(register);
+                _builder.Append(new ThreadInstruction(ThreadOpcode.CopyAsync, ThreadType.B32, [], [place, address, bytes])
+                {
+                    Guard = _converter.Guard(original), Immediate = placeOffset, SourceOffset = offset, Width = WidestAccess, Location = _builder.Location,
+                });
             }
             _hasPendingCopies = true;
             return;
@@ -63,12 +67,24 @@ internal sealed partial class KernelLowering
         _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
         _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
 
+    /// <summary>For each register the shared address of its element: a register and a constant number of bytes.</summary>
+    private Func<int, (Source Place, int Offset)> Places(SharedTile tile, LinearLayout layout)
+    {
+        if (!tile.CanStep) return register => (Place(tile, layout, register), 0);
+        var first = Place(tile, layout, 0);
+        return register =>
+        {
+            var (bits, bytes) = tile.Step(layout.Coordinate(0, register), layout.Coordinate(1, register));
+            return (_builder.Xor(ThreadType.B32, first, Source.Constant(bits)), bytes);
+        };
+    }
+
     /// <summary>Whether a load's matrix can be copied in pieces of 16 bytes: they are aligned, whole in memory, and all in or all out of the mask, with zeros outside.</summary>
     private bool CanCopyAsync(Operation operation)
     {
         var type = operation.Result.Type;
         var size = type.Element.SizeInBytes();
-        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / size, _kernel.Warps);
+        var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / size, _copyingWarps);
         if (operation.Operands.Length > 2 && Scalar(operation.Operands[2]).Source is not { IsConstant: true, Bits: 0 }) return false;
         return layout.Contiguous(1) * size >= WidestAccess
             && RunLength((PointerItem)Get(operation.Operands[0]), operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null, layout, size) * size == WidestAccess;
@@ -238,13 +254,11 @@ internal sealed partial class KernelLowering
         var guard = _converter.Guard(_converter.IsOriginal(layout));
         // Two halves in neighbouring columns are a word.
         var isPaired = tile.ElementSize == 2 && layout.Contiguous(1) >= 2 && layout.Coordinate(1, 1) == 1;
-        var isStepped = Enumerable.Range(0, elements.Length).All(register => tile.CanStep(layout.Coordinate(0, register)));
-        var first = Place(tile, layout, 0);
+        var places = Places(tile, layout);
         for (var register = 0; register < elements.Length; register += isPaired ? 2 : 1)
         {
             var value = isPaired ? _arithmetic.Pack(elements[register], elements[register + 1]) : _arithmetic.Alone(elements[register]);
-            var (bits, bytes) = isStepped ? tile.Step(layout.Coordinate(0, register), layout.Coordinate(1, register)) : default;
-            var place = isStepped ? _builder.Xor(ThreadType.B32, first, Source.Constant(bits)) : Place(tile, layout, register);
+            var (place, bytes) = places(register);
             _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && !isPaired ? ThreadType.U16 : ThreadType.B32, [], [place, value], guard, bytes);
         }
         ShowToOthers();

@@ -30,6 +30,7 @@ internal sealed partial class KernelLowering
         (_kernel, _target, _divisible) = (kernel, target, divisible);
         _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Parameters = kernel.Parameters };
         _builder = new ThreadBuilder(_program);
+        _copyingWarps = kernel.Warps;
         _plan = new LayoutPlan(kernel, target.HasWarpGroups);
         _usesWarpGroups = target.HasWarpGroups && _plan.SuitsWarpGroups;
         _arithmetic = new ElementArithmetic(_builder, avoidsCalls: _usesWarpGroups);
@@ -61,6 +62,7 @@ internal sealed partial class KernelLowering
         FinishCopies();
         AwaitProducts();
         _builder.Close();
+        LowerProducer();
         _program.SharedBytes = _shared.Finish();
         if (_program.SharedBytes > _target.MaxSharedMemoryPerBlock)
         {

@@ -55,16 +55,16 @@ internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Off
         return builder.Add(ThreadType.U32, start, builder.Xor(ThreadType.B32, within, builder.ShiftLeft(ThreadType.B32, phase, 4)));
     }
 
-    /// <summary>Whether <see cref="Step"/> can go so many rows: whole periods of the swizzle.</summary>
-    public bool CanStep(int rows) => IsSwizzled && rows % (RowsPerLine * Phases) == 0;
+    /// <summary>Whether there is a <see cref="Step"/>.</summary>
+    public bool CanStep => IsSwizzled;
 
     /// <summary>
-    /// What steps of rows and columns change in the address of an element: bits to be changed by exclusive or, then bytes to add. Rows only in
-    /// whole periods of the swizzle; columns only bits that the element's column lacks (rows start at multiples of their power-of-two pitch).
+    /// What steps of rows and columns change in the address of an element: bits to be changed by exclusive or, then bytes to add. Rows and columns
+    /// only by bits that the element's row and column lack (rows start at multiples of their power-of-two pitch).
     /// </summary>
-    public (int Bits, int Bytes) Step(int rows, int columns) => CanStep(rows)
-        ? (columns % PanelColumns * ElementSize, (rows * Pitch) + (columns / PanelColumns * PanelBytes))
-        : throw new ArgumentException($"{rows} rows are no period of the swizzle.");
+    public (int Bits, int Bytes) Step(int rows, int columns) => IsSwizzled
+        ? ((columns % PanelColumns * ElementSize) ^ ((rows / RowsPerLine) & (Phases - 1)) << 4, (rows * Pitch) + (columns / PanelColumns * PanelBytes))
+        : throw new InvalidOperationException("Rows that are padded have no steps.");
 }
 
 /// <summary>Hands out shared memory: tiles that live as long as the kernel, and one scratch area that reductions and conversions share.</summary>

@@ -17,6 +17,9 @@ internal sealed class ThreadBuilder(ThreadProgram program)
 
     public ThreadProgram Program { get; } = program;
 
+    /// <summary>The thread that counts as the first: of a producer warp, its own.</summary>
+    public int FirstThread { get; set; }
+
     public SourceLocation Location { get; set; } = new("", 0);
 
     /// <summary>Number of the innermost open scope.</summary>
@@ -100,7 +103,11 @@ internal sealed class ThreadBuilder(ThreadProgram program)
 
     public Source Convert(ThreadType to, ThreadType from, Source a) => Pure(ThreadOpcode.Convert, to, a, sourceType: from);
 
-    public Source Special(SpecialRegister register) => Pure(ThreadOpcode.ReadSpecial, ThreadType.U32, immediate: (long)register);
+    public Source Special(SpecialRegister register)
+    {
+        var value = Pure(ThreadOpcode.ReadSpecial, ThreadType.U32, immediate: (long)register);
+        return register == SpecialRegister.ThreadId && FirstThread > 0 ? Subtract(ThreadType.U32, value, Source.Constant(FirstThread)) : value;
+    }
 
     /// <summary>Emits a pure instruction, or finds its result.</summary>
     public Source Pure(

@@ -40,7 +40,7 @@ internal sealed partial class PtxBody
                 break;
             case ThreadOpcode.CopyAsync:
                 // .cg passes the first-level cache by, but only exists for 16 bytes.
-                var (to, from) = (SharedAddress(i, 0, i.Immediate), GlobalAddress(i, 1, 0));
+                var (to, from) = (SharedAddress(i, 0, i.Immediate), GlobalAddress(i, 1, i.SourceOffset));
                 var count = i.Sources[2].IsConstant && i.Sources[2].Bits == i.Width ? "" : ", " + Operand(i, 2);
                 Guarded($"cp.async.{(i.Width == 16 ? "cg" : "ca")}.shared.global {to}, {from}, {i.Width}{count};");
                 break;

@@ -45,7 +45,9 @@ internal sealed partial class PtxBody
             case ThreadOpcode.TableAddress: Guarded($"mov.u64 {D(i)}, {TableName(program, (int)i.Immediate)};"); break;
             case ThreadOpcode.ShuffleXor: Shuffle(i); break;
             case ThreadOpcode.ShuffleIndex: Line($"shfl.sync.idx.b32 {D(i)}, {InRegister(i, 0)}, {InRegister(i, 1)}, 31, 0xffffffff;"); break;
-            case ThreadOpcode.Barrier: Line("bar.sync 0;"); break;
+            case ThreadOpcode.Barrier: Line(program.ProducerWarps == 0 ? "bar.sync 0;" : $"bar.sync 0, {program.Warps * 32};"); break;
+            case ThreadOpcode.NamedArrive: Line($"bar.arrive {InRegister(i, 0)}, {i.Immediate};"); break;
+            case ThreadOpcode.NamedWait: Line($"bar.sync {InRegister(i, 0)}, {i.Immediate};"); break;
             default: WriteMemoryOperation(i); break;
         }
     }

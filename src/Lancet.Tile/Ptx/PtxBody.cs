@@ -8,6 +8,10 @@ namespace Lancet.Tile.Ptx;
 /// <summary>Writes the statements of one entry point: control flow, registers, operands. The instructions themselves are in the other part.</summary>
 internal sealed partial class PtxBody(ThreadProgram program)
 {
+    // Registers of a thread where two warp groups run the body and one is the producer: of 65,536 each group has a third at first, 168 a thread.
+    private const int BodyRegisters = 224;
+    private const int ProducerRegisters = 56;
+
     private static readonly string[] s_prefixes = ["%p", "%r", "%rd"];
 
     private readonly StringBuilder _text = new();
@@ -39,7 +43,22 @@ internal sealed partial class PtxBody(ThreadProgram program)
     /// <summary>Writes the whole body.</summary>
     public void Write()
     {
+        if (program.ProducerWarps > 0)
+        {
+            var (thread, isProducer) = (Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Predicate));
+            Line($"mov.u32 {thread}, %tid.x;");
+            Line($"setp.ge.u32 {isProducer}, {thread}, {program.Warps * 32};");
+            Line($"@{isProducer} bra.uni $producer;");
+            Line($"setmaxnreg.inc.sync.aligned.u32 {BodyRegisters};");
+        }
         Write(program.Body);
+        if (program.ProducerWarps > 0)
+        {
+            Line("ret;");
+            Label("$producer");
+            Line($"setmaxnreg.dec.sync.aligned.u32 {ProducerRegisters};");
+            Write(program.Producer);
+        }
         if (UsesSharedMemory) _text.Insert(0, $"    mov.u32 %shared, {SharedName(program)};\n");
     }
 

@@ -112,7 +112,10 @@ internal static class PtxInstructionTable
         Add("cp.async.wait_group", "=i");
         Add("shfl.sync.bfly.b32", "r=riii");
         Add("shfl.sync.idx.b32", "r=rRii");
-        Add("bar.sync", "=i");
+        Add("bar.sync", "=i", "=Ri");
+        Add("bar.arrive", "=Ri");
+        Add("setmaxnreg.inc.sync.aligned.u32", "=i");
+        Add("setmaxnreg.dec.sync.aligned.u32", "=i");
         foreach (var (count, registers) in ((int, string)[])[(1, "{r}"), (2, "{rr}"), (4, "{rrrr}")])
         {
             Add($"ldmatrix.sync.aligned.m8n8.x{count}.shared.b16", $"{registers}=S");

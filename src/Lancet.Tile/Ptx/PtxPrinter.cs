@@ -36,7 +36,7 @@ internal static class PtxPrinter
             };
             text.Append(CultureInfo.InvariantCulture, $"{(i == 0 ? "\n" : ",\n")}    .param {kind} {PtxBody.ParameterName(program, i)}");
         }
-        text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Warps * 32}, 1, 1\n{{\n");
+        text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Threads}, 1, 1\n{{\n");
         body.AppendDeclarations(text);
         text.Append(body.Text).Append("    ret;\n}\n");
         return text.ToString();

@@ -156,7 +156,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var fade = Exp2(carried[0] * parts.Unit - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: choice.Stages);
+            }, stages: choice.ForwardStages, warpSpecialized: true);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
@@ -461,6 +461,9 @@ public sealed class AttentionKernel(AttentionShape shape)
 
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
+
+        /// <summary>Steps of loading ahead in the forward pass.</summary>
+        public int ForwardStages => IsForWarpGroups && Width == 128 ? 3 : Stages;
 
         /// <summary>Steps of loading ahead where rows are keys: warp groups have room for one more, and use it.</summary>
         public int KeyStages => IsForWarpGroups ? 3 : Stages;

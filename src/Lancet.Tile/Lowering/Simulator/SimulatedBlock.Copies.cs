@@ -21,7 +21,7 @@ internal sealed unsafe partial class SimulatedBlock
         {
             if ((active >> lane & 1) == 0) continue;
             var target = SharedOffset(step, warp, lane, targets[lane], width);
-            var (source, count) = ((long)origins[lane], (int)counts[lane]);
+            var (source, count) = ((long)origins[lane] + step.Instruction.SourceOffset, (int)counts[lane]);
             if (count < 0 || count > width) throw Error(warp, lane, step, $"copies {count} of {width} bytes");
             if (source % width != 0) throw Error(warp, lane, step, $"global address 0x{source:X} is not aligned to {width} bytes");
             if (count > 0) ReadGlobal(step, index, warp, lane, source, count, false, 1);

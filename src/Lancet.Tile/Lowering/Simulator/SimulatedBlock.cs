@@ -17,7 +17,9 @@ internal sealed partial class SimulatedBlock
     private readonly ulong[] _values;
     private readonly uint[] _defined;
     private readonly int[] _counters;
-    private readonly List<(int Step, bool Jumps)> _decisions = [];
+    private readonly int _producers;
+    private readonly List<(int Step, bool Jumps)>[] _decisions = [[], []];
+    private readonly int[] _decided;
     private int _x, _y, _z;
     private int _epoch;
     private int _serial;
@@ -25,10 +27,14 @@ internal sealed partial class SimulatedBlock
 
     public SimulatedBlock(SimulatedCode code, Grid grid, GlobalMemory global, KernelArgument[] arguments)
     {
-        (_code, _steps, _grid, _global, _arguments, _warps) = (code, [.. code.Steps], grid, global, arguments, code.Program.Warps);
+        (_code, _steps, _grid, _global, _arguments, _warps) = (code, [.. code.Steps], grid, global, arguments, code.Program.Threads / 32);
+        _producers = code.Program.ProducerWarps;
         _values = new ulong[code.SlotCount * _warps * 32];
         _defined = new uint[code.SlotCount * _warps];
         _counters = new int[_warps];
+        _decided = new int[_warps];
+        _isWaiting = new bool[_warps];
+        _isReleased = new bool[_warps];
         _shared = new byte[code.Program.SharedBytes];
         _sharedShadow = new ShadowByte[code.Program.SharedBytes];
         _open = [.. Enumerable.Range(0, _warps).Select(_ => new List<PendingCopy>())];
@@ -52,7 +58,10 @@ internal sealed partial class SimulatedBlock
     {
         (_x, _y, _z) = (x, y, z);
         Array.Clear(_defined);
-        Array.Clear(_counters);
+        Array.Fill(_counters, 0, 0, Bodies);
+        Array.Fill(_counters, _code.ProducerStart, Bodies, _producers);
+        Array.Clear(_decided);
+        _decisions[1].Clear();
         Array.Clear(_sharedShadow);
         foreach (var (bits, slot) in _code.Constants)
         {
@@ -63,14 +72,15 @@ internal sealed partial class SimulatedBlock
         while (true)
         {
             _epoch++;
-            _decisions.Clear();
-            for (var i = 0; i < _warps; i++) RunToBarrier(descends ? _warps - 1 - i : i, i == 0);
-            for (var warp = 1; warp < _warps; warp++)
+            _decisions[0].Clear();
+            Array.Clear(_decided, 0, Bodies);
+            RunToBarrier(descends);
+            for (var warp = 1; warp < Bodies; warp++)
                 if (_counters[warp] != _counters[0])
                     throw Error(0, -1, _steps[_counters[0]], $"warp 0 waits here while warp {warp} is at {_steps[_counters[warp]]}: barriers must be reached by all warps");
             if (_steps[_counters[0]].Kind == StepKind.Exit) break;
-            _steps[_counters[0]].Executions += _warps;
-            for (var warp = 0; warp < _warps; warp++) _counters[warp]++;
+            _steps[_counters[0]].Executions += Bodies;
+            for (var warp = 0; warp < Bodies; warp++) _counters[warp]++;
             Barriers++;
             descends = !descends;
         }
@@ -79,11 +89,40 @@ internal sealed partial class SimulatedBlock
             CheckNoCopiesPending(warp);
             CheckNoProductsPending(warp);
         }
+        CheckNobodyArrived();
     }
 
-    private void RunToBarrier(int warp, bool leads)
+    // Warps that run the body. Those behind them are producers.
+    private int Bodies => _warps - _producers;
+
+    /// <summary>Runs all warps in turns, each as far as it gets: past an arrival at a named barrier it waits a turn, so that others meet it there.</summary>
+    private void RunToBarrier(bool descends)
     {
-        var decisions = 0;
+        while (true)
+        {
+            var (hasMoved, isDone, isOver) = (false, true, true);
+            for (var i = 0; i < _warps; i++)
+            {
+                var warp = descends ? _warps - 1 - i : i;
+                var before = _executed;
+                Run(warp);
+                hasMoved |= _executed > before;
+                var kind = _steps[_counters[warp]].Kind;
+                isDone &= warp >= Bodies || kind is StepKind.Barrier or StepKind.Exit;
+                isOver &= kind is StepKind.Exit;
+            }
+            if (isOver || (isDone && _steps[_counters[0]].Kind == StepKind.Barrier)) break;
+            if (hasMoved) continue;
+            var stuck = Array.FindIndex(_counters, counter => _steps[counter].Kind == StepKind.NamedWait);
+            if (stuck < 0) break;
+            throw Error(stuck, -1, _steps[_counters[stuck]], "waits forever");
+        }
+        for (var warp = 0; warp < Bodies; warp++)
+            if (_decided[warp] != _decisions[0].Count) throw Error(warp, -1, _steps[_counters[warp]], "took other branches than the other warps");
+    }
+
+    private void Run(int warp)
+    {
         while (true)
         {
             var index = _counters[warp];
@@ -91,16 +130,25 @@ internal sealed partial class SimulatedBlock
             switch (step.Kind)
             {
                 case StepKind.Barrier or StepKind.Exit:
-                    if (!leads && decisions != _decisions.Count) throw Error(warp, -1, step, "took other branches than the other warps");
                     return;
+                case StepKind.NamedArrive:
+                    Arrive(step, warp);
+                    _counters[warp]++;
+                    _executed++;
+                    return;
+                case StepKind.NamedWait:
+                    if (!MayPass(step, warp)) return;
+                    _counters[warp]++;
+                    break;
                 case StepKind.Jump:
                     _counters[warp] = step.Target;
                     break;
                 case StepKind.JumpUnless:
                     var jumps = !Condition(step, index, warp);
-                    if (leads) _decisions.Add((index, jumps));
-                    else if (decisions >= _decisions.Count || _decisions[decisions] != (index, jumps)) throw Error(warp, -1, Near(index), "the condition of the loop or branch after this instruction differs between warps");
-                    decisions++;
+                    var decisions = _decisions[warp < Bodies ? 0 : 1];
+                    if (_decided[warp] == decisions.Count) decisions.Add((index, jumps));
+                    else if (decisions[_decided[warp]] != (index, jumps)) throw Error(warp, -1, Near(index), "the condition of the loop or branch after this instruction differs between warps");
+                    _decided[warp]++;
                     _counters[warp] = jumps ? step.Target : index + 1;
                     break;
                 default:

@@ -7,6 +7,8 @@ internal enum StepKind
 {
     Execute,
     Barrier,
+    NamedArrive,
+    NamedWait,
     Jump,
     JumpUnless,
     Exit,
@@ -55,6 +57,9 @@ internal sealed class SimulatedCode
 
     public int SlotCount { get; private set; }
 
+    /// <summary>Where the producer warps begin.</summary>
+    public int ProducerStart { get; private set; }
+
     /// <summary>Constants: value and slot.</summary>
     public IEnumerable<(ulong Bits, int Slot)> Constants => _constants.Select(pair => (pair.Key, pair.Value));
 
@@ -65,6 +70,10 @@ internal sealed class SimulatedCode
         if (program.Warps is < 1 or > 32) throw new TileException($"kernel {program.Name}: {program.Warps} warps; 1 to 32 are possible.");
         var code = new SimulatedCode(program);
         code.Flatten(program.Body);
+        code.Steps.Add(new Step { Kind = StepKind.Exit });
+        code.ProducerStart = code.Steps.Count;
+        if (program.ProducerWarps == 0) return code;
+        code.Flatten(program.Producer);
         code.Steps.Add(new Step { Kind = StepKind.Exit });
         return code;
     }
@@ -104,7 +113,13 @@ internal sealed class SimulatedCode
         for (var i = 0; i < sources.Length; i++) sources[i] = Slot(instruction.Sources[i], instruction.SourceTypeOf(i));
         return new Step
         {
-            Kind = instruction.Opcode == ThreadOpcode.Barrier ? StepKind.Barrier : StepKind.Execute,
+            Kind = instruction.Opcode switch
+            {
+                ThreadOpcode.Barrier => StepKind.Barrier,
+                ThreadOpcode.NamedArrive => StepKind.NamedArrive,
+                ThreadOpcode.NamedWait => StepKind.NamedWait,
+                _ => StepKind.Execute,
+            },
             Instruction = instruction,
             Function = ScalarOperations.For(instruction, Program),
             Sources = sources,

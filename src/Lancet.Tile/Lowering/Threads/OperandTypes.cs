@@ -72,6 +72,7 @@ internal static class OperandTypes
         ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared or ThreadOpcode.AddGlobal => (0, -1),
         ThreadOpcode.AtomicAdd => (1, 2),
         ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag => (0, 2),
+        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait => (0, 1),
         ThreadOpcode.CopyAsync => (0, 3),
         ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or
             ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => (0, 0),
@@ -105,7 +106,8 @@ internal static class OperandTypes
     /// <summary>Whether all lanes of a warp must execute the instruction together.</summary>
     public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
         ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or
-        ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or ThreadOpcode.AwaitFlag;
+        ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or ThreadOpcode.AwaitFlag or
+        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";
 }

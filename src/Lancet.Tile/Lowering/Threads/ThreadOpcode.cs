@@ -149,7 +149,7 @@ internal enum ThreadOpcode
     /// <summary>As <see cref="StoreGlobal"/> to shared memory.</summary>
     StoreShared,
 
-    /// <summary>Starts copying <see cref="ThreadInstruction.Width"/> (16, 8 or 4) bytes from global address b to shared address a + Immediate; the source c is how many of them are really read (0 to Width), the rest are zeros. Lands when waited for.</summary>
+    /// <summary>Starts copying <see cref="ThreadInstruction.Width"/> (16, 8 or 4) bytes from global address b + <see cref="ThreadInstruction.SourceOffset"/> to shared address a + Immediate; the source c is how many of them are really read (0 to Width), the rest are zeros. Lands when waited for.</summary>
     CopyAsync,
 
     /// <summary>Closes the thread's group of copies started since the last one.</summary>
@@ -160,6 +160,12 @@ internal enum ThreadOpcode
 
     /// <summary>All threads of the program wait for each other; shared and global writes before it are seen after it.</summary>
     Barrier,
+
+    /// <summary>Tells who waits at the named barrier a that this warp has come here; what it wrote before is seen there. Immediate: threads that meet, arriving and waiting.</summary>
+    NamedArrive,
+
+    /// <summary>Waits at the named barrier a until all have come. Immediate: threads that meet, arriving and waiting.</summary>
+    NamedWait,
 
     /// <summary>d = a of the lane whose number is this lane's xor Immediate (all lanes take part).</summary>
     ShuffleXor,

@@ -55,6 +55,9 @@ internal sealed class ThreadInstruction(ThreadOpcode opcode, ThreadType type, Re
 
     public long Immediate { get; init; }
 
+    /// <summary>For <see cref="ThreadOpcode.CopyAsync"/>: bytes to add to the global address.</summary>
+    public long SourceOffset { get; init; }
+
     public ThreadType SourceType { get; init; }
 
     public Comparison Comparison { get; init; }
@@ -102,6 +105,15 @@ internal sealed class ThreadProgram
     public required IReadOnlyList<Parameter> Parameters { get; init; }
 
     public List<ThreadNode> Body { get; init; } = [];
+
+    /// <summary>Warps behind the others, which run <see cref="Producer"/> instead of the body and take no part in barriers.</summary>
+    public int ProducerWarps { get; set; }
+
+    /// <summary>What the producer warps do.</summary>
+    public List<ThreadNode> Producer { get; init; } = [];
+
+    /// <summary>Threads of a program.</summary>
+    public int Threads => (Warps + ProducerWarps) * 32;
 
     /// <summary>Constant fp32 tables, in global memory.</summary>
     public List<float[]> Tables { get; init; } = [];

@@ -6,7 +6,7 @@ using System.Text;
 namespace Lancet.Devices.Cuda;
 
 /// <summary>Machine code of a kernel and what the assembler said about it.</summary>
-/// <param name="Image">The cubin.</param>
+/// <param name="Image">The cubin; or PTX, ending with a zero, where the driver has to assemble it whole.</param>
 /// <param name="Log">The assembler's notes: registers, spills, performance warnings.</param>
 internal sealed record Cubin(byte[] Image, string Log);
 

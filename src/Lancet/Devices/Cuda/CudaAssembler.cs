@@ -25,10 +25,19 @@ internal static unsafe class CudaAssembler
             int* options = stackalloc int[count] { JitOption.InfoLogBuffer, JitOption.InfoLogBytes, JitOption.ErrorLogBuffer, JitOption.ErrorLogBytes, JitOption.LogVerbose, JitOption.OptimizationLevel };
             // Numbers travel in the pointer's place.
             void** values = stackalloc void*[count] { info, (void*)LogBytes, error, (void*)LogBytes, (void*)1, (void*)BestOptimization };
-            CudaCheck.Driver(Driver.cuLinkCreate(count, options, values, out state));
             var text = Encoding.UTF8.GetBytes(ptx + "\0");
-            var label = Encoding.UTF8.GetBytes(name + "\0");
             int code;
+            if (ptx.Contains("setmaxnreg", StringComparison.Ordinal))
+            {
+                // As one of several units, which is how the linker takes it, it would keep the registers that it starts with. The driver keeps its machine code.
+                nint module;
+                fixed (byte* pText = text) code = Driver.cuModuleLoadDataEx(out module, pText, count, options, values);
+                if (code != 0) Refuse(nameof(Driver.cuModuleLoadDataEx), code, name, ptx, Text(error) + Text(info));
+                CudaCheck.Driver(Driver.cuModuleUnload(module));
+                return new(text, Text(info));
+            }
+            CudaCheck.Driver(Driver.cuLinkCreate(count, options, values, out state));
+            var label = Encoding.UTF8.GetBytes(name + "\0");
             fixed (byte* pText = text, pLabel = label) code = Driver.cuLinkAddData(state, JitOption.InputPtx, pText, (nuint)text.Length, pLabel, 0, null, null);
             if (code != 0) Refuse(nameof(Driver.cuLinkAddData), code, name, ptx, Text(error) + Text(info));
             code = Driver.cuLinkComplete(state, out var cubin, out var size);

@@ -83,6 +83,8 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial int cuModuleLoadData(out nint module, byte* image);
 
+    [LibraryImport(Library)] internal static partial int cuModuleLoadDataEx(out nint module, byte* image, uint count, int* options, void** values);
+
     [LibraryImport(Library)] internal static partial int cuModuleUnload(nint module);
 
     [LibraryImport(Library)] internal static partial int cuModuleGetFunction(out nint function, nint module, byte* name);
