@@ -49,7 +49,11 @@ internal sealed partial class KernelLowering
                 var (place, placeOffset) = places(register);
                 _builder.Append(new ThreadInstruction(ThreadOpcode.CopyAsync, ThreadType.B32, [], [place, address, bytes])
                 {
-                    Guard = _converter.Guard(original), Immediate = placeOffset, SourceOffset = offset, Width = WidestAccess, Location = _builder.Location,
+                    Guard = _converter.Guard(original),
+                    Immediate = placeOffset,
+                    SourceOffset = offset,
+                    Width = WidestAccess,
+                    Location = _builder.Location,
                 });
             }
             _hasPendingCopies = true;
