@@ -159,19 +159,11 @@ internal sealed partial class KernelLowering
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: Stages - 2);
             Lowering.ShowToOthers();
             (_ahead, _high) = (Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(Stages - 1))), high);
-            if (!Lowering._usesWarpGroups || Stages < 3) BehindBody();
+            if (!Lowering._usesWarpGroups || Stages < 3) StartAhead();
             DefineLoads(_readStage);
         }
 
-        public override void BehindBody()
-        {
-            if (_ahead is not { } ahead) return;
-            _ahead = null;
-            // What this iteration has made of its own index is of no use.
-            var own = Lowering._environments.Pop();
-            Start(ahead, _high, _writeStage);
-            Lowering._environments.Push(own);
-        }
+        public override void BehindBody() => StartAhead();
 
         public override void EndIteration()
         {
@@ -180,6 +172,17 @@ internal sealed partial class KernelLowering
         }
 
         public override void Epilogue() => Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+
+        // Unless it has been done in this iteration.
+        private void StartAhead()
+        {
+            if (_ahead is not { } ahead) return;
+            _ahead = null;
+            // What this iteration has made of its own index is of no use.
+            var own = Lowering._environments.Pop();
+            Start(ahead, _high, _writeStage);
+            Lowering._environments.Push(own);
+        }
 
         // Starts the copies of one iteration, or none past the loop's end; a group either way, so that counting groups is counting iterations.
         private void Start(Source index, Source high, Source stage)

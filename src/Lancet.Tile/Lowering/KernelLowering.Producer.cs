@@ -146,8 +146,10 @@ internal sealed partial class KernelLowering
     /// </summary>
     private bool CanHaveProducer(Operation loop, List<Operation> loads) =>
         _usesWarpGroups && _kernel.Warps == ProducerPipeline.Groups * ProducerPipeline.GroupWarps && _producer is null && loop.Stages <= ProducerPipeline.MostStages
-        && _kernel.Body.Operations.Contains(loop) && _kernel.Body.Operations.TakeWhile(operation => operation != loop).All(operation => operation.Opcode is not (Opcode.Store or Opcode.AtomicAdd))
+        && _kernel.Body.Operations.Contains(loop) && _kernel.Body.Operations.TakeWhile(operation => operation != loop).All(operation => !Writes(operation))
         && loop.Operands.Take(3).Concat(loads.SelectMany(load => load.Operands)).All(value => IsKnownToProducer(value, loop.Body!.Arguments[0]));
+
+    private static bool Writes(Operation operation) => operation.Opcode is Opcode.Store or Opcode.AtomicAdd || (operation.Body?.Operations.Any(Writes) ?? false);
 
     private bool IsKnownToProducer(Value value, Value index)
     {

@@ -105,31 +105,19 @@ public static class GemmKernel
             {
                 var inner = start + depth;
                 var innerInside = choice.FillsDepth ? null : inner < k;
-                var a = Operand(aPointer, choice.IsATransposed, choice.StrideA, row, choice.FillsRows ? null : row < m, inner, innerInside, false);
-                var b = Operand(bPointer, choice.IsBTransposed, choice.StrideB, column, choice.FillsColumns ? null : column < n, inner, innerInside, true);
+                var a = new GemmOperand(aPointer, choice.IsATransposed, choice.StrideA).Left(kernel, row, choice.FillsRows ? null : row < m, inner, innerInside);
+                var b = new GemmOperand(bPointer, choice.IsBTransposed, choice.StrideB).Right(kernel, inner, innerInside, column, choice.FillsColumns ? null : column < n);
+                if (choice.A != choice.B) (a, b) = (a.ToFloat32(), b.ToFloat32());
                 return [Dot(a, b, carried[0])];
             }, stages: blocks.Stages)[0];
 
         if (choice.HasAlpha) accumulator *= alpha.To(choice.Accumulator);
         var target = cPointer + ((row.ToInt64() * choice.StrideC).AsColumn() + column.ToInt64().AsRow());
-        var inside = Both(choice.FillsRows ? null : (row < m).AsColumn(), choice.FillsColumns ? null : (column < n).AsRow());
+        var inside = GemmOperand.Inside(choice.FillsRows ? null : row < m, choice.FillsColumns ? null : column < n);
         if (choice.HasBeta) accumulator += beta.To(choice.Accumulator) * kernel.Load(target, inside).ToFloat32();
         if (choice.HasBias) accumulator += kernel.Load(biasPointer + column, choice.FillsColumns ? null : column < n).AsRow();
         kernel.Store(target, accumulator.To(choice.C), inside);
-
-        // A block [outer, depth] of the left operand, or [depth, outer] of the right one. It is loaded along the stored rows.
-        Tile.Tile Operand(Pointer pointer, bool isTransposed, long stride, Tile.Tile outer, Tile.Tile? outerInside, Tile.Tile inner, Tile.Tile? innerInside, bool isRight)
-        {
-            var outerIsRow = isTransposed == isRight;
-            var (rows, columns) = outerIsRow ? (outer, inner) : (inner, outer);
-            var mask = outerIsRow ? Both(outerInside?.AsColumn(), innerInside?.AsRow()) : Both(innerInside?.AsColumn(), outerInside?.AsRow());
-            var value = kernel.Load(pointer + ((rows.ToInt64() * stride).AsColumn() + columns.ToInt64().AsRow()), mask);
-            if (choice.A != choice.B) value = value.ToFloat32();
-            return isTransposed ? value.Transposed() : value;
-        }
     });
-
-    private static Tile.Tile? Both(Tile.Tile? a, Tile.Tile? b) => a is null ? b : b is null ? a : a & b;
 
     private readonly record struct Choice(
         DType A, DType B, DType C, bool IsATransposed, bool IsBTransposed, long StrideA, long StrideB, long StrideC, bool FillsRows, bool FillsColumns, bool FillsDepth,

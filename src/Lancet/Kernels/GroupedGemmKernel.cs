@@ -117,16 +117,15 @@ public static class GroupedGemmKernel
             {
                 var inner = start + depth;
                 var innerInside = choice.FillsDepth ? null : inner < k;
-                var a = kernel.Load(aPointer + ((row.ToInt64() * choice.StrideA).AsColumn() + inner.ToInt64().AsRow()), Both(rowInside.AsColumn(), innerInside?.AsRow()));
-                var (outer, along, mask) = choice.IsTransposed ? (column, inner, Both(columnInside?.AsColumn(), innerInside?.AsRow())) : (inner, column, Both(innerInside?.AsColumn(), columnInside?.AsRow()));
-                var b = kernel.Load(weights + ((outer.ToInt64() * choice.StrideB).AsColumn() + along.ToInt64().AsRow()), mask);
+                var a = new GemmOperand(aPointer, false, choice.StrideA).Left(kernel, row, rowInside, inner, innerInside);
+                var b = new GemmOperand(weights, choice.IsTransposed, choice.StrideB).Right(kernel, inner, innerInside, column, columnInside);
                 if (choice.A != choice.B) (a, b) = (a.ToFloat32(), b.ToFloat32());
-                return [Dot(a, choice.IsTransposed ? b.Transposed() : b, carried[0])];
+                return [Dot(a, b, carried[0])];
             }, stages: blocks.Stages)[0];
 
         if (choice.HasAlpha) accumulator *= alpha.To(choice.Accumulator);
         var target = cPointer + ((row.ToInt64() * choice.StrideC).AsColumn() + column.ToInt64().AsRow());
-        var inside = Both(rowInside.AsColumn(), columnInside?.AsRow());
+        var inside = GemmOperand.Inside(rowInside, columnInside);
         if (choice.HasBeta) accumulator += beta.To(choice.Accumulator) * kernel.Load(target, inside).ToFloat32();
         kernel.Store(target, accumulator.To(choice.C), inside);
     });
@@ -156,18 +155,16 @@ public static class GroupedGemmKernel
             (start, carried) =>
             {
                 var inner = start + depth;
-                var innerInside = (inner < end).AsColumn();
-                var a = kernel.Load(aPointer + ((inner.ToInt64() * choice.StrideA).AsColumn() + row.ToInt64().AsRow()), Both(innerInside, rowInside?.AsRow()));
-                var b = kernel.Load(bPointer + ((inner.ToInt64() * choice.StrideB).AsColumn() + column.ToInt64().AsRow()), Both(innerInside, columnInside?.AsRow()));
-                return [Dot(a.Transposed(), b, carried[0])];
+                var innerInside = inner < end;
+                var a = new GemmOperand(aPointer, true, choice.StrideA).Left(kernel, row, rowInside, inner, innerInside);
+                var b = new GemmOperand(bPointer, false, choice.StrideB).Right(kernel, inner, innerInside, column, columnInside);
+                return [Dot(a, b, carried[0])];
             }, stages: blocks.Stages)[0];
         if (choice.HasAlpha) accumulator *= alpha.To(choice.Accumulator);
         var target = cPointer + expert.ToInt64() * distance + ((row.ToInt64() * n.ToInt64()).AsColumn() + column.ToInt64().AsRow());
-        var inside = Both(rowInside?.AsColumn(), columnInside?.AsRow());
+        var inside = GemmOperand.Inside(rowInside, columnInside);
         kernel.Store(target, (kernel.Load(target, inside).ToFloat32() + accumulator).To(choice.C), inside);
     });
-
-    private static Tile.Tile? Both(Tile.Tile? a, Tile.Tile? b) => a is null ? b : b is null ? a : a & b;
 
     private readonly record struct Choice(
         DType A, DType B, DType C, bool IsTransposed, long StrideA, long StrideB, long StrideC, bool FillsColumns, bool FillsDepth, bool HasAlpha, bool HasBeta, GemmBlocks Blocks)

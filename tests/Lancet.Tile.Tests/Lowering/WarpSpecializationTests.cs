@@ -74,7 +74,7 @@ public class WarpSpecializationTests
         Pointer a = k.Pointer(DType.BFloat16), b = k.Pointer(DType.BFloat16), c = k.Pointer(DType.BFloat16), d = k.Pointer(DType.Float32), bounds = k.Pointer(DType.Int32);
         Tile Matrix(Pointer from, int height, int width) => k.Load(from + ((k.Range(height) * width).AsColumn() + k.Range(width).AsRow()));
         var first = Matrix(a, Rows, Inner);
-        if (writes) k.Store(d, k.Constant(DType.Float32, 0.0));
+        if (writes) k.If(k.ProgramId(0).EqualTo(0), () => k.Store(d, k.Constant(DType.Float32, 0.0)));
         var high = k.Load(bounds + 1);
         if (finds) high = k.For(0, 4, 1, [high], (i, carried) => [Max(carried[0], i)])[0];
         var sum = k.For(k.Load(bounds), high, k.Constant(DType.Int32, 1), [k.Zeros(DType.Float32, Rows, Columns)], (i, carried) =>
