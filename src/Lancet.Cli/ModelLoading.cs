@@ -15,7 +15,7 @@ internal static class ModelLoading
     {
         var choice = settings.Device();
         HubLoading.ResolveAdapter(settings);
-        var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4" };
+        var options = new LoadOptions { DType = settings.DType("dtype"), QuantizesToNf4 = settings.OneOf("quantize", "none", "nf4") == "nf4", RopeScaling = RopeScalingOf(settings) };
         var ptxFolder = settings.PtxFolder(choice);
         var model = Load(HubLoading.Folder(settings.Required("model")), choice.Open(ptxFolder), options);
         try
@@ -43,6 +43,8 @@ internal static class ModelLoading
             throw;
         }
     }
+
+    public static RopeScaling? RopeScalingOf(Settings settings) => settings.Text("rope-scaling") is { } text ? RopeScaling.Parse(text) : null;
 
     public static Tokenizer? TokenizerOf(string folder) => Tokenizer.Exists(folder) ? Tokenizer.Load(folder) : null;
 

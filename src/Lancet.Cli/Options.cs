@@ -14,6 +14,7 @@ internal static class Options
     private static readonly Setting s_method = new("method", "lora", "lora, qlora (NF4 base weights) or full (every weight)");
     private static readonly Setting s_config = new("config", null, "YAML or JSON file with these options as keys");
     private static readonly Setting s_length = new("max-seq-length", "2048", "Rows are cut to this many tokens");
+    private static readonly Setting s_ropeScaling = new("rope-scaling", null, "Context extension: linear:FACTOR or yarn:FACTOR stretches positions for rows beyond the model's native length. All commands that load the model need it; exports carry it");
     private static readonly Setting s_template = new("chat-template", null, $"Name ({string.Join(", ", ChatTemplates.ChatTemplate.Names)}) or Jinja file of a chat template to use instead of the model's");
     private static readonly Setting s_thinking = new("enable-thinking", null, "Sets enable_thinking for chat templates that read it", true);
     private static readonly Setting s_kwargs = new("chat-template-kwargs", null, "Further variables of the chat template as JSON, such as {\"reasoning_effort\": \"low\"}");
@@ -27,7 +28,7 @@ internal static class Options
 
     private static readonly Setting[] s_run =
     [
-        s_length,
+        s_length, s_ropeScaling,
         new("batch-size", "2", "Rows of a micro-batch (bins with --packing)"),
         new("gradient-accumulation", "4", "Micro-batches of a step"),
         new("packing", "false", "Pack rows into bins of --max-seq-length tokens; exact, sequences do not see each other", true),
@@ -83,7 +84,7 @@ internal static class Options
 
     public static Setting[] Eval { get; } =
     [
-        s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_responses, s_template, s_thinking, s_kwargs, s_columns,
+        s_model, s_adapter, s_data, s_config, s_device, s_dtype, s_length, s_ropeScaling, s_responses, s_template, s_thinking, s_kwargs, s_columns,
         new("quantize", "none", "none or nf4"),
         new("per-example", "false", "Loss of every row", true),
         s_dumpPtx,
@@ -92,7 +93,7 @@ internal static class Options
 
     public static Setting[] Generate { get; } =
     [
-        s_model, s_adapter, s_config, s_device, s_dtype, s_length, s_template, s_thinking, s_kwargs, s_seed,
+        s_model, s_adapter, s_config, s_device, s_dtype, s_length, s_ropeScaling, s_template, s_thinking, s_kwargs, s_seed,
         new("quantize", "none", "none or nf4"),
         new("prompt", null, "Text to answer"),
         new("raw", "false", "Continue the prompt as it is, without the chat template", true),
@@ -110,7 +111,7 @@ internal static class Options
 
     public static Setting[] Export { get; } =
     [
-        s_model, s_adapter, s_config,
+        s_model, s_adapter, s_config, s_ropeScaling,
         new("output", null, "Folder for the exported model, or with --format gguf a file that ends in .gguf"),
         new("format", "safetensors", "safetensors (a Hugging Face folder), nf4 (the same in 4 bits, as bitsandbytes writes it), gguf (llama.cpp, Ollama), or gguf-adapter (the adapter alone, for llama.cpp's --lora)"),
         new("type", "q8_0", $"With --format gguf, one or several separated by commas: {string.Join(", ", GgufMix.Names)}"),

@@ -32,7 +32,7 @@ internal static class ExportCommand
         var verifies = settings.Flag("verify") && format != "gguf-adapter";
         List<Export> exports;
         ExportCheck? check = null;
-        using (var model = LanguageModel.Load(folder))
+        using (var model = LanguageModel.Load(folder, new LoadOptions { RopeScaling = ModelLoading.RopeScalingOf(settings) }))
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
             // What is taken for want of a template says nothing about how the model ends its turns.

@@ -22,7 +22,7 @@ internal static class PlanCommand
         var target = choice.PlanTarget;
         var dtype = settings.DType("dtype");
         var method = settings.OneOf("method", "lora", "qlora", "full");
-        var decoder = new DecoderModel(ModelConfig.Load(folder));
+        var decoder = new DecoderModel(ModelConfig.Load(folder, ModelLoading.RopeScalingOf(settings)));
         if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
         else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
         var borderBytes = decoder.DescribeStorage(target, dtype, method == "qlora");

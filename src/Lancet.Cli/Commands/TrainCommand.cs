@@ -42,7 +42,7 @@ internal static class TrainCommand
         Validate(settings);
         folder = HubLoading.Folder(folder);
         HubLoading.ResolveAdapter(settings);
-        var config = ModelConfig.Load(folder);
+        var config = ModelConfig.Load(folder, ModelLoading.RopeScalingOf(settings));
         var options = SftOptionsOf(settings);
         SftTrainer.CheckOutput(options);
         using var opening = new OpeningDevice(device, settings.PtxFolder(device));
@@ -53,6 +53,7 @@ internal static class TrainCommand
         var (data, held) = (HubLoading.Data(settings.Required("data")), settings.Text("eval-data") is { } text ? HubLoading.Data(text) : null);
         var (training, evaluation) = (SftDataset.Load(data, renderer), held is null ? null : SftDataset.Load(held, renderer));
         string[] notes = [.. training.Notes, .. evaluation?.Notes ?? []];
+        if (training.MaxLength > config.MaxPositions) notes = [.. notes, $"the longest row has {training.MaxLength} tokens, the model was made for {config.MaxPositions}: --rope-scaling stretches its positions"];
         var split = settings.Number("eval-split", 0, 0.9);
         if (split > 0) (training, evaluation) = training.Split(split);
         if (tokenizer is not null && tokenizer.VocabularySize > config.VocabularySize)
@@ -164,6 +165,7 @@ internal static class TrainCommand
             QuantizesToNf4 = method == "qlora",
             IsFullyTrained = method == "full",
             IsFromScratch = settings.Flag("from-scratch"),
+            RopeScaling = ModelLoading.RopeScalingOf(settings),
             Seed = settings.Long("seed"),
         });
         clock.Note("weights");

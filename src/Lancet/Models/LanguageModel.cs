@@ -34,6 +34,9 @@ public sealed record LoadOptions
     /// <summary>Seed of random weights.</summary>
     public long Seed { get; init; } = 3407;
 
+    /// <summary>Context extension; positions as config.json has them if null.</summary>
+    public RopeScaling? RopeScaling { get; init; }
+
     /// <summary>Device; the processor if null.</summary>
     public Device? Device { get; init; }
 
@@ -56,7 +59,7 @@ public sealed partial class LanguageModel : IDisposable
 
     private LanguageModel(ModelConfig config, string folder, LoadOptions options)
     {
-        (Config, Folder, DType) = (config, folder, options.DType);
+        (Config, Folder, DType, RopeScaling) = (config, folder, options.DType, options.RopeScaling);
         Decoder = new DecoderModel(config);
         _ownsDevice = options.Device is null || options.OwnsDevice;
         Device = options.Device ?? new CpuDevice();
@@ -90,6 +93,9 @@ public sealed partial class LanguageModel : IDisposable
     /// <summary>The folder's chat template, or ChatML.</summary>
     public ChatTemplate ChatTemplate => _chatTemplate ??= Tokenizer.Exists(Folder) && Tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
 
+    /// <summary>Context extension that the folder's config.json does not have; null without.</summary>
+    internal RopeScaling? RopeScaling { get; }
+
     /// <summary>Bytes of weights that are read from mapped files instead of allocated memory.</summary>
     public long MappedBytes { get; private set; }
 
@@ -103,7 +109,7 @@ public sealed partial class LanguageModel : IDisposable
     public static LanguageModel Load(string folder, LoadOptions? options = null)
     {
         options ??= new LoadOptions();
-        var model = new LanguageModel(ModelConfig.Load(folder), folder, options);
+        var model = new LanguageModel(ModelConfig.Load(folder, options.RopeScaling), folder, options);
         try
         {
             model.LoadWeights(options);

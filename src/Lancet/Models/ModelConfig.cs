@@ -148,14 +148,17 @@ public sealed record ModelConfig
     internal string LayerPrefix(int layer) => $"{WeightPrefix}layers.{layer}.";
 
     /// <summary>Reads <c>config.json</c> of a model folder.</summary>
+    /// <param name="folder">Model folder, or a GGUF file.</param>
+    /// <param name="scaling">Context extension, or null.</param>
     /// <exception cref="LancetException">The folder or a key is missing or wrong, or the family is unknown.</exception>
-    public static ModelConfig Load(string folder)
+    public static ModelConfig Load(string folder, RopeScaling? scaling = null)
     {
-        if (GgufFile.IsGguf(folder)) return Parse(ReadText(folder), folder);
+        string Text(string path) => scaling is null ? ReadText(folder) : scaling.Apply(ReadText(folder), path);
+        if (GgufFile.IsGguf(folder)) return Parse(Text(folder), folder);
         if (!Directory.Exists(folder)) throw new LancetException($"{folder}: no such model folder. Give the folder that holds config.json and the safetensors files.");
         var path = Path.Combine(folder, "config.json");
         if (!File.Exists(path)) throw new LancetException($"{path}: not found. A model folder holds config.json, safetensors weights and tokenizer files.");
-        var config = Parse(ReadText(folder), path);
+        var config = Parse(Text(path), path);
         // Chat models end their turns with ids that only generation_config.json lists (Llama 3: three of them).
         var generation = Path.Combine(folder, "generation_config.json");
         return File.Exists(generation) ? config with { EosTokenIds = [.. config.EosTokenIds.Union(ParseObject(File.ReadAllText(generation), generation, reader => reader.Integers("eos_token_id")))] } : config;

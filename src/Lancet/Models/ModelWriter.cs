@@ -114,6 +114,7 @@ public static class ModelWriter
             json = text;
             if (eos is not null) json["eos_token_id"] = eos;
         }
+        model.RopeScaling?.Apply(json, model.Folder);
         json.Remove("quantization_config");
         if (quantization is not null) json["quantization_config"] = quantization;
         json.Remove("torch_dtype");

@@ -1,4 +1,5 @@
 using Lancet.Models;
+using Lancet.Tile;
 
 namespace Lancet.Tests.Models;
 
@@ -88,6 +89,49 @@ public class RotaryTableTests
         Assert.Equal(RotaryTable.Frequencies(now, 64), RotaryTable.Frequencies(old, 64));
         Assert.Equal(500000, ModelConfig.Parse($$"""{ {{Common}}, "rope_theta": 500000.0, "rope_scaling": null}""", "config.json").Rotary.Theta);
     }
+
+    /// <summary>An extension means what the same block of config.json does, in either style, and an export's config.json has it.</summary>
+    [Theory]
+    [InlineData("linear:2", """{"rope_type": "linear", "factor": 2.0}""")]
+    [InlineData("yarn:4", """{"rope_type": "yarn", "factor": 4.0}""")]
+    public void A_context_extension_is_what_the_file_would_say(string extension, string block)
+    {
+        var scaling = RopeScaling.Parse(extension);
+        Assert.Equal(extension, scaling.ToString());
+        var plain = $$"""{ {{Common}}, "rope_theta": 500000.0}""";
+        var native = ModelConfig.Parse(plain, "config.json").MaxPositions;
+        var expected = ModelConfig.Parse($$"""{ {{Common}}, "rope_theta": 500000.0, "rope_scaling": {{block}}}""", "config.json");
+        foreach (var json in (string[])[plain, $$"""{ {{Common}}, "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0} }"""])
+        {
+            var stretched = ModelConfig.Parse(scaling.Apply(json, "config.json"), "config.json");
+            Assert.Equal((int)(native * scaling.Factor), stretched.MaxPositions);
+            Assert.Equal(RotaryTable.Frequencies(expected.Rotary, 64), RotaryTable.Frequencies(stretched.Rotary, 64));
+            Assert.Equal(expected.Rotary.AttentionFactor, stretched.Rotary.AttentionFactor);
+            Assert.NotEqual(RotaryTable.Frequencies(ModelConfig.Parse(plain, "config.json").Rotary, 64), RotaryTable.Frequencies(stretched.Rotary, 64));
+        }
+        using var model = LanguageModel.Load(Path.Combine(TestFiles.Golden("llama"), "model"), new LoadOptions { RopeScaling = scaling });
+        var text = ModelWriter.Config(model, DType.Float32);
+        Assert.Contains(".0,", text[text.IndexOf("\"factor\"", StringComparison.Ordinal)..], StringComparison.Ordinal);
+        var written = ModelConfig.Parse(text, "config.json");
+        Assert.Equal((model.Config.MaxPositions, scaling.Type, scaling.Factor), (written.MaxPositions, written.Rotary.Type, written.Rotary.Factor));
+        Assert.Equal(RotaryTable.Frequencies(model.Config.Rotary, 64), RotaryTable.Frequencies(written.Rotary, 64));
+    }
+
+    [Theory]
+    [InlineData("yarn")]
+    [InlineData("yarn:1")]
+    [InlineData("yarn:x")]
+    [InlineData("magic:2")]
+    [InlineData("linear:2:3")]
+    public void Other_texts_are_no_context_extension(string text) => Assert.Contains(text, Assert.Throws<LancetException>(() => RopeScaling.Parse(text)).Message);
+
+    [Theory]
+    [InlineData(""" "rope_scaling": {"type": "linear", "factor": 2.0} """, "stretched already")]
+    [InlineData(""" "rope_parameters": {"rope_type": "llama3", "factor": 8.0} """, "stretched already")]
+    [InlineData(""" "rope_local_base_freq": 10000 """, "in different ways")]
+    [InlineData(""" "rope_parameters": {"full_attention": {"rope_type": "default"}} """, "in different ways")]
+    public void What_cannot_be_extended_is_refused(string keys, string message) =>
+        Assert.Contains(message, Assert.Throws<LancetException>(() => RopeScaling.Parse("yarn:2").Apply($$"""{ {{Common}}, {{keys}} }""", "config.json")).Message);
 
     [Fact]
     public void An_unknown_scaling_is_refused() => Assert.Contains("rope_type magic", Assert.Throws<LancetException>(() => Rotary("""{"rope_type": "magic"}""")).Message);
