@@ -48,8 +48,11 @@ internal static class ModelLoading
 
     public static Tokenizer? TokenizerOf(string folder) => Tokenizer.Exists(folder) ? Tokenizer.Load(folder) : null;
 
-    /// <summary>The template of the command line, else of the adapter, which was trained with it, else of the checkpoint, else ChatML.</summary>
-    public static ChatTemplate TemplateOf(Settings settings, Tokenizer? tokenizer)
+    /// <summary>The template that somebody chose, else ChatML.</summary>
+    public static ChatTemplate TemplateOf(Settings settings, Tokenizer? tokenizer) => ChosenTemplate(settings, tokenizer) ?? ChatTemplate.ChatMl;
+
+    /// <summary>The template of the command line, else of the adapter, which was trained with it, else of the checkpoint; null for none.</summary>
+    public static ChatTemplate? ChosenTemplate(Settings settings, Tokenizer? tokenizer)
     {
         if (settings.Text("chat-template") is { } choice)
         {
@@ -57,12 +60,8 @@ internal static class ModelLoading
             return File.Exists(choice) ? ChatTemplate.Parse(File.ReadAllText(choice)) : throw new LancetException($"{choice}: chat template not found. A file is expected, or a name: {string.Join(", ", ChatTemplate.Names)}.");
         }
         if (settings.Knows("adapter") && settings.Text("adapter") is { } adapter && Path.Combine(adapter, Tokenizer.ChatTemplateFile) is var trained && File.Exists(trained)) return ChatTemplate.Parse(File.ReadAllText(trained));
-        return tokenizer?.ChatTemplate is { } source ? ChatTemplate.Parse(source) : ChatTemplate.ChatMl;
+        return tokenizer?.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null;
     }
-
-    /// <summary>Whether <see cref="TemplateOf"/> is somebody's choice and not what is taken for want of one.</summary>
-    public static bool HasTemplate(Settings settings, LanguageModel model) => settings.Text("chat-template") is not null
-        || (settings.Text("adapter") is { } adapter && File.Exists(Path.Combine(adapter, Tokenizer.ChatTemplateFile))) || (Tokenizer.Exists(model.Folder) && model.Tokenizer.ChatTemplate is not null);
 
     public static RowRenderer Renderer(Settings settings, ModelConfig config, Tokenizer? tokenizer) => new(tokenizer, TemplateOf(settings, tokenizer))
     {

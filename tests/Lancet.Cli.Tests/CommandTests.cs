@@ -218,13 +218,19 @@ public class CommandTests
         Assert.Contains("returns the value", answer.Output);
     }
 
+    /// <summary>One step of LoRA with a named template.</summary>
+    private static void TrainWith(Workspace work, string template)
+    {
+        var rows = work.Rows("{\"prompt\": \"What is it?\", \"completion\": \"A number.\"}", "{\"prompt\": \"And this?\", \"completion\": \"A text.\"}");
+        var run = LancetCommand.Run("train", "--model", s_bundled, "--method", "lora", "--data", rows, "--output", work.Output, "--max-steps", "1", "--chat-template", template);
+        Assert.True(run.ExitCode == 0, run.Error);
+    }
+
     [Fact]
     public void A_chosen_chat_template_goes_along_with_the_adapter()
     {
         using var work = new Workspace();
-        var rows = work.Rows("{\"prompt\": \"What is it?\", \"completion\": \"A number.\"}", "{\"prompt\": \"And this?\", \"completion\": \"A text.\"}");
-        var run = LancetCommand.Run("train", "--model", s_bundled, "--method", "lora", "--data", rows, "--output", work.Output, "--max-steps", "1", "--chat-template", "zephyr");
-        Assert.True(run.ExitCode == 0, run.Error);
+        TrainWith(work, "zephyr");
         Assert.Equal(ChatTemplate.Named("zephyr").Source, File.ReadAllText(work.At("out", "chat_template.jinja")));
         File.WriteAllText(work.At("out", "chat_template.jinja"), "{{ raise_exception('the adapter was asked') }}");
         string[] ask = ["generate", "--model", s_bundled, "--adapter", work.Output, "--prompt", "What is it?", "--max-new-tokens", "1"];
@@ -246,9 +252,7 @@ public class CommandTests
     public void What_is_trained_with_another_template_ends_as_it_ends_turns_in_every_export()
     {
         using var work = new Workspace();
-        var rows = work.Rows("{\"prompt\": \"What is it?\", \"completion\": \"A number.\"}", "{\"prompt\": \"And this?\", \"completion\": \"A text.\"}");
-        var run = LancetCommand.Run("train", "--model", s_bundled, "--method", "lora", "--data", rows, "--output", work.Output, "--max-steps", "1", "--chat-template", "phi");
-        Assert.True(run.ExitCode == 0, run.Error);
+        TrainWith(work, "phi");
         string[] from = ["--model", s_bundled, "--adapter", work.Output];
         foreach (var options in (string[][])[["--output", work.At("merged")], ["--output", work.At("gguf", "model.gguf"), "--format", "gguf", "--type", "f16"]])
         {

@@ -36,7 +36,7 @@ internal static class ExportCommand
         {
             if (settings.Text("adapter") is { } adapter) model.LoadAdapter(adapter);
             // What is taken for want of a template says nothing about how the model ends its turns.
-            var template = ModelLoading.HasTemplate(settings, model) ? ModelLoading.TemplateOf(settings, ModelLoading.TokenizerOf(folder)) : null;
+            var template = ModelLoading.ChosenTemplate(settings, Tokenizer.Exists(folder) ? model.Tokenizer : null);
             exports = format switch
             {
                 "gguf" => WriteGguf(settings, model, template, output, mixes),

@@ -74,7 +74,7 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
     /// <summary>Software-pipelining depth wished for a <see cref="Opcode.For"/> on the GPU; 1 for none.</summary>
     public int Stages { get; init; } = 1;
 
-    /// <summary>Of a <see cref="Opcode.For"/>: a warp of its own copies what the loop's products read, where the GPU has warp groups.</summary>
+    /// <summary>Of a <see cref="Opcode.For"/>: a warp group of its own copies what the loop's products read, where the GPU has warp groups.</summary>
     public bool IsWarpSpecialized { get; init; }
 
     /// <summary>Of a <see cref="Opcode.Load"/> or <see cref="Opcode.Store"/>: the matrix lies densely behind its first element, in an order of the compiler's choosing.</summary>

@@ -180,7 +180,7 @@ public sealed partial class KernelBuilder
     /// <param name="carried">Initial values of the carried tiles.</param>
     /// <param name="body">One iteration.</param>
     /// <param name="stages">Software-pipelining depth wished on a GPU.</param>
-    /// <param name="warpSpecialized">Lets a warp of its own copy what the products read, so that warp groups, where there are any, need not keep step. The kernel must not write what is copied.</param>
+    /// <param name="warpSpecialized">Lets a warp group of its own, where there are any, copy what the products read, so that the others need not keep step. The kernel must not write what is copied.</param>
     /// <param name="file">Filled in by the compiler.</param>
     /// <param name="line">Filled in by the compiler.</param>
     public Tile[] For(Tile low, Tile high, Tile step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, bool warpSpecialized = false, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)

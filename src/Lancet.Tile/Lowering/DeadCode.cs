@@ -12,8 +12,10 @@ internal static class DeadCode
         {
             var read = new HashSet<int>();
             Mark(program.Body, read);
+            Mark(program.Producer, read);
             before = 0;
             Sweep(program.Body, read, ref before);
+            Sweep(program.Producer, read, ref before);
         }
         while (before > 0);
     }

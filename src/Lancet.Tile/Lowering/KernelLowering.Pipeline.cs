@@ -12,15 +12,13 @@ internal sealed partial class KernelLowering
     private abstract class Pipeline
     {
         private readonly Operation _for;
-        private readonly int _start;
 
         protected Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
         {
             (Lowering, _for, Stages) = (lowering, operation, operation.Stages);
             var tiles = loads.Select(load => new SharedTile(load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[1], load.Result.Type.Element, default)).ToList();
             StageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
-            _start = lowering._shared.Allocate(StageBytes * Stages);
-            var offset = _start;
+            var offset = lowering._shared.Allocate(StageBytes * Stages);
             Loads = [];
             for (var i = 0; i < loads.Count; i++)
             {

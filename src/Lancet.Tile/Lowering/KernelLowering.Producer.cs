@@ -72,9 +72,7 @@ internal sealed partial class KernelLowering
             // Nobody waits for stages that are not filled again.
             Where(Builder.Compare(ThreadType.S32, Comparison.Less, _again, _high), () =>
                 Builder.Effect(ThreadOpcode.NamedArrive, ThreadType.B32, [], [Builder.Add(ThreadType.U32, _full, Source.Constant(ToRead))], immediate: Meeting));
-            var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, _readStage, Source.Constant(StageBytes * (Stages - 1)));
-            Builder.Assign(_full, Builder.Select(ThreadType.B32, isLast, FirstFull, Builder.Add(ThreadType.U32, _full, Source.Constant(1))));
-            Advance(_readStage);
+            Advance(_full, FirstFull, _readStage);
         }
 
         public override void Epilogue()
@@ -102,12 +100,18 @@ internal sealed partial class KernelLowering
             Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
             Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, index), () => Tell(told, 1));
             Builder.Assign(told, full);
-            var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, writeStage, Source.Constant(StageBytes * (Stages - 1)));
-            Builder.Assign(full, Builder.Select(ThreadType.B32, isLast, Source.Constant(FirstBarrier), Builder.Add(ThreadType.U32, full, Source.Constant(1))));
-            Advance(writeStage);
+            Advance(full, Source.Constant(FirstBarrier), writeStage);
             Builder.Assign(index, Builder.Add(ThreadType.S32, index, step));
             Builder.Close();
             Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, high), () => Tell(told, 0));
+        }
+
+        // The next stage and its barrier, which from the last one is the first again.
+        private void Advance(Register full, Source first, Register stage)
+        {
+            var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, stage, Source.Constant(StageBytes * (Stages - 1)));
+            Builder.Assign(full, Builder.Select(ThreadType.B32, isLast, first, Builder.Add(ThreadType.U32, full, Source.Constant(1))));
+            Advance(stage);
         }
 
         private Source Bound(int operand)
