@@ -4,7 +4,8 @@
 usage: hf_step.py --model llama-3.1-8b [--layers N] [--method lora|qlora|full] [--batch B] [--length L] [--ragged] [--json FILE]
 Random bf16 weights of true shapes made on the GPU, SDPA attention, gradient checkpointing (--no-checkpointing turns it off), LoRA r = 16 on
 all seven projections as PEFT makes it (fp32 adapters) under bf16 autocast as in Trainer(bf16=True), fused AdamW on the adapters, clipping at
-1, every token a label. Prints one line of JSON; tokens/s is the median over the steps, GB are 10^9 bytes.
+1, every token a label. QLoRA's linear layers are bitsandbytes', or where that is not installed those of nf4_linear.py, which the JSON then says.
+Prints one line of JSON; tokens/s is the median over the steps, GB are 10^9 bytes.
 """
 import argparse, json, math, os, statistics, sys, time
 
@@ -25,10 +26,11 @@ parser.add_argument("--liger", action="store_true", help="with Liger's kernels, 
 parser.add_argument("--json", default=None)
 a = parser.parse_args()
 what = f"{a.model}{f', {a.layers} layers' if a.layers else ''}, {a.method}, {a.batch} x {a.length}{' ragged' if a.ragged else ''}"
+peer = "Hugging Face + PEFT" + (" + Liger" if a.liger else "")
 
 
 def finish(result, code=0):
-    line = json.dumps({"peer": "Hugging Face + PEFT" + (" + Liger" if a.liger else ""), "work": what, **result})
+    line = json.dumps({"peer": peer, "work": what, **result})
     print(line, flush=True)
     if a.json:
         with open(a.json, "w") as file:
@@ -47,7 +49,9 @@ if a.method == "qlora":
     try:
         import bitsandbytes as bnb
     except ImportError:
-        finish({"not_run": "bitsandbytes is not installed there"})
+        bnb = None
+        peer += ", NF4 by a Triton stand-in for bitsandbytes"
+        from nf4_linear import Nf4Linear
 
 folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "Lancet.Bench", "models")
 with open(os.path.join(folder, a.model + ".json")) as file:
@@ -73,6 +77,9 @@ if a.method == "qlora":
     for name, module in list(model.named_modules()):
         for child, linear in list(module.named_children()):
             if isinstance(linear, torch.nn.Linear) and "lm_head" not in child:
+                if bnb is None:
+                    setattr(module, child, Nf4Linear(linear))
+                    continue
                 new = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=torch.bfloat16, quant_type="nf4")
                 new.weight = bnb.nn.Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
                 if linear.bias is not None:
@@ -86,6 +93,10 @@ else:
                            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     model = peft.get_peft_model(model, lora)
     trained = [p for p in model.parameters() if p.requires_grad]
+    if a.method == "qlora" and bnb is None:
+        # PEFT's adapters of bitsandbytes' layers leave x as it is under autocast; those of other linear layers copy it in fp32 first.
+        for module in model.modules():
+            module.cast_input_dtype_enabled = False
 model.train()
 if not a.no_checkpointing:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
