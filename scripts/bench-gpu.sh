@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
-#   sections: launches kernels gemm attention step-8b step-135m errors golden (all of these by default), self-test, profile-8b, ragged,
-#             families, context, startup, peft
+#   sections: launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden (all of these by default), step-8b-long, ragged,
+#             families, attention-128, nf4-linear, profile-8b, self-test, startup, peft
+#             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
 #   --lancet  the lancet command for golden, self-test, startup and peft; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
+# Budgets of steps are 0.1 GB less than the issue's limits, for the driver. LORA_BUDGET: bytes instead of 60 % of what the peer of step-8b-lora reserves.
 # The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -15,12 +17,13 @@ while [ $# -gt 0 ]; do
   case $1 in
     --bench) bench=$2; shift ;;
     --lancet) lancet=$2; shift ;;
-    -*) sed -n '2,8p' "$0"; exit 2 ;;
+    -*) sed -n '2,10p' "$0"; exit 2 ;;
+    issue-4) sections+=(step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128) ;;
     *) sections+=("$1") ;;
   esac
   shift
 done
-[ ${#sections[@]} -gt 0 ] || sections=(launches kernels gemm attention step-8b step-135m errors golden)
+[ ${#sections[@]} -gt 0 ] || sections=(launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden)
 target=${OUT:-bench-results}
 mkdir -p "$target"
 out=$(mktemp -d)
@@ -34,19 +37,27 @@ bench() { # bench NAME SECONDS ARGUMENTS...: runs Lancet.Bench gpu, keeping NAME
   timeout "$limit" "$bench" gpu "$@" --json "$out/$name.json" --markdown "$out/$name.md" < /dev/null
 }
 
+step() { # step NAME ARGUMENTS...: an optimiser step of Lancet
+  local name=$1
+  shift
+  bench "step-$name" 240 step "$@"
+}
+
 peer() { # peer NAME ARGUMENTS...: the same step with Hugging Face and PEFT
   local name=$1
   shift
   timeout 180 python3 bench/peers/hf_step.py "$@" --json "$out/hf-$name.json" < /dev/null 2> "$out/hf-$name.log" || { echo "peer $name failed:"; tail -3 "$out/hf-$name.log"; return 1; }
 }
 
-both() { # both NAME ARGUMENTS...: a step of Lancet and of the peer; what only Lancet understands goes into lancet_only
-  local name=$1 status=0
-  shift
-  bench "step-$name" 240 step "$@" ${lancet_only:-} || status=1
-  peer "$name" "$@" || status=1
-  python3 bench/peers/compare_steps.py "$out/step-$name.json" "$out/hf-$name.json" | tee -a "$out/steps.md"
+both() { # both NAME ARGUMENTS...: a step of Lancet and of the peer
+  local status=0
+  step "$@" || status=1
+  peer "$@" || status=1
   return $status
+}
+
+peer_share() { # peer_share NAME: bytes of 60 % of what the peer reserved, less 0.1 GB
+  python3 -c 'import json, sys; print(int(0.6e9 * json.load(open(sys.argv[1]))["max_memory_reserved_gb"] - 1e8))' "$out/hf-$1.json" 2> /dev/null || { echo "the peer $1 did not run: give LORA_BUDGET" >&2; return 1; }
 }
 
 startup() { # a 1B checkpoint of random weights from the start of the process to the first step: with nothing cached, and then with everything
@@ -73,28 +84,39 @@ run() {
     kernels) bench kernels 150 kernels ;;
     gemm) bench gemm 150 gemm ;;
     attention) bench attention 120 attention ;;
-    step-8b)
-      local status=0
-      both 8b-lora --model llama-3.1-8b --method lora --batch 4 --length 2048 || status=1
-      both 8b-qlora --model llama-3.1-8b --method qlora --batch 4 --length 2048 || status=1
+    attention-128) bench attention 120 attention --filter "heads of 128" ;;
+    step-8b-lora)
+      local status=0 budget work=(--model llama-3.1-8b --method lora --batch 4 --length 2048)
+      both 8b-lora "${work[@]}" || status=1
+      step 8b-lora-20gb "${work[@]}" --memory-budget 19.9e9 || status=1
+      budget=${LORA_BUDGET:-$(peer_share 8b-lora)} && step 8b-lora-share "${work[@]}" --memory-budget "$budget" || status=1
       return $status ;;
-    profile-8b)
-      bench profile-8b-lora 240 step --model llama-3.1-8b --method lora --batch 4 --length 2048 --profile ;;
+    step-8b-qlora)
+      local status=0 work=(--model llama-3.1-8b --method qlora --batch 4 --length 2048)
+      both 8b-qlora "${work[@]}" || status=1
+      step 8b-qlora-8.5gb "${work[@]}" --memory-budget 8.4e9 || status=1
+      return $status ;;
+    step-8b-long)
+      local status=0 work=(--model llama-3.1-8b --method qlora --batch 1 --length)
+      step 8b-16k "${work[@]}" 16384 || status=1
+      peer 8b-16k "${work[@]}" 16384 --warmup 2 --steps 3 || status=1
+      step 8b-16k-9gb "${work[@]}" 16384 --memory-budget 8.9e9 || status=1
+      step 8b-32k "${work[@]}" 32768 || status=1
+      step 8b-32k-10gb "${work[@]}" 32768 --memory-budget 9.9e9 || status=1
+      return $status ;;
     step-135m)
       local status=0
-      lancet_only=--profile both 135m-1x256 --model smollm2-135m --method lora --batch 1 --length 256 || status=1
+      both 135m-1x256 --model smollm2-135m --method lora --batch 1 --length 256 || status=1
       both 135m-4x512 --model smollm2-135m --method lora --batch 4 --length 512 || status=1
       return $status ;;
     ragged) both 8b-ragged --model llama-3.1-8b --layers 8 --method lora --batch 8 --length 2048 --ragged ;;
     families)
       local status=0
-      for model in gemma-2-2b mistral-7b qwen2.5-7b; do both "$model" --model "$model" --layers 8 --method lora --batch 4 --length 2048 || status=1; done
+      for model in llama-3.1-8b gemma-2-2b mistral-7b qwen2.5-7b; do both "$model" --model "$model" --layers 8 --method lora --batch 4 --length 2048 || status=1; done
       return $status ;;
-    context)
-      local status=0
-      bench 8b-qlora-16k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 16384 || status=1
-      bench 8b-qlora-32k 240 step --model llama-3.1-8b --method qlora --batch 1 --length 32768 || status=1
-      return $status ;;
+    nf4-linear) timeout 120 python3 bench/peers/nf4_linear.py < /dev/null 2>&1 | tee "$out/nf4-linear.txt" ;;
+    profile-8b)
+      bench profile-8b-lora 240 step --model llama-3.1-8b --method lora --batch 4 --length 2048 --profile ;;
     startup) startup 2>&1 | tee "$out/startup.txt"; return "${PIPESTATUS[0]}" ;;
     errors)
       local folder
@@ -112,8 +134,9 @@ run() {
 }
 
 gather() { # two files, as few machines give back many; after each section, so that a run that is cut short leaves what it had
+  python3 bench/peers/step_table.py "$out" > "$out/steps.md"
   { for table in launches kernels attention gemm steps; do [ -f "$out/$table.md" ] && cat "$out/$table.md"; done
-    for table in "$out"/step-*.md "$out"/profile-*.md "$out"/8b-*.md "$out"/errors.md; do [ -f "$table" ] && cat "$table"; done; } > "$target/results.md"
+    for table in "$out"/step-*.md "$out"/profile-*.md "$out"/errors.md; do [ -f "$table" ] && cat "$table"; done; } > "$target/results.md"
   tar -C "$out" -czf "$target/results.tar.gz" .
 }
 
@@ -126,6 +149,7 @@ for section in "${sections[@]}"; do
   gather
   echo "-- $section: $((SECONDS - start)) s"
 done
+cat "$out/steps.md"
 [ ${#failed[@]} -eq 0 ] || echo "with failures: ${failed[*]}"
 echo "tables in $target; $SECONDS s"
 [ ${#failed[@]} -eq 0 ]

@@ -126,13 +126,14 @@ internal sealed class GpuStepBenchmark
         var ceiling = new ProductBenchmark(_device, _arguments, _report).Ceiling();
         var rate = operations / timing.Median / 1e9;
         var measured = free - least;
-        _report.Begin($"Step: {Title}", "Random weights of true shapes drawn on the device; host clock around the whole step, graphs replayed. GB are 10⁹ bytes. Model TFLOP/s count no recomputation; the ceiling is an 8192³ bf16 product on this device.",
+        _report.Begin($"Step: {Title}", "Random weights of true shapes drawn on the device; host clock around the whole step, graphs replayed. GB are 10⁹ bytes. Model TFLOP/s count no recomputation; the ceiling is an 8192³ bf16 product on this device, and the floor the time of the model's operations at it.",
             "what", "value");
         _report.Row("tokens/s", Cell.Of(batch.TokenCount / timing.Median * 1e3, "F0"));
         _report.Row("ms a step", Cell.Of(timing.Median, "F3"));
         _report.Row("ms predicted for forward and backward pass", Cell.Of(predicted * 1e3, "F3"));
         _report.Row("spread", $"{timing.Spread} over {times.Count} steps");
         _report.Row("tokens a step", batch.TokenCount);
+        if (_options.MemoryBudget > 0) _report.Row("memory budget GB, without the driver", Cell.Of(_options.MemoryBudget / 1e9, "F3"));
         _report.Row("peak GB, free memory before less least free memory", Cell.Of(measured / 1e9, "F3"));
         _report.Row("peak GB, counted by the device", Cell.Of(counted / 1e9, "F3"));
         _report.Row("peak GB, planned", Cell.Of(plan.PeakBytes / 1e9, "F3"));
@@ -145,7 +146,8 @@ internal sealed class GpuStepBenchmark
         _report.Row("model TFLOP/s", Cell.Of(rate));
         _report.Row("GFLOP a token of the products that ran, recomputation included", Cell.Of(executed / batch.TokenCount / 1e9, "F2"));
         _report.Row("matmul ceiling TFLOP/s", Cell.Of(ceiling));
-        _report.Row("share of the ceiling", Cell.Percent(rate / ceiling));
+        _report.Row("floor tokens/s", Cell.Of(ceiling * 1e12 * batch.TokenCount / operations, "F0"));
+        _report.Row("share of the floor", Cell.Percent(rate / ceiling));
         _report.Row("seconds to load", Cell.Of(loadSeconds, "F2"));
         _report.Row("seconds to the first step's end (compiling included)", Cell.Of(first, "F2"));
         _report.Row("last loss", Cell.Of(loss, "F4"));
