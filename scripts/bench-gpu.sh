@@ -2,7 +2,7 @@
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden (all of these by default), step-8b-long, ragged,
-#             families, attention-128, nf4-linear, profile-8b, self-test, startup, peft
+#             families, attention-128, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
 #             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
 #   --lancet  the lancet command for golden, self-test, startup and peft; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
@@ -115,8 +115,8 @@ run() {
       for model in llama-3.1-8b gemma-2-2b mistral-7b qwen2.5-7b; do both "$model" --model "$model" --layers 8 --method lora --batch 4 --length 2048 || status=1; done
       return $status ;;
     nf4-linear) timeout 120 python3 bench/peers/nf4_linear.py < /dev/null 2>&1 | tee "$out/nf4-linear.txt" ;;
-    profile-8b)
-      bench profile-8b-lora 240 step --model llama-3.1-8b --method lora --batch 4 --length 2048 --profile ;;
+    profile-8b) bench profile-8b-lora 240 step --model llama-3.1-8b --method lora --batch 4 --length 2048 --profile ;;
+    profile-135m) bench profile-135m-lora 240 step --model smollm2-135m --method lora --batch 1 --length 256 --profile ;;
     startup) startup 2>&1 | tee "$out/startup.txt"; return "${PIPESTATUS[0]}" ;;
     errors)
       local folder

@@ -24,6 +24,7 @@ internal sealed class GpuStepBenchmark
     private const int Warmup = 3;
     private const int MostSteps = 200;
     private const int ProfiledSteps = 2;
+    private const int TracedSteps = 10;
     private readonly CudaDevice _device;
     private readonly Arguments _arguments;
     private readonly Report _report;
@@ -64,8 +65,10 @@ internal sealed class GpuStepBenchmark
         try
         {
             File.WriteAllText(Path.Combine(folder, "config.json"), ModelShapes.Json(_name, _arguments.Number("--layers", 0)));
-            Measure(folder);
-            if (_arguments.Has("--profile")) Profile(folder);
+            var (milliseconds, ceiling) = Measure(folder);
+            if (!_arguments.Has("--profile")) return;
+            Profile(folder, ceiling);
+            LaunchGaps(folder, milliseconds);
         }
         finally
         {
@@ -77,20 +80,26 @@ internal sealed class GpuStepBenchmark
     public static double ModelOperations(ModelConfig config, DecoderModel decoder, EngineOptions options, PackedBatch batch)
     {
         var plan = StepPlan.Create(decoder, DType.BFloat16, 0, options with { Policy = ActivationPolicy.Keep, MemoryBudget = 0, MaxTokens = batch.TokenCount }, PlanTarget.Cuda);
-        var attention = 0.0;
+        return plan.MatMulOperations + ((1 + ProfilingCudaDevice.BackwardOverForward) * AttentionOperations(config, batch));
+    }
+
+    // Of all layers' forward passes.
+    private static double AttentionOperations(ModelConfig config, PackedBatch batch)
+    {
+        var operations = 0.0;
         foreach (var window in config.Windows)
         {
             for (var i = 0; i < batch.SequenceCount; i++)
             {
                 double n = batch.CuSeqlens[i + 1] - batch.CuSeqlens[i];
                 var pairs = window > 0 && window < n ? (n * window) - (window * (double)window / 2) : n * n / 2;
-                attention += 4.0 * config.HeadDimension * config.QueryHeads * pairs * 3.5;
+                operations += 4.0 * config.HeadDimension * config.QueryHeads * pairs;
             }
         }
-        return plan.MatMulOperations + attention;
+        return operations;
     }
 
-    private void Measure(string folder)
+    private (double Milliseconds, double Ceiling) Measure(string folder)
     {
         var free = _device.AvailableBytes;
         var clock = Stopwatch.StartNew();
@@ -152,14 +161,16 @@ internal sealed class GpuStepBenchmark
         _report.Row("seconds to the first step's end (compiling included)", Cell.Of(first, "F2"));
         _report.Row("last loss", Cell.Of(loss, "F4"));
         foreach (var entry in plan.Entries) _report.Row($"planned MB: {entry.Purpose}", Cell.Of(entry.Bytes / 1e6));
+        return (timing.Median, ceiling);
     }
 
-    private void Profile(string folder)
+    private void Profile(string folder, double ceiling)
     {
-        using var profiling = new ProfilingCudaDevice(_device, _config.VocabularySize);
+        var copy = new KernelBenchmark(_device, _arguments, _report).CopyRate(out _);
+        var batch = Batch();
+        using var profiling = new ProfilingCudaDevice(_device, _config.VocabularySize, AttentionOperations(_config, batch) / _config.Windows.Count, ceiling, copy);
         using var model = Load(folder, profiling);
         using var engine = new TrainingEngine(model, _options);
-        var batch = Batch();
         for (var step = 1; step <= Warmup; step++) Step(engine, batch, step);
         profiling.Reset();
         for (var step = 1; step <= ProfiledSteps; step++)
@@ -168,6 +179,44 @@ internal sealed class GpuStepBenchmark
             profiling.Collect();
         }
         profiling.Print(_report, $"Profile: {Title}", ProfiledSteps);
+    }
+
+    private void LaunchGaps(string folder, double milliseconds)
+    {
+        BusyTrace trace;
+        try
+        {
+            trace = new();
+        }
+        catch (Exception error) when (error is LancetException or EntryPointNotFoundException)
+        {
+            _report.Line("");
+            _report.Line($"Launch gaps were not measured: {error.Message}");
+            return;
+        }
+        using (trace)
+        {
+            using var model = Load(folder, _device);
+            using var engine = new TrainingEngine(model, _options);
+            var batch = Batch();
+            for (var step = 1; step <= Warmup; step++) Step(engine, batch, step);
+            _device.Synchronize();
+            _ = trace.Collect();
+            var clock = Stopwatch.StartNew();
+            for (var step = 1; step <= TracedSteps; step++) Step(engine, batch, Warmup + step);
+            _device.Synchronize();
+            var traced = clock.Elapsed.TotalMilliseconds / TracedSteps;
+            var spans = trace.Collect();
+            var busy = BusyTrace.BusyMilliseconds(spans) / TracedSteps;
+            _report.Begin($"Launch gaps: {Title}",
+                $"Busy is the time in which at least one kernel, clear or copy within the device ran, as CUPTI's trace of {TracedSteps} steps with graphs says; the step is the one timed above, without a trace. What is left is gaps: between kernels, between steps, and waiting for copies from host memory.",
+                "what", "value");
+            _report.Row("ms a step", Cell.Of(milliseconds, "F3"));
+            _report.Row("ms busy", Cell.Of(busy, "F3"));
+            _report.Row("gaps", Cell.Percent(1 - (busy / milliseconds)));
+            _report.Row("kernels, clears and copies a step", Cell.Of((double)spans.Count / TracedSteps, "F0"));
+            _report.Row("ms a step while traced", Cell.Of(traced, "F3"));
+        }
     }
 
     private static double Step(TrainingEngine engine, PackedBatch batch, int step)

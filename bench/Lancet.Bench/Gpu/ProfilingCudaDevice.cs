@@ -10,8 +10,17 @@ namespace Lancet.Bench.Gpu;
 /// <summary>A GPU whose kernels, products, copies and clears are timed one by one between two events. There are no graphs then.</summary>
 /// <param name="device">GPU.</param>
 /// <param name="vocabulary">Tells the head's products from the others.</param>
-internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : ForwardingDevice(device)
+/// <param name="attentionOperations">Operations of one layer's attention forward; the mean where layers differ.</param>
+/// <param name="ceiling">TFLOP/s of a large product.</param>
+/// <param name="copy">GB/s of a copy, reads and writes counted.</param>
+internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, double attentionOperations, double ceiling, double copy) : ForwardingDevice(device)
 {
+    /// <summary>Attention's products backward over those forward, five over two.</summary>
+    public const double BackwardOverForward = 2.5;
+
+    // What the two kernels that share the work make of the seven products that they need; counted as five together.
+    private const double ShareOfKeyGradients = 4 / 7.0;
+
     private readonly List<(EventHandle Start, EventHandle End)> _events = [];
     private readonly List<(string Name, double Bytes, double Operations)> _queued = [];
     private readonly Dictionary<string, Entry> _entries = [];
@@ -21,7 +30,15 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
         var bytes = 0.0;
         foreach (var argument in arguments)
             if (argument.IsPointer) bytes += (double)argument.Count * argument.Element.SizeInBytes();
-        Begin(kernel.Name, bytes, 0);
+        var operations = kernel.Name switch
+        {
+            "attention_forward" => attentionOperations,
+            "attention_backward" => BackwardOverForward * attentionOperations,
+            "attention_backward_kv" => ShareOfKeyGradients * BackwardOverForward * attentionOperations,
+            "attention_backward_q" => (1 - ShareOfKeyGradients) * BackwardOverForward * attentionOperations,
+            _ => 0,
+        };
+        Begin(kernel.Name, bytes, operations);
         base.Launch(kernel, grid, arguments);
         End();
     }
@@ -29,8 +46,9 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
     public override void MatMul(in MatMul product)
     {
         var right = product.B.Quantized is null ? product.B.Tensor.DType.ToString() : "NF4";
+        var bytes = Bytes(product.A.Tensor.DType, product.M, product.K) + (product.B.Quantized?.Bytes ?? Bytes(product.B.Tensor.DType, product.K, product.N)) + (Bytes(product.C.DType, product.M, product.N) * (product.Beta == 0 ? 1 : 2));
         Begin(
-            $"product {product.M} × {product.N} × {product.K} {(product.A.IsTransposed ? "T" : "N")}{(product.B.IsTransposed ? "T" : "N")} {product.A.Tensor.DType} · {right} → {product.C.DType}", 0,
+            $"product {product.M} × {product.N} × {product.K} {(product.A.IsTransposed ? "T" : "N")}{(product.B.IsTransposed ? "T" : "N")} {product.A.Tensor.DType} · {right} → {product.C.DType}", bytes,
             2.0 * product.M * product.N * product.K);
         base.MatMul(product);
         End();
@@ -80,32 +98,28 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
         {
             CudaCheck.Driver(Driver.cuEventElapsedTime(out var milliseconds, _events[i].Start.Value, _events[i].End.Value));
             var (name, bytes, operations) = _queued[i];
-            var entry = _entries.GetValueOrDefault(name);
-            _entries[name] = new(entry.Milliseconds + milliseconds, entry.Calls + 1, entry.Bytes + bytes, entry.Operations + operations);
+            _entries[name] = _entries.GetValueOrDefault(name) + new Entry(milliseconds, 1, bytes, operations, Math.Max(operations / ceiling / 1e9, bytes / copy / 1e6));
         }
         _queued.Clear();
     }
 
-    /// <summary>The table, longest first.</summary>
+    /// <summary>The table, longest first, and sums.</summary>
     /// <param name="report">Receives it.</param>
     /// <param name="title">What ran.</param>
     /// <param name="steps">Steps that were measured.</param>
     public void Print(Report report, string title, int steps)
     {
-        var total = _entries.Values.Sum(entry => entry.Milliseconds);
+        var total = _entries.Values.Aggregate((a, b) => a + b);
+        void Row(string name, Entry entry) => report.Row(
+            name, Cell.Of((double)entry.Calls / steps, "F0"), Cell.Of(entry.Milliseconds / steps, "F3"), Cell.Percent(entry.Milliseconds / total.Milliseconds), Cell.Of(entry.Milliseconds / entry.Calls * 1e3),
+            entry.Bytes > 0 ? Cell.Of(entry.Bytes / entry.Milliseconds / 1e6, "F0") : "", entry.Operations > 0 ? Cell.Of(entry.Operations / entry.Milliseconds / 1e9) : "", Cell.Percent(entry.LimitMilliseconds / entry.Milliseconds));
         report.Begin(title, string.Create(CultureInfo.InvariantCulture,
-            $"Times between two CUDA events around each launch, {steps} steps without graphs, {total / steps:F2} ms a step together. Where the host is slower than the device, as with small models, the time of a launch is in it. GB/s counts each argument's bytes once; TFLOP/s of attention needs the section Attention."),
-            "kernel", "calls", "ms a step", "share", "µs a call", "GB/s", "TFLOP/s");
-        foreach (var (name, entry) in _entries.OrderByDescending(item => item.Value.Milliseconds))
-        {
-            var isProduct = entry.Operations > 0;
-            report.Row(
-                name, Cell.Of((double)entry.Calls / steps, "F0"), Cell.Of(entry.Milliseconds / steps, "F3"), Cell.Percent(entry.Milliseconds / total), Cell.Of(entry.Milliseconds / entry.Calls * 1e3),
-                isProduct ? "" : Cell.Of(entry.Bytes / entry.Milliseconds / 1e6, "F0"), isProduct ? Cell.Of(entry.Operations / entry.Milliseconds / 1e9) : "");
-        }
-        var groups = _entries.GroupBy(item => Group(item.Key, item.Value.Operations > 0)).Select(group => $"{group.Key} {group.Sum(item => item.Value.Milliseconds) / total:P1}");
-        report.Line("");
-        report.Line($"Together: {string.Join(", ", groups)}.");
+            $"Times between two CUDA events around each launch, {steps} steps without graphs. Where the host is slower than the device, as with small models, the time of a launch is in it. GB/s counts each argument's bytes once, TFLOP/s of attention what is needed whatever is computed again. Limit: operations at {ceiling:F0} TFLOP/s, a product of 8192³ here, or bytes at {copy:F0} GB/s, a copy, whichever takes longer."),
+            "kernel", "calls", "ms a step", "share", "µs a call", "GB/s", "TFLOP/s", "of limit");
+        foreach (var (name, entry) in _entries.OrderByDescending(item => item.Value.Milliseconds)) Row(name, entry);
+        var groups = _entries.GroupBy(item => Group(item.Key)).Select(group => (Name: group.Key, Entry: group.Select(item => item.Value).Aggregate((a, b) => a + b)));
+        foreach (var (name, entry) in groups.OrderByDescending(group => group.Entry.Milliseconds)) Row($"together: {name}", entry);
+        Row("together: everything", total);
     }
 
     protected override void Dispose(bool disposing)
@@ -118,12 +132,14 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
         _events.Clear();
     }
 
-    private string Group(string name, bool isProduct)
+    private string Group(string name)
     {
-        if (!isProduct) return name.StartsWith("attention", StringComparison.Ordinal) ? "attention" : "other kernels";
+        if (!name.Contains(" × ", StringComparison.Ordinal)) return name == "attention_forward" ? "attention forward" : name.StartsWith("attention", StringComparison.Ordinal) ? "attention backward" : "other kernels";
         int[] extents = [.. name.Split(' ').Where(word => int.TryParse(word, CultureInfo.InvariantCulture, out _)).Select(word => int.Parse(word, CultureInfo.InvariantCulture))];
         return extents.Contains(vocabulary) ? "products of the head" : extents.Min() <= 64 ? "products of adapters" : "products of base weights";
     }
+
+    private static double Bytes(DType dtype, int rows, int columns) => (double)rows * columns * dtype.SizeInBytes();
 
     private void Begin(string name, double bytes, double operations)
     {
@@ -134,5 +150,8 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary) : F
 
     private void End() => CudaCheck.Driver(Driver.cuEventRecord(_events[_queued.Count - 1].End.Value, device.ComputeStream));
 
-    private readonly record struct Entry(double Milliseconds, int Calls, double Bytes, double Operations);
+    private readonly record struct Entry(double Milliseconds, int Calls, double Bytes, double Operations, double LimitMilliseconds)
+    {
+        public static Entry operator +(Entry a, Entry b) => new(a.Milliseconds + b.Milliseconds, a.Calls + b.Calls, a.Bytes + b.Bytes, a.Operations + b.Operations, a.LimitMilliseconds + b.LimitMilliseconds);
+    }
 }

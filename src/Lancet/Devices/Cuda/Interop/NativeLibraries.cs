@@ -35,7 +35,8 @@ internal static class NativeLibraries
         _ => 0,
     };
 
-    private static (nint Handle, string Path) Load(string[] names)
+    /// <summary>Loads a library by the first of its names that is found; handle 0 where there is none.</summary>
+    internal static (nint Handle, string Path) Load(string[] names)
     {
         foreach (var candidate in LibrarySearch.Candidates(names, s_host))
             if (NativeLibrary.TryLoad(candidate, out var handle)) return (handle, candidate);

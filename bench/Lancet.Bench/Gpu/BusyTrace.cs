@@ -1,0 +1,105 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Lancet.Devices.Cuda.Interop;
+
+namespace Lancet.Bench.Gpu;
+
+/// <summary>
+/// When the GPU was busy, by its own clock: the kernels, clears and copies within the device that CUPTI, NVIDIA's tracing library, records one by one, those of replayed graphs included.
+/// Tracing makes the gaps between them longer, not the work itself. One trace at a time.
+/// </summary>
+internal sealed unsafe class BusyTrace : IDisposable
+{
+    private const int Copies = 1;
+    private const int Clears = 2;
+    private const int Kernels = 10;
+    private const uint FlushForced = 1;
+    private const int BufferBytes = 8 << 20;
+
+    // Records of the three kinds begin alike: the kind (of copies also, in the fifth byte, which way), and at these bytes the first and the last nanosecond.
+    private const int Way = 4;
+    private const int WithinDevice = 8;
+    private const int Start = 16;
+    private const int End = 24;
+
+    private static readonly int[] s_kinds = [Copies, Clears, Kernels];
+    private static readonly List<(ulong Start, ulong End)> s_spans = [];
+    private static delegate* unmanaged<byte*, nuint, byte**, int> s_next;
+    private readonly delegate* unmanaged<int, int> _disable;
+    private readonly delegate* unmanaged<uint, int> _flush;
+
+    /// <summary>Starts to record. Graphs must be recorded after that.</summary>
+    /// <exception cref="LancetException">CUPTI is not there or refuses.</exception>
+    public BusyTrace()
+    {
+        var (library, _) = NativeLibraries.Load(["libcupti.so.13", "libcupti.so.12", "libcupti.so"]);
+        if (library == 0) throw new LancetException("libcupti was not found; it comes with the CUDA toolkit and with PyTorch's packages.");
+        var enable = (delegate* unmanaged<int, int>)NativeLibrary.GetExport(library, "cuptiActivityEnable");
+        var register = (delegate* unmanaged<delegate* unmanaged<byte**, nuint*, nuint*, void>, delegate* unmanaged<nint, uint, byte*, nuint, nuint, void>, int>)NativeLibrary.GetExport(library, "cuptiActivityRegisterCallbacks");
+        _disable = (delegate* unmanaged<int, int>)NativeLibrary.GetExport(library, "cuptiActivityDisable");
+        _flush = (delegate* unmanaged<uint, int>)NativeLibrary.GetExport(library, "cuptiActivityFlushAll");
+        s_next = (delegate* unmanaged<byte*, nuint, byte**, int>)NativeLibrary.GetExport(library, "cuptiActivityGetNextRecord");
+        Check(register(&Provide, &Take), "cuptiActivityRegisterCallbacks");
+        foreach (var kind in s_kinds) Check(enable(kind), "cuptiActivityEnable");
+    }
+
+    /// <summary>Hands out what was recorded since the last call, sorted; the device must have been waited for.</summary>
+    public List<(ulong Start, ulong End)> Collect()
+    {
+        Check(_flush(FlushForced), "cuptiActivityFlushAll");
+        lock (s_spans)
+        {
+            List<(ulong Start, ulong End)> result = [.. s_spans.Order()];
+            s_spans.Clear();
+            return result;
+        }
+    }
+
+    /// <summary>Milliseconds in which at least one of the spans was under way.</summary>
+    /// <param name="spans">Sorted by their start, in nanoseconds.</param>
+    public static double BusyMilliseconds(IEnumerable<(ulong Start, ulong End)> spans)
+    {
+        ulong busy = 0, until = 0;
+        foreach (var (start, end) in spans)
+        {
+            if (end <= until) continue;
+            busy += end - Math.Max(start, until);
+            until = end;
+        }
+        return busy / 1e6;
+    }
+
+    public void Dispose()
+    {
+        foreach (var kind in s_kinds) _ = _disable(kind);
+        _ = Collect();
+    }
+
+    [UnmanagedCallersOnly]
+    private static void Provide(byte** buffer, nuint* bytes, nuint* mostRecords)
+    {
+        *buffer = (byte*)NativeMemory.AlignedAlloc(BufferBytes, 8);
+        *bytes = BufferBytes;
+        *mostRecords = 0;
+    }
+
+    [UnmanagedCallersOnly]
+    private static void Take(nint context, uint stream, byte* buffer, nuint bytes, nuint filled)
+    {
+        byte* record = null;
+        lock (s_spans)
+        {
+            while (s_next(buffer, filled, &record) == 0)
+            {
+                if (Unsafe.ReadUnaligned<int>(record) == Copies && record[Way] != WithinDevice) continue;
+                s_spans.Add((Unsafe.ReadUnaligned<ulong>(record + Start), Unsafe.ReadUnaligned<ulong>(record + End)));
+            }
+        }
+        NativeMemory.AlignedFree(buffer);
+    }
+
+    private static void Check(int result, string call)
+    {
+        if (result != 0) throw new LancetException($"{call} failed with {result}.");
+    }
+}
