@@ -18,6 +18,8 @@ TARGETS = {
 }
 # Issue 3: work -> (times the peer's tokens/s, share of what the peer reserves).
 MULTIPLES = {"llama-3.1-8b, lora, 4 x 2048": (2, 0.6), "llama-3.1-8b, qlora, 4 x 2048": (2, 0.6), "smollm2-135m, lora, 1 x 256": (20, None)}
+# Issue 4: other families reach nine tenths of this run's share of the floor with as many layers; it is run before them.
+REFERENCE = "llama-3.1-8b, 8 layers, lora, 4 x 2048"
 # (tokens of a sequence, pass) -> TFLOP/s.
 ATTENTION = {(2048, "forward"): 430, (2048, "forward+backward"): 330, (8192, "forward"): 560, (8192, "forward+backward"): 430}
 # A budget is a little less than the limit that it is for: the driver takes its share besides.
@@ -48,7 +50,7 @@ def verdict(what, target, value, limit=None, taken=None):
     return f"{what}: {'met' if value >= target and (limit is None or taken <= limit) else 'missed'}"
 
 
-def asked(work, budget, speed, peak, times, share):
+def asked(work, budget, speed, peak, times, share, floor_share, reference):
     """What the issues ask of this run, and whether it is met."""
     targets = TARGETS.get(work, [])
     if budget is None:
@@ -59,12 +61,14 @@ def asked(work, budget, speed, peak, times, share):
     if work in MULTIPLES and times:
         target, limit = MULTIPLES[work]
         parts.append(verdict(f"≥ {target} ×{f' in {limit:.0%}' if limit else ''}", target, times, limit, share))
+    if reference and work != REFERENCE and work.split(", ")[1:] == REFERENCE.split(", ")[1:]:
+        parts.append(verdict("≥ 90% of the 8B's share", 0.9 * reference, floor_share))
     return "; ".join(parts)
 
 
 folder = sys.argv[1]
 peers = [result for path in sorted(glob.glob(os.path.join(folder, "hf-*.json"))) if (result := load(path))]
-rows, seen = [], set()
+rows, seen, reference = [], set(), None
 for path in sorted(glob.glob(os.path.join(folder, "step-*.json")), key=os.path.getmtime):
     step = [row for row in load(path) or [] if row["table"].startswith("Step: ")]
     if not step:
@@ -76,8 +80,10 @@ for path in sorted(glob.glob(os.path.join(folder, "step-*.json")), key=os.path.g
     speed, peak, planned = values["tokens/s"], values["peak GB, free memory before less least free memory"], values["peak GB, planned"] + values["driver GB besides, planned"]
     budget = values.get("memory budget GB, without the driver")
     theirs, reserved, allocated = (peer.get(name) for name in ("tokens_per_second", "max_memory_reserved_gb", "max_memory_allocated_gb"))
-    times, share = over(speed, theirs), over(peak, reserved)
-    rows.append(f"| {shown(work)}{f', budget {budget:.2f} GB' if budget else ''} | {asked(work, budget, speed, peak, times, share)} | {text(speed, 0)} | {text(values['floor tokens/s'], 0)} ({values['share of the floor']:.0%}) | "
+    times, share, floor, floor_share = over(speed, theirs), over(peak, reserved), values["floor tokens/s"], values["share of the floor"]
+    if work == REFERENCE:
+        reference = floor_share
+    rows.append(f"| {shown(work)}{f', budget {budget:.2f} GB' if budget else ''} | {asked(work, budget, speed, peak, times, share, floor_share, reference)} | {text(speed, 0)} | {text(floor, 0)} ({floor_share:.0%}) | "
                 f"{text(peak)} ({text(planned)}) | {text(theirs, 0)} | {text(reserved)} ({text(allocated)}) | {text(times)} | {text(share)} ({text(over(peak, allocated))}) |")
 if rows:
     print("| work | asked: issue 4; 3 | Lancet tokens/s | floor (share) | peak GB (planned) | peer tokens/s | reserved GB (allocated) | times | of its memory |\n|---|---|---|---|---|---|---|---|---|")
