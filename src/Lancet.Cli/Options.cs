@@ -47,7 +47,7 @@ internal static class Options
         new("ensure-weight-tying", "false", "Keep tied embedding and head one matrix when --modules-to-save names either; by default each becomes its own", true),
         new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes or offloads activations to fit"),
         new("host-memory-budget", null, "Most page-locked host memory that a GPU's activations may take, such as 64GB; half of the machine's if not given"),
-        new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all, offload-half-mlp, offload-keep-half-mlp; all give the same bits"),
+        new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload-input, offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all, offload-half-mlp, offload-keep-half-mlp; all give the same bits"),
     ];
 
     public static Setting[] Train { get; } =
@@ -144,6 +144,7 @@ internal static class Options
     public static Setting[] Plan { get; } =
     [
         s_model, s_config, s_method, s_device, s_dtype, .. s_run,
+        new("max-context", "false", "Find the longest --max-seq-length that fits: needs --memory-budget, which is the device's whole memory here, the driver's share included; one row a micro-batch unless --batch-size is given", true),
         s_dumpPtx with { Help = "With --device cuda: folder that receives the PTX of the step's kernels, less those of matrix products and of the update; needs no GPU" },
         s_json,
     ];

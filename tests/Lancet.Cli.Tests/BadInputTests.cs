@@ -33,6 +33,17 @@ public class BadInputTests
         AssertRefused(work, work.Train(option, value), $"{option} is {value}; expected");
     }
 
+    [Theory]
+    [InlineData("--max-context needs --memory-budget")]
+    [InlineData("only one of them can be given", "--memory-budget", "1GB", "--max-seq-length", "256")]
+    [InlineData("Not even sequences of 128 tokens fit", "--memory-budget", "1MB")]
+    [InlineData("--max-context is 4096; expected true or false", "--max-context=4096")]
+    public void A_search_for_the_longest_context_says_what_is_wrong(string expected, params string[] more)
+    {
+        using var work = new Workspace();
+        AssertRefused(work, ["plan", "--model", work.Model, "--device", "cpu", "--max-context", .. more], expected);
+    }
+
     [Fact]
     public void An_unknown_option_and_an_unknown_config_key_are_named()
     {

@@ -73,6 +73,50 @@ public class CommandTests
         Assert.Equal(planned, plan["breakdown"]!.AsObject().Sum(item => item.Value!.GetValue<long>()));
     }
 
+    [Theory]
+    [InlineData("cuda", 100_000_000, "--lora-rank", "8")]
+    [InlineData("cuda", 100_000_000, "--batch-size", "3")]
+    [InlineData("cpu", 50_000_000, "--method", "full")]
+    public void The_longest_context_fits_and_a_longer_one_does_not(string device, long budget, string option, string value)
+    {
+        using var work = new Workspace();
+        string[] shape = ["plan", "--model", work.Model, "--device", device, "--host-memory-budget", "64MB", option, value];
+        var search = LancetCommand.Run([.. shape, "--max-context", "--memory-budget", $"{budget}", "--json"]);
+        Assert.True(search.ExitCode == 0, search.Error);
+        var plan = JsonNode.Parse(search.Output)!;
+        var length = plan["max_context"]!.GetValue<int>();
+        Assert.True(length > 0 && length % 128 == 0, $"{length}");
+        var driver = plan["driver_bytes"]!.GetValue<long>();
+        Assert.InRange(plan["peak_bytes"]!.GetValue<long>() + driver, 1, budget);
+        CommandResult At(int tokens) => LancetCommand.Run([.. shape, .. option == "--batch-size" ? (string[])[] : ["--batch-size", "1"], "--max-seq-length", $"{tokens}", "--memory-budget", $"{budget - driver}", "--json"]);
+        var same = JsonNode.Parse(At(length).Output)!.AsObject();
+        Assert.True(plan.AsObject().Remove("max_context"));
+        Assert.True(JsonNode.DeepEquals(plan, same), same.ToJsonString());
+        var longer = At(length + 128);
+        Assert.Equal(2, longer.ExitCode);
+        Assert.Contains("the budget is", longer.Error);
+        Assert.Contains($"longest sequences {length,22:N0} tokens\n", LancetCommand.Run([.. shape, "--max-context", "--memory-budget", $"{budget}"]).Output);
+    }
+
+    [Fact]
+    public void A_plan_lists_its_choices_fastest_first_and_predicts_the_step()
+    {
+        using var work = new Workspace();
+        string[] plan = ["plan", "--model", work.Model, "--device", "cuda", "--gradient-accumulation", "3"];
+        var json = JsonNode.Parse(LancetCommand.Run([.. plan, "--json"]).Output)!;
+        Assert.Equal(3 * json["predicted_seconds"]!.GetValue<double>(), json["predicted_step_seconds"]!.GetValue<double>(), 1e-12);
+        var choices = json["choices"]!.AsArray();
+        Assert.Equal("keep", choices[0]!["activation_policy"]!.GetValue<string>());
+        var seconds = choices.Select(choice => choice!["predicted_seconds"]!.GetValue<double>()).ToArray();
+        Assert.True(seconds.Length > 3 && seconds[0] > 0);
+        Assert.Equal(seconds.Order(), seconds);
+        var text = LancetCommand.Run(plan).Output;
+        Assert.Contains("predicted step: ", text);
+        var places = choices.Select(choice => text.IndexOf($"\n{choice!["activation_policy"]} in all ", StringComparison.Ordinal)).ToArray();
+        Assert.DoesNotContain(-1, places);
+        Assert.Equal(places.Order(), places);
+    }
+
     [Fact]
     public void Merging_an_adapter_keeps_the_losses()
     {

@@ -16,6 +16,13 @@ internal static class PlanCommand
 {
     public static int Run(Settings settings)
     {
+        var findsLength = settings.Flag("max-context");
+        if (findsLength)
+        {
+            if (settings.IsGiven("max-seq-length")) throw new LancetException("--max-context finds the longest --max-seq-length: only one of them can be given.");
+            if (settings.Text("memory-budget") is null) throw new LancetException("--max-context needs --memory-budget, such as 24GB.");
+            settings.Default("batch-size", "1");
+        }
         var folder = HubLoading.Folder(settings.Required("model"));
         var choice = settings.Device();
         var ptxFolder = settings.PtxFolder(choice);
@@ -26,19 +33,25 @@ internal static class PlanCommand
         if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
         else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
         var borderBytes = decoder.DescribeStorage(target, dtype, method == "qlora");
-        var length = settings.Count("max-seq-length", 2);
-        var plan = StepPlan.Create(decoder, dtype, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target) + borderBytes, new EngineOptions
+        var weightBytes = method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target) + borderBytes;
+        var (length, rows) = (settings.Count("max-seq-length", 2), settings.Count("batch-size", 1));
+        var options = new EngineOptions
         {
-            MaxTokens = checked(length * settings.Count("batch-size", 1)),
+            MaxTokens = checked(length * rows),
             MaxSequenceLength = length,
             HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
             Policy = settings.Policy("activation-policy"),
             MemoryBudget = settings.Bytes("memory-budget"),
             HostMemoryBudget = settings.Bytes("host-memory-budget"),
-        }, target);
+        };
+        StepPlan plan;
+        if (findsLength) (length, plan) = ContextSearch.Longest(decoder, dtype, weightBytes, rows, options, target);
+        else plan = StepPlan.Create(decoder, dtype, weightBytes, options, target);
+        var microBatches = settings.Count("gradient-accumulation", 1);
         var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);
-        if (settings.Flag("json")) WriteJson(plan, files);
-        else WriteText(plan, target.IsCuda);
+        if (settings.Flag("json")) WriteJson(plan, findsLength ? length : null, microBatches, files);
+        else WriteText(plan, findsLength ? length : null, microBatches, target.IsCuda);
+        if (findsLength && length > decoder.Config.MaxPositions) Console.Error.WriteLine($"the model was made for {decoder.Config.MaxPositions} tokens: --rope-scaling stretches its positions");
         if (files is not null) Console.Error.WriteLine($"{files.Count} kernels as PTX for sm_{choice.PtxTarget.ComputeCapability} in {ptxFolder!.Path}; those of matrix products and of the update are compiled by a run only");
         return 0;
     }
@@ -61,8 +74,9 @@ internal static class PlanCommand
 
     private static bool HasWeights(string folder) => File.Exists(Path.Combine(folder, "model.safetensors")) || File.Exists(Path.Combine(folder, "model.safetensors.index.json"));
 
-    private static void WriteText(StepPlan plan, bool isCuda)
+    private static void WriteText(StepPlan plan, int? longest, int microBatches, bool isCuda)
     {
+        if (longest is not null) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"longest sequences",-28}{longest,12:N0} tokens"));
         foreach (var entry in plan.Memory.Entries) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{entry.Purpose,-28}{entry.Bytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"peak",-28}{plan.Memory.PeakBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
@@ -72,23 +86,37 @@ internal static class PlanCommand
         // The rates of a processor are a guess, good enough to choose by.
         if (!isCuda) return;
         Console.WriteLine();
-        Console.WriteLine($"{"all layers",-28}{"forward and backward",24}{"peak",16}{"host memory",20}");
-        foreach (var forecast in plan.Forecasts) Console.WriteLine(Line(ActivationPolicies.NameOf(forecast.Policy), forecast.Seconds, forecast.PeakBytes, forecast.HostBytes));
+        Console.WriteLine($"{"choices, fastest first",-28}{"forward and backward",24}{"peak",16}{"host memory",20}");
+        foreach (var forecast in plan.Forecasts) Console.WriteLine(Line(ActivationPolicies.NameOf(forecast.Policy) + " in all", forecast.Seconds, forecast.PeakBytes, forecast.HostBytes));
         Console.WriteLine(Line("as planned", plan.PredictedSeconds, plan.Memory.PeakBytes, plan.Memory.HostBytes));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"predicted step: {plan.PredictedSeconds * microBatches * 1e3:N1} ms ({microBatches} micro-batches), the update besides"));
     }
 
     private static string Line(string name, double seconds, long peak, long host) =>
         string.Create(CultureInfo.InvariantCulture, $"{name,-28}{seconds * 1e3,21:N1} ms{peak / 1048576.0,12:N1} MiB{host / 1048576.0,16:N1} MiB");
 
-    private static void WriteJson(StepPlan plan, IReadOnlyCollection<string>? ptxFiles)
+    private static void WriteJson(StepPlan plan, int? longest, int microBatches, IReadOnlyCollection<string>? ptxFiles)
     {
         using var json = new Utf8JsonWriter(Console.OpenStandardOutput());
         json.WriteStartObject();
+        if (longest is { } length) json.WriteNumber("max_context", length);
         json.WriteNumber("peak_bytes", plan.Memory.PeakBytes);
         json.WriteNumber("driver_bytes", plan.Memory.DriverBytes);
         json.WriteNumber("host_bytes", plan.Memory.HostBytes);
         json.WriteString("activation_policy", plan.Memory.ActivationPolicy);
         json.WriteNumber("predicted_seconds", plan.PredictedSeconds);
+        json.WriteNumber("predicted_step_seconds", plan.PredictedSeconds * microBatches);
+        json.WriteStartArray("choices");
+        foreach (var forecast in plan.Forecasts)
+        {
+            json.WriteStartObject();
+            json.WriteString("activation_policy", ActivationPolicies.NameOf(forecast.Policy));
+            json.WriteNumber("predicted_seconds", forecast.Seconds);
+            json.WriteNumber("peak_bytes", forecast.PeakBytes);
+            json.WriteNumber("host_bytes", forecast.HostBytes);
+            json.WriteEndObject();
+        }
+        json.WriteEndArray();
         json.WriteStartObject("breakdown");
         foreach (var entry in plan.Memory.Entries) json.WriteNumber(entry.Purpose, entry.Bytes);
         json.WriteEndObject();

@@ -15,7 +15,7 @@ public enum ActivationPolicy
     /// <summary>The layer's input only; the rest is made again.</summary>
     KeepInput,
 
-    /// <summary>The layer's input and attention's output, in host memory: they leave and come back while layers compute. Least traffic, least memory.</summary>
+    /// <summary>The layer's input and attention's output, in host memory: they leave and come back while layers compute. Little traffic, little memory.</summary>
     Offload,
 
     /// <summary>Input, queries, keys and values, and attention's output in host memory; the output projection and the MLP are made again.</summary>
@@ -35,6 +35,9 @@ public enum ActivationPolicy
 
     /// <summary>The first half of the MLP's chunks stay, the second half are made again, the rest is in host memory. With one chunk <see cref="OffloadAttention"/>.</summary>
     OffloadKeepHalfMlp,
+
+    /// <summary>The layer's input, in host memory; attention, too, is made again. Least traffic and least memory, here and there.</summary>
+    OffloadInput,
 }
 
 /// <summary>Where a part of what the backward pass reads is between the passes.</summary>
@@ -80,6 +83,7 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
             ActivationPolicy.OffloadAll => new(host, host, host, host, host, 1),
             ActivationPolicy.OffloadHalfMlp => new(host, host, host, host, host, 0.5),
             ActivationPolicy.OffloadKeepHalfMlp => new(host, host, host, host, Place.Device, 0.5),
+            ActivationPolicy.OffloadInput => new(host, Place.Nowhere, Place.Nowhere, Place.Nowhere, Place.Nowhere, 0),
             _ => throw new ArgumentOutOfRangeException(nameof(policy)),
         };
     }
@@ -87,7 +91,7 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
     /// <summary>The policy that does the same without host memory.</summary>
     public static ActivationPolicy OnDevice(ActivationPolicy policy) => policy switch
     {
-        ActivationPolicy.Offload => ActivationPolicy.KeepInput,
+        ActivationPolicy.Offload or ActivationPolicy.OffloadInput => ActivationPolicy.KeepInput,
         ActivationPolicy.OffloadQkv or ActivationPolicy.OffloadAttention or ActivationPolicy.OffloadHalfMlp or ActivationPolicy.OffloadKeepHalfMlp => ActivationPolicy.RecomputeMlp,
         ActivationPolicy.OffloadKeepMlp or ActivationPolicy.OffloadAll => ActivationPolicy.Keep,
         _ => policy,
@@ -97,7 +101,7 @@ internal readonly record struct SavedParts(Place Input, Place Qkv, Place Attende
 /// <summary>Policies as options name them.</summary>
 public static class ActivationPolicies
 {
-    private static readonly string[] s_names = ["keep", "recompute-mlp", "keep-input", "offload", "offload-qkv", "offload-attention", "offload-keep-mlp", "offload-all", "offload-half-mlp", "offload-keep-half-mlp"];
+    private static readonly string[] s_names = ["keep", "recompute-mlp", "keep-input", "offload", "offload-qkv", "offload-attention", "offload-keep-mlp", "offload-all", "offload-half-mlp", "offload-keep-half-mlp", "offload-input"];
 
     /// <summary>Names, in the order of <see cref="ActivationPolicy"/>.</summary>
     public static IReadOnlyList<string> Names => s_names;

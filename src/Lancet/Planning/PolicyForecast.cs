@@ -23,6 +23,7 @@ public sealed record PolicyForecast(ActivationPolicy Policy, double Seconds, lon
         ActivationPolicy.OffloadQkv => "keep input, q, k, v and attention's output in host memory",
         ActivationPolicy.OffloadAttention => "keep everything in host memory and recompute the MLP",
         ActivationPolicy.OffloadKeepMlp => "keep the MLP here and the rest in host memory",
+        ActivationPolicy.OffloadInput => "keep their input in host memory",
         ActivationPolicy.OffloadHalfMlp => "keep everything in host memory and recompute half of the MLP",
         ActivationPolicy.OffloadKeepHalfMlp => "keep half of the MLP here, recompute the other and keep the rest in host memory",
         _ => "keep everything in host memory",

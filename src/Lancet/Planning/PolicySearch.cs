@@ -23,8 +23,8 @@ internal sealed class PolicySearch
     /// </summary>
     private static readonly ActivationPolicy[] s_order =
     [
-        ActivationPolicy.OffloadAll, ActivationPolicy.OffloadHalfMlp, ActivationPolicy.OffloadAttention, ActivationPolicy.OffloadQkv, ActivationPolicy.Offload, ActivationPolicy.OffloadKeepHalfMlp,
-        ActivationPolicy.OffloadKeepMlp,
+        ActivationPolicy.OffloadAll, ActivationPolicy.OffloadHalfMlp, ActivationPolicy.OffloadAttention, ActivationPolicy.OffloadQkv, ActivationPolicy.Offload, ActivationPolicy.OffloadInput,
+        ActivationPolicy.OffloadKeepHalfMlp, ActivationPolicy.OffloadKeepMlp,
         ActivationPolicy.KeepInput, ActivationPolicy.RecomputeMlp, ActivationPolicy.Keep,
     ];
 

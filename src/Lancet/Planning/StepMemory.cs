@@ -31,6 +31,7 @@ public enum MemoryPurpose
 public sealed class StepMemory
 {
     private const long Alignment = 256;
+    private const int StretchesOfTime = 256;
     private readonly List<Slot> _slots = [];
     private readonly List<(long Offset, long Bytes)> _hostSlots = [];
     private readonly Dictionary<nint, int> _open = [];
@@ -156,14 +157,18 @@ public sealed class StepMemory
 
     private void AssignOffsets()
     {
-        // By offset.
+        // By offset: all of them, and for each stretch of time those that live in it, because most live in one.
         var placed = new List<Slot>(_slots.Count);
+        var length = Math.Max(1, _time / StretchesOfTime);
+        var stretches = new List<Slot>[(_time / length) + 1];
+        for (var i = 0; i < stretches.Length; i++) stretches[i] = [];
         RequiredBytes = 0;
         foreach (var index in Enumerable.Range(0, _slots.Count).OrderByDescending(i => _slots[i].Bytes).ThenBy(i => i))
         {
             var slot = _slots[index];
+            var (first, last) = (slot.Start / length, Math.Min(slot.End / length, stretches.Length - 1));
             long offset = 0;
-            foreach (var other in placed)
+            foreach (var other in first == last ? stretches[first] : placed)
             {
                 if (other.Start >= slot.End || slot.Start >= other.End) continue;
                 if (offset + slot.Bytes <= other.Offset) break;
@@ -171,10 +176,12 @@ public sealed class StepMemory
             }
             _slots[index] = slot = slot with { Offset = offset };
             RequiredBytes = Math.Max(RequiredBytes, offset + slot.Bytes);
-            var place = placed.FindLastIndex(other => other.Offset <= offset) + 1;
-            placed.Insert(place, slot);
+            Insert(placed, slot);
+            for (var stretch = first; stretch <= last; stretch++) Insert(stretches[stretch], slot);
         }
     }
+
+    private static void Insert(List<Slot> byOffset, Slot slot) => byOffset.Insert(byOffset.FindLastIndex(other => other.Offset <= slot.Offset) + 1, slot);
 
     private readonly record struct Slot(MemoryPurpose Purpose, long Bytes, int Start, int End, long Offset);
 }

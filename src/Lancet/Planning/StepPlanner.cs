@@ -27,22 +27,24 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
 
     /// <summary>The plan.</summary>
     /// <exception cref="LancetException">No policy fits the budget; the message says what would.</exception>
-    public StepPlan Plan()
+    public StepPlan Plan() => options.Mix is { } mix ? Run(new(mix.Policies, mix.Lag, default), false) : Find(out var leanest) ?? throw DoesNotFit(Run(leanest, MayMoveEmbedding));
+
+    /// <summary>The plan, or null if none fits the budget.</summary>
+    /// <param name="leanest">The choice that takes least memory.</param>
+    public StepPlan? Find(out PolicyChoice leanest)
     {
-        if (options.Mix is { } mix) return Run(new(mix.Policies, mix.Lag, default), false);
         var hasChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens).Count > 1;
         // A processor's memory is the host's: there is nowhere to go.
         ActivationPolicy[] candidates = options.Policy is { } only ? [target.IsCuda ? only : SavedParts.OnDevice(only)]
             : [.. Enum.GetValues<ActivationPolicy>().Where(policy => (target.IsCuda || !SavedParts.Of(policy).UsesHost) && (hasChunks || SavedParts.Of(policy).MlpShare is 0 or 1))];
         var search = new PolicySearch(_layers, candidates.ToDictionary(policy => policy, Trace));
         var uniform = search.Uniform().ToList();
-        var leanest = uniform.MinBy(item => item.Prediction.PeakBytes);
-        var lean = Run(Everywhere(leanest), false);
+        leanest = Everywhere(uniform.MinBy(item => item.Prediction.PeakBytes));
+        var lean = Run(leanest, false);
         var besides = lean.Memory.PeakBytes - Math.Max(lean.Training.RequiredBytes, lean.Evaluation.RequiredBytes);
         var plan = options.Policy is not null && options.MemoryBudget == 0 ? lean : Fit(search, uniform, besides, false);
         if (MayMoveEmbedding && Fit(search, uniform, besides - EmbeddingBytes, true) is { } other && (plan is null || other.PredictedSeconds < plan.PredictedSeconds)) plan = other;
-        if (plan is null) throw DoesNotFit(MayMoveEmbedding ? Run(Everywhere(leanest), true) : lean);
-        plan.Forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
+        plan?.Forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
         return plan;
     }
 
@@ -67,14 +69,14 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
             // The search counts what lives at the same time; placed in one piece of memory that takes a little more, for another mix perhaps less.
             room = choice.Prediction.PeakBytes - Math.Max(1, (tried.Training.RequiredBytes - choice.Prediction.PeakBytes) / 4);
         }
-        return uniform.Select(item => Try(Everywhere(item), out _)).FirstOrDefault(found => found is not null);
+        return uniform.Where(item => besides + item.Prediction.PeakBytes <= _budget && item.Prediction.HostBytes <= hostBytes).Select(item => Try(Everywhere(item), out _)).FirstOrDefault(found => found is not null);
     }
 
     private PolicyChoice Everywhere((ActivationPolicy Policy, StepPrediction Prediction) item) => new([.. Enumerable.Repeat(item.Policy, _layers)], 0, item.Prediction);
 
     private LancetException DoesNotFit(StepPlan plan) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {_budget / 1048576.0:N0} MiB. " +
-        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget{(plan.Memory.HostBytes > MostHostBytes ? $" or --host-memory-budget ({plan.Memory.HostBytes / 1048576.0:N0} MiB would be needed, {MostHostBytes / 1048576.0:N0} may be used)" : "")}.");
+        $"Lower --max-seq-length or --batch-size ({options.MaxTokens} tokens a micro-batch now), choose --activation-policy {(target.IsCuda ? "offload-input" : "keep-input")}, --method qlora or --optimizer adamw_8bit, or raise --memory-budget{(plan.Memory.HostBytes > MostHostBytes ? $" or --host-memory-budget ({plan.Memory.HostBytes / 1048576.0:N0} MiB would be needed, {MostHostBytes / 1048576.0:N0} may be used)" : "")}.");
 
     private StepPlan Run(PolicyChoice choice, bool movesEmbedding)
     {

@@ -37,7 +37,8 @@ public class ActivationPolicyTests
         {
             var device = new LateCopyDevice();
             Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)]));
-            Assert.True(device.CopyCount > 0 && device.MostPending > 1);
+            // An input alone is one copy a layer, which is awaited at once without a lag.
+            Assert.True(device.CopyCount > 0 && device.MostPending > (policy == ActivationPolicy.OffloadInput && lag == 0 ? 0 : 1));
         }
         // Every policy beside every other.
         for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])]));
@@ -167,7 +168,7 @@ public class ActivationPolicyTests
         Assert.True(poor.PredictedSeconds >= Plan(null, tight).PredictedSeconds);
         // Little host memory, and less than what keeping inputs takes here: both together do.
         tight = Plan(ActivationPolicy.KeepInput, 0).Memory.PeakBytes - (1 << 20);
-        host = Plan(ActivationPolicy.Offload, 0).Memory.HostBytes - (1 << 18);
+        host = Plan(ActivationPolicy.OffloadInput, 0).Memory.HostBytes - (1 << 18);
         poor = StepPlan.Create(decoder, DType.BFloat16, 0, new EngineOptions { MaxTokens = Length, MaxSequenceLength = Length, MemoryBudget = tight, HostMemoryBudget = host }, PlanTarget.Cuda);
         Assert.InRange(poor.Memory.PeakBytes, 0, tight);
         Assert.InRange(poor.Memory.HostBytes, 1, host);

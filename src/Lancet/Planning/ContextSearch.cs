@@ -1,0 +1,47 @@
+using Lancet.Devices;
+using Lancet.Models;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Planning;
+
+/// <summary>Finds the longest sequences that a budget has room for, by planning steps of one length after the other.</summary>
+public static class ContextSearch
+{
+    /// <summary>Lengths are multiples of this many tokens.</summary>
+    public const int Step = 128;
+
+    /// <summary>Most tokens of a micro-batch that are tried.</summary>
+    public const int MostTokens = 1 << 22;
+
+    /// <summary>The longest sequences whose step fits, where those that are <see cref="Step"/> tokens longer do not.</summary>
+    /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
+    /// <param name="dtype">Dtype of activations.</param>
+    /// <param name="weightBytes">Bytes of the frozen weights.</param>
+    /// <param name="rows">Sequences of a micro-batch.</param>
+    /// <param name="options">
+    /// Optimiser, policy and budgets; the number of tokens is what is searched for. Of <see cref="EngineOptions.MemoryBudget"/>, the device's whole memory here, the driver takes its share.
+    /// </param>
+    /// <param name="target">Device that the run is for; it need not be there.</param>
+    /// <returns>Tokens of a sequence, and the plan at this length.</returns>
+    /// <exception cref="LancetException">Not even <see cref="Step"/> tokens fit.</exception>
+    public static (int Length, StepPlan Plan) Longest(DecoderModel decoder, DType dtype, long weightBytes, int rows, EngineOptions options, PlanTarget target)
+    {
+        var (length, plan, tooLong) = (0, default(StepPlan), MostTokens / rows / Step * Step + Step);
+        // Twice as long until it does not fit, then halfway between what does and what does not.
+        while (length + Step < tooLong)
+        {
+            var middle = length + ((tooLong - length) / Step / 2 * Step);
+            var tried = Math.Max(length + Step, Math.Min(length * 2, middle));
+            if (new StepPlanner(decoder, dtype, weightBytes, At(tried, rows, options, target), target).Find(out _) is { } found) (length, plan) = (tried, found);
+            else tooLong = tried;
+        }
+        return plan is null
+            ? throw new LancetException($"Not even sequences of {Step} tokens fit a memory of {options.MemoryBudget / 1048576.0:N0} MiB. Choose --method qlora or --optimizer adamw_8bit, or raise --memory-budget or --host-memory-budget.")
+            : (length, plan);
+    }
+
+    /// <summary>Options for sequences of a length.</summary>
+    public static EngineOptions At(int length, int rows, EngineOptions options, PlanTarget target) =>
+        options with { MaxTokens = checked(length * rows), MaxSequenceLength = length, MemoryBudget = Math.Max(1, options.MemoryBudget - target.DriverBytes) };
+}
