@@ -2,7 +2,7 @@
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden (all of these by default), step-8b-long, ragged,
-#             families, attention-128, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
+#             families, budgets (6 minutes; draws budgets.svg), attention-128, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
 #             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
 #   --lancet  the lancet command for golden, self-test, startup and peft; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
@@ -103,6 +103,15 @@ run() {
       step 8b-16k-9gb "${work[@]}" 16384 --memory-budget 8.9e9 || status=1
       step 8b-32k "${work[@]}" 32768 || status=1
       step 8b-32k-10gb "${work[@]}" 32768 --memory-budget 9.9e9 || status=1
+      return $status ;;
+    budgets)
+      local status=0 method budget work
+      for method in lora qlora; do
+        work=(--model llama-3.1-8b --method "$method" --batch 4 --length 2048)
+        [ -f "$out/step-8b-$method.json" ] || both "8b-$method" "${work[@]}" || status=1
+        for budget in $([ "$method" = lora ] && echo 17.5 20.5 24 30 36 || echo 7.5 10 14 20 26); do step "8b-$method-$budget" "${work[@]}" --memory-budget "${budget}e9" || status=1; done
+      done
+      python3 bench/peers/plot_budgets.py "$out" "$out/budgets.svg" && cp "$out/budgets.svg" "$target" || status=1
       return $status ;;
     step-135m)
       local status=0
