@@ -3,9 +3,10 @@
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden (all of these by default), step-8b-long, ragged,
 #             families, budgets (6 minutes; draws budgets.svg), attention-128, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
+#             max-context: max-context-8gb -12gb -16gb -24gb -80gb, 1 to 3 minutes each: one step or two at the longest sequences that fit; 80 GB with few layers
 #             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
-#   --lancet  the lancet command for golden, self-test, startup and peft; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
+#   --lancet  the lancet command for golden, self-test, startup, peft and max-context-80gb; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
 # Budgets of steps are 0.1 GB less than the issue's limits, for the driver. LORA_BUDGET: bytes instead of 60 % of what the peer of step-8b-lora reserves.
 # The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
 set -uo pipefail
@@ -17,8 +18,9 @@ while [ $# -gt 0 ]; do
   case $1 in
     --bench) bench=$2; shift ;;
     --lancet) lancet=$2; shift ;;
-    -*) sed -n '2,10p' "$0"; exit 2 ;;
+    -*) sed -n '2,11p' "$0"; exit 2 ;;
     issue-4) sections+=(step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128) ;;
+    max-context) sections+=(max-context-{8,12,16,24,80}gb) ;;
     *) sections+=("$1") ;;
   esac
   shift
@@ -111,8 +113,20 @@ run() {
         [ -f "$out/step-8b-$method.json" ] || both "8b-$method" "${work[@]}" || status=1
         for budget in $([ "$method" = lora ] && echo 17.5 20.5 24 30 36 || echo 7.5 10 14 20 26); do step "8b-$method-$budget" "${work[@]}" --memory-budget "${budget}e9" || status=1; done
       done
-      python3 bench/peers/plot_budgets.py "$out" "$out/budgets.svg" && cp "$out/budgets.svg" "$target" || status=1
+      python3 bench/peers/plot_budgets.py "$out" "$out/budgets.svg" "$device, commit $commit" > "$out/budgets.md" && cp "$out/budgets.svg" "$target" || status=1
+      cat "$out/budgets.md"
       return $status ;;
+    max-context-80gb)
+      local status=0 layers folder
+      for layers in 2 4; do bench "context-80gb-$layers" 240 step --model llama-3.1-8b --layers "$layers" --method qlora --rank 32 --batch 1 --length 445568 --policy offload-input --steps 1 || status=1; done
+      folder=$(mktemp -d)
+      cp bench/Lancet.Bench/models/llama-3.1-8b.json "$folder/config.json"
+      timeout 240 "$lancet" plan --model "$folder" --device cuda --method qlora --lora-rank 32 --max-context --memory-budget 80e9 --host-memory-budget 100GB --json < /dev/null > "$out/context-80gb-plan.json" || status=1
+      rm -rf "$folder"
+      return $status ;;
+    max-context-*gb)
+      local budget=${1//[!0-9]/}
+      bench "context-${budget}gb" 400 step --model llama-3.1-8b --method qlora --rank 32 --max-context --memory-budget "${budget}e9" --host-memory-budget 64G --steps $((budget < 16 ? 2 : 1)) ;;
     step-135m)
       local status=0
       both 135m-1x256 --model smollm2-135m --method lora --batch 1 --length 256 || status=1
@@ -144,13 +158,16 @@ run() {
 
 gather() { # two files, as few machines give back many; after each section, so that a run that is cut short leaves what it had
   python3 bench/peers/step_table.py "$out" > "$out/steps.md"
-  { for table in launches kernels attention gemm steps; do [ -f "$out/$table.md" ] && cat "$out/$table.md"; done
-    for table in "$out"/step-*.md "$out"/profile-*.md "$out"/errors.md; do [ -f "$table" ] && cat "$table"; done; } > "$target/results.md"
+  python3 bench/peers/context_table.py "$out" > "$out/contexts.md"
+  { for table in launches kernels attention gemm steps budgets contexts; do [ -f "$out/$table.md" ] && cat "$out/$table.md"; done
+    for table in "$out"/step-*.md "$out"/context-*.md "$out"/profile-*.md "$out"/errors.md; do [ -f "$table" ] && cat "$table"; done; } > "$target/results.md"
   tar -C "$out" -czf "$target/results.tar.gz" .
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
-git rev-parse --short HEAD 2> /dev/null
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -n 1)
+commit=$(git rev-parse --short HEAD 2> /dev/null)
+echo "$commit"
 for section in "${sections[@]}"; do
   start=$SECONDS
   echo "== $section"
@@ -158,7 +175,7 @@ for section in "${sections[@]}"; do
   gather
   echo "-- $section: $((SECONDS - start)) s"
 done
-cat "$out/steps.md"
+cat "$out/steps.md" "$out/contexts.md"
 [ ${#failed[@]} -eq 0 ] || echo "with failures: ${failed[*]}"
 echo "tables in $target; $SECONDS s"
 [ ${#failed[@]} -eq 0 ]

@@ -31,10 +31,10 @@ internal sealed class GpuStepBenchmark
     private readonly string _name;
     private readonly string _method;
     private readonly int _batch;
-    private readonly int _length;
     private readonly bool _isRagged;
     private readonly ModelConfig _config;
-    private readonly EngineOptions _options;
+    private int _length;
+    private EngineOptions _options;
 
     public GpuStepBenchmark(CudaDevice device, Arguments arguments, Report report)
     {
@@ -42,7 +42,7 @@ internal sealed class GpuStepBenchmark
         _name = arguments.Text("--model") ?? "llama-3.1-8b";
         _method = arguments.Text("--method") ?? "lora";
         if (_method is not ("lora" or "qlora" or "full")) throw new LancetException($"--method {_method}: lora, qlora or full.");
-        (_batch, _length, _isRagged) = (arguments.Number("--batch", 4), arguments.Number("--length", 2048), arguments.Has("--ragged"));
+        (_batch, _length, _isRagged) = (arguments.Number("--batch", arguments.Has("--max-context") ? 1 : 4), arguments.Number("--length", 2048), arguments.Has("--ragged"));
         _config = ModelShapes.Config(_name, arguments.Number("--layers", 0));
         _options = new EngineOptions
         {
@@ -106,24 +106,26 @@ internal sealed class GpuStepBenchmark
         using var model = Load(folder, _device);
         _device.Synchronize();
         var loadSeconds = clock.Elapsed.TotalSeconds;
+        if (_arguments.Has("--max-context")) FindLength(model);
         List<double> times = [];
         var least = long.MaxValue;
-        double first, loss = 0, operations, executed, predicted;
+        var (warmup, most) = _arguments.Number("--steps", 0) is > 0 and var asked ? (Math.Min(1, asked - 1), asked) : (Warmup, Warmup + MostSteps);
+        double first = 0, loss = 0, operations, executed, predicted;
         MemoryPlan plan;
         long counted;
         var batch = Batch();
         clock.Restart();
         using (var engine = new TrainingEngine(model, _options))
         {
-            Step(engine, batch, 1);
-            first = clock.Elapsed.TotalSeconds;
+            var setup = clock.Elapsed.TotalSeconds;
             var spent = 0.0;
-            for (var step = 2; step <= Warmup + MostSteps && (step <= Warmup + 5 || spent < Seconds); step++)
+            for (var step = 1; step <= most && (step <= warmup + 5 || spent < Seconds); step++)
             {
                 clock.Restart();
                 loss = Step(engine, batch, step);
+                if (step == 1) first = setup + clock.Elapsed.TotalSeconds;
                 least = Math.Min(least, _device.AvailableBytes);
-                if (step <= Warmup) continue;
+                if (step <= warmup) continue;
                 times.Add(clock.Elapsed.TotalMilliseconds);
                 spent += clock.Elapsed.TotalSeconds;
             }
@@ -162,6 +164,14 @@ internal sealed class GpuStepBenchmark
         _report.Row("last loss", Cell.Of(loss, "F4"));
         foreach (var entry in plan.Entries) _report.Row($"planned MB: {entry.Purpose}", Cell.Of(entry.Bytes / 1e6));
         return (timing.Median, ceiling);
+    }
+
+    // As lancet plan --max-context does.
+    private void FindLength(LanguageModel model)
+    {
+        var target = _device.PlanTarget.With(_device.MeasureRates());
+        _length = ContextSearch.Longest(model.Decoder, DType.BFloat16, model.FrozenBytes, _batch, _options, target).Length;
+        _options = ContextSearch.At(_length, _batch, _options, target);
     }
 
     private void Profile(string folder, double ceiling)
