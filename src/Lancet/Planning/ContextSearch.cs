@@ -14,7 +14,7 @@ public static class ContextSearch
     /// <summary>Most tokens of a micro-batch that are tried.</summary>
     public const int MostTokens = 1 << 22;
 
-    /// <summary>The longest sequences whose step fits, where those that are <see cref="Step"/> tokens longer do not.</summary>
+    /// <summary>The longest sequences whose step fits: those that are <see cref="Step"/> tokens longer do not, or were not tried (<see cref="MostTokens"/>).</summary>
     /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
     /// <param name="dtype">Dtype of activations.</param>
     /// <param name="weightBytes">Bytes of the frozen weights.</param>
