@@ -33,6 +33,8 @@ internal static class KernelErrors
         ("cross-entropy, bf16 logits", "cross_entropy", c => CrossEntropy(c, Narrow, 0)),
         ("cross-entropy, fp32 logits", "cross_entropy", c => CrossEntropy(c, DType.Float32, 0)),
         ("cross-entropy, bf16 logits, soft cap", "cross_entropy", c => CrossEntropy(c, Narrow, 30)),
+        ("cross-entropy, bf16 logits, 128256 columns", "cross_entropy", c => CrossEntropy(c, Narrow, 0, 24, 128256)),
+        ("cross-entropy, fp32 logits, 128256 columns", "cross_entropy", c => CrossEntropy(c, DType.Float32, 0, 24, 128256)),
         ("attention d 128", "attention", c => Attention(c, new(8, 2, 128, 1 / Math.Sqrt(128), 0), 0)),
         ("attention d 64", "attention", c => Attention(c, new(6, 2, 64, 1 / Math.Sqrt(64), 0), 0)),
         ("attention d 128, window", "attention", c => Attention(c, new(8, 2, 128, 1 / Math.Sqrt(128), 0), 100)),
@@ -125,9 +127,8 @@ internal static class KernelErrors
         c.Out("y_again", dy);
     }
 
-    private static void CrossEntropy(ErrorCase c, DType dtype, double softCap)
+    private static void CrossEntropy(ErrorCase c, DType dtype, double softCap, int rows = 128, int vocabulary = 32000)
     {
-        const int rows = 128, vocabulary = 32000;
         var x = c.In("x", c.Lab.Rows(dtype, rows, vocabulary, 8));
         Tensor labels = c.In("labels", c.Lab.Of(c.Lab.RowIntegers(rows, vocabulary))), losses = c.Lab.Output(DType.Float32, new Shape(rows)), scale = c.Lab.Of(DType.Float32, 1.0 / rows);
         new CrossEntropyKernel(vocabulary, 1, softCap).ForwardBackward(c.Device, x, labels, losses, scale);

@@ -63,6 +63,11 @@ internal sealed unsafe class LoadArgumentInstruction(int target, int parameter, 
     }
 }
 
+internal sealed unsafe class ScratchInstruction(int target, int offset) : Instruction
+{
+    public override void Execute(ref Frame frame) => *frame.At<AffineValue>(target) = new AffineValue { Offset = (long)(frame.Scratch + offset) };
+}
+
 internal sealed unsafe class ProgramInstruction(int target, int axis, bool isCount) : Instruction
 {
     public override void Execute(ref Frame frame) =>

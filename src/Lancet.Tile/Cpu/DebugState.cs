@@ -27,8 +27,7 @@ internal static unsafe class DebugState
     /// <summary>Checks accesses to <paramref name="count"/> elements that are <paramref name="stride"/> elements apart.</summary>
     public static void Check(AccessPattern pattern, ref Frame frame, byte* address, long stride, int lane, int count, int elementSize, AccessKind kind)
     {
-        var start = frame.Arguments[pattern.Parameter];
-        var extent = frame.Counts[pattern.Parameter];
+        var (start, extent) = pattern.Range.Of(ref frame);
         for (var i = 0; i < count; i++)
         {
             var at = (long)address + (i * stride * elementSize);
@@ -36,14 +35,15 @@ internal static unsafe class DebugState
             if (at < start || index >= extent)
             {
                 if (at < start) index = -((start - at + elementSize - 1) / elementSize);
-                throw Error(pattern, ref frame, $"element {lane + i} of the tile touches index {index} of {pattern.ParameterName}, which has {extent} elements");
+                throw Error(pattern, ref frame, $"element {lane + i} of the tile touches index {index} of {pattern.Range.Name}, which has {extent} elements");
             }
+            if (pattern.Range.IsScratch) continue;
             if (kind != AccessKind.Write && !UninitializedMemory.IsDefined((nint)at, elementSize))
-                throw Error(pattern, ref frame, $"element {lane + i} of the tile reads index {index} of {pattern.ParameterName}, which nothing has written yet");
+                throw Error(pattern, ref frame, $"element {lane + i} of the tile reads index {index} of {pattern.Range.Name}, which nothing has written yet");
             if (kind == AccessKind.Read) continue;
             var program = (frame.X, frame.Y, frame.Z, kind == AccessKind.Atomic);
             if (t_writers!.TryGetValue(at, out var other) && (other.X, other.Y, other.Z) != (frame.X, frame.Y, frame.Z) && !(other.IsAtomic && kind == AccessKind.Atomic) && !pattern.Operation.IsOpaque)
-                throw Error(pattern, ref frame, $"programs ({other.X}, {other.Y}, {other.Z}) and ({frame.X}, {frame.Y}, {frame.Z}) both write index {index} of {pattern.ParameterName}");
+                throw Error(pattern, ref frame, $"programs ({other.X}, {other.Y}, {other.Z}) and ({frame.X}, {frame.Y}, {frame.Z}) both write index {index} of {pattern.Range.Name}");
             t_writers[at] = program;
             UninitializedMemory.MarkDefined((nint)at, elementSize);
         }

@@ -42,6 +42,15 @@ internal sealed partial class KernelCompiler
             case Opcode.Cast or Opcode.BitCast:
                 CompileCast(operation);
                 break;
+            case Opcode.Scratch:
+                CompileScratch(operation);
+                break;
+            case Opcode.Copy:
+                CompileCopy(operation);
+                break;
+            case Opcode.AwaitCopies:
+                // Copies are made at once.
+                break;
             case Opcode.Load or Opcode.Store or Opcode.AtomicAdd:
                 CompileMemory(operation);
                 break;
@@ -104,7 +113,7 @@ internal sealed partial class KernelCompiler
     {
         var (source, result) = (operation.Operands[0], operation.Result);
         int[] from = [.. source.Type.Dimensions], to = [.. result.Type.Dimensions];
-        if (source.Type.IsPointer && _pointerParameter.TryGetValue(source, out var parameter)) _pointerParameter[result] = parameter;
+        if (source.Type.IsPointer && _ranges.TryGetValue(source, out var range)) _ranges[result] = range;
         if (_forms[source] is Form.Affine or Form.Box)
         {
             var axes = new int[to.Length];
@@ -187,7 +196,7 @@ internal sealed partial class KernelCompiler
     private void CompilePointerAdd(Operation operation)
     {
         var (pointer, offset, result) = (operation.Operands[0], operation.Operands[1], operation.Result);
-        _pointerParameter[result] = _pointerParameter[pointer];
+        _ranges[result] = _ranges[pointer];
         var size = result.Type.Element.SizeInBytes();
         if (AffineOf(pointer) is { } p && AffineOf(offset) is { } o)
         {
@@ -338,13 +347,27 @@ internal sealed partial class KernelCompiler
         if (value.Type.Element == DType.Int32 && !affine.IsUniform) _code.Add(new CheckInt32Instruction(affine.Descriptor, [.. value.Type.Dimensions], operation, _kernel.Name));
     }
 
-    private void CompileMemory(Operation operation)
+    private void CompileScratch(Operation operation)
     {
-        var operands = operation.Operands;
-        var pointer = operands[0];
-        var maskIndex = operation.Opcode == Opcode.Load ? 1 : 2;
-        var mask = operands.Length > maskIndex ? operands[maskIndex] : null;
-        var parameter = _pointerParameter[pointer];
+        var type = operation.Result.Type.Element;
+        var slot = _layout.Allocate(checked((int)operation.Integer * type.SizeInBytes()));
+        _ranges[operation.Result] = new("scratch memory", slot.Offset, operation.Integer);
+        _code.Add(new ScratchInstruction(NewAffine(operation.Result, []), slot.Offset));
+    }
+
+    private void CompileCopy(Operation operation)
+    {
+        var (source, target) = (operation.Operands[0], operation.Operands[1]);
+        var (rows, cols) = Extent(source.Type);
+        var slot = _layout.Allocate(rows * cols * LaneSize(source.Type.With(source.Type.Element)));
+        var between = LaneView.Dense(slot.Offset, rows, cols);
+        _code.Add(InstructionFactory.Load(Pattern(operation, source, null), source.Type.Element, between, 0, 0, _isChecked));
+        _code.Add(InstructionFactory.Store(Pattern(operation, target, null), source.Type.Element, between, _isChecked));
+        _layout.Free(slot);
+    }
+
+    private AccessPattern Pattern(Operation operation, Value pointer, Value? mask)
+    {
         var affine = AffineOf(pointer);
         var address = affine?.Descriptor ?? Dense(pointer).Offset;
         var (maskOffset, maskView) = (-1, (LaneView?)null);
@@ -353,7 +376,15 @@ internal sealed partial class KernelCompiler
             if (_forms[mask] is Form.Box box) maskOffset = box.Descriptor;
             else maskView = LanesOf(mask);
         }
-        var pattern = new AccessPattern(address, affine is not null, maskOffset, maskView, [.. pointer.Type.Dimensions], parameter, _kernel.Parameters[parameter].Name, operation, _kernel.Name);
+        return new AccessPattern(address, affine is not null, maskOffset, maskView, [.. pointer.Type.Dimensions], _ranges[pointer], operation, _kernel.Name);
+    }
+
+    private void CompileMemory(Operation operation)
+    {
+        var operands = operation.Operands;
+        var pointer = operands[0];
+        var maskIndex = operation.Opcode == Opcode.Load ? 1 : 2;
+        var pattern = Pattern(operation, pointer, operands.Length > maskIndex ? operands[maskIndex] : null);
         if (operation.Opcode == Opcode.Load)
         {
             var other = operands.Length > 2 ? operands[2].Definition! : null;

@@ -14,7 +14,7 @@ internal sealed partial class KernelCompiler
     private readonly bool _isChecked;
     private readonly ScratchLayout _layout = new();
     private readonly Dictionary<Value, Form> _forms = [];
-    private readonly Dictionary<Value, int> _pointerParameter = [];
+    private readonly Dictionary<Value, MemoryRange> _ranges = [];
     private List<Instruction> _code = [];
     private Scope _scope = new([]);
 
@@ -35,7 +35,7 @@ internal sealed partial class KernelCompiler
         {
             var target = NewAffine(value, new bool[0]);
             _code.Add(new LoadArgumentInstruction(target, index, false));
-            if (value.Type.IsPointer) _pointerParameter[value] = index;
+            if (value.Type.IsPointer) _ranges[value] = new(_kernel.Parameters[index].Name, index);
         }
         else
         {

@@ -121,17 +121,27 @@ internal unsafe struct SByteFormat : IMemoryFormat<int>
     }
 }
 
+/// <summary>Memory that an address may reach: a kernel's argument, or scratch memory of the program.</summary>
+/// <param name="Name">For messages.</param>
+/// <param name="Place">Number of the argument, or offset in scratch memory.</param>
+/// <param name="ScratchCount">Elements of scratch memory; 0 for an argument.</param>
+internal sealed record MemoryRange(string Name, int Place, long ScratchCount = 0)
+{
+    public bool IsScratch => ScratchCount > 0;
+
+    public unsafe (long Start, long Count) Of(ref Frame frame) => IsScratch ? ((long)(frame.Scratch + Place), ScratchCount) : (frame.Arguments[Place], frame.Counts[Place]);
+}
+
 /// <summary>Where a load or store points and which of its elements are active.</summary>
 /// <param name="Address">Scratch offset of an <see cref="AffineValue"/>, or of dense 8-byte addresses.</param>
 /// <param name="IsAffine">Which of the two.</param>
 /// <param name="Mask">Scratch offset of a <see cref="BoxMask"/> or of a lane mask; −1 for none.</param>
 /// <param name="MaskView">The lane mask's view; null for a box.</param>
 /// <param name="Shape">Extents.</param>
-/// <param name="Parameter">Kernel parameter that the addresses derive from.</param>
-/// <param name="ParameterName">Its name.</param>
+/// <param name="Range">Memory that the addresses derive from.</param>
 /// <param name="Operation">For messages.</param>
 /// <param name="KernelName">For messages.</param>
-internal sealed record AccessPattern(int Address, bool IsAffine, int Mask, LaneView? MaskView, int[] Shape, int Parameter, string ParameterName, Operation Operation, string KernelName)
+internal sealed record AccessPattern(int Address, bool IsAffine, int Mask, LaneView? MaskView, int[] Shape, MemoryRange Range, Operation Operation, string KernelName)
 {
     public int D0 => Shape.Length == 3 ? Shape[0] : 1;
 

@@ -126,6 +126,15 @@ public enum Opcode
     /// <summary>A pointer tile moved by an integer tile, in elements.</summary>
     PointerAdd,
 
+    /// <summary>Memory of the running program, <see cref="Operation.Integer"/> elements that live as long as it: a scalar pointer, which only loads, stores and copies take.</summary>
+    Scratch,
+
+    /// <summary>Starts to read memory into scratch memory: operands source pointer, target pointer.</summary>
+    Copy,
+
+    /// <summary>Waits until all copies but the <see cref="Operation.Integer"/> last ones have arrived.</summary>
+    AwaitCopies,
+
     /// <summary>Reads memory: operands pointer [, mask [, other]]. Masked-off elements read as other (0 if absent).</summary>
     Load,
 

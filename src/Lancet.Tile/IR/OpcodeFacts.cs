@@ -5,10 +5,10 @@ internal static class OpcodeFacts
 {
     /// <summary>Whether the result depends on the operands and attributes alone and nothing else happens.</summary>
     public static bool IsPure(this Opcode opcode) =>
-        opcode is not (Opcode.Load or Opcode.Store or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal or Opcode.For or Opcode.If or Opcode.Yield);
+        !opcode.WritesMemory() && opcode is not (Opcode.Scratch or Opcode.Load or Opcode.For or Opcode.If or Opcode.Yield);
 
     /// <summary>Whether the operation changes memory, so that it stays even if nothing uses its result.</summary>
-    public static bool WritesMemory(this Opcode opcode) => opcode is Opcode.Store or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal;
+    public static bool WritesMemory(this Opcode opcode) => opcode is Opcode.Store or Opcode.Copy or Opcode.AwaitCopies or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal;
 
     /// <summary>Whether a pure operation may run where the kernel's author did not ask for it: all but the table look-up, whose index must lie in the table.</summary>
     public static bool IsSpeculatable(this Opcode opcode) => opcode.IsPure() && opcode != Opcode.Lookup;
@@ -25,6 +25,9 @@ internal static class OpcodeFacts
 
     /// <summary>Whether the operation has one operand and a result of its type.</summary>
     public static bool IsUnary(this Opcode opcode) => opcode is >= Opcode.Negate and <= Opcode.Round;
+
+    /// <summary>Whether a pointer leads to scratch memory. (Loops and branches hand no pointers on.)</summary>
+    public static bool IsScratch(this Value pointer) => pointer.Definition is { } definition && (definition.Opcode == Opcode.Scratch || (definition.Operands.Length > 0 && definition.Operands[0].IsScratch()));
 
     /// <summary>Whether the operation is a reduction.</summary>
     public static bool IsReduction(this Opcode opcode) => opcode is Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin;

@@ -62,7 +62,7 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
     /// <summary>Predicate of <see cref="Opcode.Compare"/>.</summary>
     public Comparison Comparison { get; init; }
 
-    /// <summary>Value of an integer or bool <see cref="Opcode.Constant"/>.</summary>
+    /// <summary>Value of an integer or bool <see cref="Opcode.Constant"/>; elements of a <see cref="Opcode.Scratch"/>; copies that <see cref="Opcode.AwaitCopies"/> does not wait for.</summary>
     public long Integer { get; init; }
 
     /// <summary>Value of a floating-point <see cref="Opcode.Constant"/>.</summary>

@@ -59,6 +59,9 @@ public static class Printer
             case Opcode.ProgramId or Opcode.ProgramCount:
                 text.Append(CultureInfo.InvariantCulture, $" {operation.Axis}");
                 break;
+            case Opcode.Scratch or Opcode.AwaitCopies:
+                text.Append(CultureInfo.InvariantCulture, $" {operation.Integer}");
+                break;
             case Opcode.Compare:
                 text.Append(' ').Append(Name(operation.Comparison.ToString()));
                 Operands(text, operation.Operands);

@@ -98,9 +98,26 @@ internal sealed class Verifier
                 CheckAccess(operands[0], operands.Length > 2 ? operands[2] : null);
                 Has(operands[1], Pointee(operands[0]), "the stored value");
                 return;
+            case Opcode.Copy:
+                Counts(2, 2, 0);
+                CheckAccess(operands[0], null);
+                Has(operands[1], operands[0].Type, "the target");
+                Require(operands[1].IsScratch() && !operands[0].IsScratch(), "copies lead from memory to scratch memory");
+                return;
+            case Opcode.AwaitCopies:
+                Counts(0, 0, 0);
+                Require(operation.Integer >= 0, $"{operation.Integer} copies that need not arrive; 0 or more are possible");
+                return;
+            case Opcode.Scratch:
+                Counts(0);
+                Require(owner is null, "scratch memory belongs to the whole program: it stands outside of loops and branches");
+                Require(operation.Result.Type is { IsPointer: true, IsScalar: true }, $"scratch memory of type {operation.Result.Type}; it is a scalar pointer");
+                Require(operation.Integer is > 0 and <= LargestTile, $"scratch memory of {operation.Integer} elements; 1 to {LargestTile} are possible");
+                return;
             case Opcode.Await or Opcode.Signal:
                 Counts(2, 2, 0);
                 Require(operands[0].Type is { Element: DType.Int32, IsPointer: true, IsScalar: true }, $"{operation.Opcode} does not take {operands[0].Type}; a scalar pointer to i32 is needed");
+                Require(!operands[0].IsScratch(), "other programs do not see scratch memory");
                 Has(operands[1], new TileType(DType.Int32, false), "the value");
                 return;
         }
@@ -184,6 +201,7 @@ internal sealed class Verifier
             case Opcode.AtomicAdd:
                 Counts(2, 3);
                 CheckAccess(operands[0], operands.Length > 2 ? operands[2] : null);
+                Require(!operands[0].IsScratch(), "other programs do not see scratch memory: load, add and store");
                 Require(IsOffset(type), $"AtomicAdd does not take {type}; i32 or i64 is needed");
                 Has(operands[1], Pointee(operands[0]), "the added value");
                 Is(type, Pointee(operands[0]));
@@ -288,6 +306,7 @@ internal sealed class Verifier
 
     private void CheckAccess(Value pointer, Value? mask)
     {
+        Require(!_operation!.IsOpaque || !pointer.IsScratch(), "scratch memory has no order of the compiler's choosing");
         Require(pointer.Type.IsPointer, $"the address {pointer} has type {pointer.Type}; a pointer is needed");
         if (mask is not null) Has(mask, pointer.Type.With(DType.Bool), "the mask");
     }

@@ -90,6 +90,34 @@ public sealed partial class KernelBuilder
         EmitVoid(Opcode.Store, m is null ? [address, stored] : [address, stored, m.Value]);
     }
 
+    /// <summary>
+    /// Memory of the running program alone, <paramref name="count"/> elements that live as long as it: shared memory on a GPU (see
+    /// <see cref="Ptx.PtxTarget.MaxSharedMemoryPerBlock"/>). It is read and written like other memory, undefined at first, and stands outside of loops and branches.
+    /// </summary>
+    public Pointer Scratch(DType element, int count, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        return new(this, Emit(Opcode.Scratch, new TileType(element, true), [], integer: count).Value);
+    }
+
+    /// <summary>
+    /// Starts to read the elements at <paramref name="source"/> into scratch memory at <paramref name="target"/> and goes on. Neither may be written, nor the
+    /// target be read, before <see cref="AwaitCopies"/>.
+    /// </summary>
+    public void Copy(Pointer source, Pointer target, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        if (source.Element != target.Element) throw Error($"copying {source.Element} to a pointer to {target.Element}");
+        EmitVoid(Opcode.Copy, [source.Value, BroadcastValue(target.Value, source.Value.Type.Dimensions)]);
+    }
+
+    /// <summary>Waits until all copies that this program started have arrived but the <paramref name="newest"/> last ones.</summary>
+    public void AwaitCopies(int newest = 0, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        Append(new Operation(Opcode.AwaitCopies, [], [], _location) { Integer = newest });
+    }
+
     /// <summary>Adds to memory atomically (int32 or int64 only: floating-point atomics would make results depend on the order of programs) and returns what was there.</summary>
     public Tile AtomicAdd(Pointer pointer, Tile value, Tile? mask = null, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {

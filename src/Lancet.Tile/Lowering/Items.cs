@@ -192,21 +192,21 @@ internal sealed class ViewItem(TileItem tile, TileType type, int[] from) : Item(
 }
 
 /// <summary>Addresses: a base address and an offset in elements.</summary>
-internal sealed class PointerItem(TileType type, Source address, Item? offset, int parameter) : Item(type)
+internal sealed class PointerItem(TileType type, Source address, Item? offset) : Item(type)
 {
     public Source Address { get; } = address;
 
     public Item? Offset { get; } = offset;
 
-    /// <summary>Number of the kernel parameter that the address comes from.</summary>
-    public int Parameter { get; } = parameter;
+    /// <summary>Whether the address is one of shared memory: 32 bits, from its start.</summary>
+    public bool IsShared { get; init; }
 
     public override bool IsLazy => Offset?.IsLazy ?? true;
 
     public override Element[] In(LinearLayout layout) => throw new InvalidOperationException("Addresses are used by memory operations only.");
 
     public override Item View(TileType type, int[] from) =>
-        new PointerItem(type, Address, Offset?.View(new TileType(Offset.DType, false, type.Dimensions), from), Parameter);
+        new PointerItem(type, Address, Offset?.View(new TileType(Offset.DType, false, type.Dimensions), from)) { IsShared = IsShared };
 }
 
 /// <summary>A 16-bit or fp32 matrix in shared memory, waiting to be an operand of products.</summary>

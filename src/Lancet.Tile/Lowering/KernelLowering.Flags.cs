@@ -56,7 +56,7 @@ internal sealed partial class KernelLowering
         var (place, run) = OpaquePlaces(pointer, layout);
         var elements = new Element[layout.RegisterCount];
         for (var first = 0; first < elements.Length; first += run)
-            LoadRun(place(first), pointer.Type.Element, run, Source.Constant(1), ElementArithmetic.Constant(pointer.Type.Element, 0, 0)).CopyTo(elements, first);
+            LoadRun(pointer, place(first), run, Source.Constant(1), ElementArithmetic.Constant(pointer.Type.Element, 0, 0)).CopyTo(elements, first);
         return new TileItem(_converter, operation.Result.Type, layout, elements);
     }
 
@@ -71,7 +71,7 @@ internal sealed partial class KernelLowering
         {
             if (!accumulates)
             {
-                StoreRun(place(first), pointer.Type.Element, elements.AsSpan(first, run), Source.Constant(1));
+                StoreRun(pointer, place(first), elements.AsSpan(first, run), Source.Constant(1));
                 continue;
             }
             var (address, offset) = place(first);

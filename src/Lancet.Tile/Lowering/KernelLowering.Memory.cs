@@ -19,22 +19,21 @@ internal sealed partial class KernelLowering
         if (type.IsScalar)
         {
             _order.Load(pointer, null);
-            return new ScalarItem(type, LoadRun(Addresses(pointer, Single())(0), type.Element, 1, mask is null ? Source.Constant(1) : ((ScalarItem)mask).Source, other)[0]);
+            return new ScalarItem(type, LoadRun(pointer, Addresses(pointer, Single())(0), 1, mask is null ? Source.Constant(1) : ((ScalarItem)mask).Source, other)[0]);
         }
         var layout = _plan.Of(operation.Result);
-        _order.Load(pointer, layout);
+        _order.Load(pointer, Owned(pointer, layout));
         return new TileItem(_converter, type, layout, LoadTile(pointer, mask, other, layout));
     }
 
     private Element[] LoadTile(PointerItem pointer, Item? mask, Element other, LinearLayout layout)
     {
-        var dtype = pointer.Type.Element;
-        var run = RunLength(pointer, mask, layout, dtype.SizeInBytes());
+        var run = RunLength(pointer, mask, layout);
         var addresses = Addresses(pointer, layout);
         var conditions = mask?.In(layout);
         var result = new Element[layout.RegisterCount];
         for (var first = 0; first < result.Length; first += run)
-            LoadRun(addresses(first), dtype, run, conditions is null ? Source.Constant(1) : conditions[first].Source, other).CopyTo(result, first);
+            LoadRun(pointer, addresses(first), run, conditions is null ? Source.Constant(1) : conditions[first].Source, other).CopyTo(result, first);
         return result;
     }
 
@@ -53,7 +52,7 @@ internal sealed partial class KernelLowering
             _order.Store(pointer, null);
             var first = IsFirstThread();
             var condition = mask is null ? first : _builder.And(ThreadType.Predicate, first, ((ScalarItem)mask).Source);
-            StoreRun(Addresses(pointer, Single())(0), pointer.Type.Element, [((ScalarItem)value).Element], condition);
+            StoreRun(pointer, Addresses(pointer, Single())(0), [((ScalarItem)value).Element], condition);
             return;
         }
         var layout = value switch
@@ -62,8 +61,8 @@ internal sealed partial class KernelLowering
             _ when !_plan.IsLazy(operation.Operands[1]) => _plan.Of(operation.Operands[1]),
             _ => _plan.Blocked(pointer.Type),
         };
-        _order.Store(pointer, layout);
-        var run = RunLength(pointer, mask, layout, pointer.Type.Element.SizeInBytes());
+        _order.Store(pointer, Owned(pointer, layout));
+        var run = RunLength(pointer, mask, layout);
         var addresses = Addresses(pointer, layout);
         var elements = value.In(layout);
         var conditions = mask?.In(layout);
@@ -71,7 +70,7 @@ internal sealed partial class KernelLowering
         for (var first = 0; first < elements.Length; first += run)
         {
             var condition = conditions is null ? original : _builder.And(ThreadType.Predicate, original, conditions[first].Source);
-            StoreRun(addresses(first), pointer.Type.Element, elements.AsSpan(first, run), condition);
+            StoreRun(pointer, addresses(first), elements.AsSpan(first, run), condition);
         }
     }
 
@@ -106,18 +105,22 @@ internal sealed partial class KernelLowering
     /// <summary>For each register the address of its element: a register and a constant number of bytes.</summary>
     private Func<int, (Source Address, long Offset)> Addresses(PointerItem pointer, LinearLayout layout)
     {
-        long size = pointer.Type.Element.SizeInBytes();
         if (pointer.Offset is null) return _ => (pointer.Address, 0);
-        if (Affine(pointer.Offset, pointer.Offset.DType) is { } affine)
+        long size = pointer.Type.Element.SizeInBytes();
+        var dtype = pointer.Offset.DType;
+        Source Move(Source address, Source offset) => pointer.IsShared
+            ? _builder.Add(ThreadType.U32, address, _builder.Multiply(ThreadType.S32, dtype == DType.Int64 ? _builder.Convert(ThreadType.S32, ThreadType.S64, offset) : offset, Source.Constant(size)))
+            : _builder.Add(ThreadType.U64, address, InBytes(offset, dtype, size));
+        if (Affine(pointer.Offset, dtype) is { } affine)
         {
             var (thread, offsets) = affine.Split(layout);
-            var start = _builder.Add(ThreadType.U64, pointer.Address, InBytes(thread, affine.DType, size));
+            var start = Move(pointer.Address, thread);
             return register => offsets[register] is { IsConstant: true } constant && constant.Bits * size is >= int.MinValue and <= int.MaxValue
                 ? (start, constant.Bits * size)
-                : (_builder.Add(ThreadType.U64, start, InBytes(offsets[register], affine.DType, size)), 0);
+                : (Move(start, offsets[register]), 0);
         }
         var elements = pointer.Offset.In(layout);
-        return register => (_builder.Add(ThreadType.U64, pointer.Address, InBytes(elements[register].Source, pointer.Offset.DType, size)), 0);
+        return register => (Move(pointer.Address, elements[register].Source), 0);
     }
 
     private Source InBytes(Source offset, DType dtype, long size) => dtype == DType.Int64
@@ -125,8 +128,9 @@ internal sealed partial class KernelLowering
         : _builder.Pure(ThreadOpcode.MultiplyWide, ThreadType.S32, offset, Source.Constant(size));
 
     /// <summary>How many neighbouring registers can be read or written in one access: neighbours in memory, aligned, all in or all out of the mask.</summary>
-    private int RunLength(PointerItem pointer, Item? mask, LinearLayout layout, int size)
+    private int RunLength(PointerItem pointer, Item? mask, LinearLayout layout)
     {
+        var size = pointer.Type.Element.SizeInBytes();
         if (pointer.Offset is null || Affine(pointer.Offset, pointer.Offset.DType) is not { } offset) return 1;
         foreach (var (axis, coefficient) in offset.Terms)
         {
@@ -142,8 +146,9 @@ internal sealed partial class KernelLowering
         return 1;
     }
 
-    private Element[] LoadRun((Source Address, long Offset) at, DType dtype, int run, Source condition, Element other)
+    private Element[] LoadRun(PointerItem pointer, (Source Address, long Offset) at, int run, Source condition, Element other)
     {
+        var dtype = pointer.Type.Element;
         var size = dtype.SizeInBytes();
         var (type, count) = Access(dtype, run);
         var result = new Element[run];
@@ -156,7 +161,7 @@ internal sealed partial class KernelLowering
         var initial = Repeat(other, dtype, size, run);
         var registers = new Register[count];
         for (var i = 0; i < count; i++) registers[i] = guard.Exists ? _builder.Variable(ThreadBuilder.ClassOf(type), initial) : _builder.New(ThreadBuilder.ClassOf(type));
-        _builder.Effect(ThreadOpcode.LoadGlobal, type, registers, [at.Address], guard, at.Offset);
+        _builder.Effect(pointer.IsShared ? ThreadOpcode.LoadShared : ThreadOpcode.LoadGlobal, type, registers, [at.Address], guard, at.Offset);
         for (var i = 0; i < run; i++)
         {
             result[i] = size switch
@@ -171,8 +176,9 @@ internal sealed partial class KernelLowering
         return result;
     }
 
-    private void StoreRun((Source Address, long Offset) at, DType dtype, ReadOnlySpan<Element> elements, Source condition)
+    private void StoreRun(PointerItem pointer, (Source Address, long Offset) at, ReadOnlySpan<Element> elements, Source condition)
     {
+        var dtype = pointer.Type.Element;
         if (condition is { IsConstant: true, Bits: 0 }) return;
         var (type, count) = Access(dtype, elements.Length);
         var sources = new Source[count + 1];
@@ -188,7 +194,7 @@ internal sealed partial class KernelLowering
                 _ => elements[i].Source,
             };
         }
-        _builder.Effect(ThreadOpcode.StoreGlobal, type, [], sources, _converter.Guard(condition), at.Offset);
+        _builder.Effect(pointer.IsShared ? ThreadOpcode.StoreShared : ThreadOpcode.StoreGlobal, type, [], sources, _converter.Guard(condition), at.Offset);
     }
 
     /// <summary>Type and number of registers of an access to a run of elements.</summary>

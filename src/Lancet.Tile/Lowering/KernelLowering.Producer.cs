@@ -153,7 +153,7 @@ internal sealed partial class KernelLowering
         && _kernel.Body.Operations.Contains(loop) && _kernel.Body.Operations.TakeWhile(operation => operation != loop).All(operation => !Writes(operation))
         && loop.Operands.Take(3).Concat(loads.SelectMany(load => load.Operands)).All(value => IsKnownToProducer(value, loop.Body!.Arguments[0]));
 
-    private static bool Writes(Operation operation) => operation.Opcode is Opcode.Store or Opcode.AtomicAdd || (operation.Body?.Operations.Any(Writes) ?? false);
+    private static bool Writes(Operation operation) => operation.Opcode is Opcode.Store or Opcode.Copy or Opcode.AtomicAdd || (operation.Body?.Operations.Any(Writes) ?? false);
 
     private bool IsKnownToProducer(Value value, Value index)
     {

@@ -45,16 +45,7 @@ internal sealed partial class KernelLowering
             for (var register = 0; register < layout.RegisterCount; register += run)
             {
                 var bytes = conditions is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, conditions[register].Source, Source.Constant(WidestAccess), Source.Constant(0));
-                var (address, offset) = addresses(register);
-                var (place, placeOffset) = places(register);
-                _builder.Append(new ThreadInstruction(ThreadOpcode.CopyAsync, ThreadType.B32, [], [place, address, bytes])
-                {
-                    Guard = _converter.Guard(original),
-                    Immediate = placeOffset,
-                    SourceOffset = offset,
-                    Width = WidestAccess,
-                    Location = _builder.Location,
-                });
+                CopyAsync(places(register), addresses(register), WidestAccess, bytes, original);
             }
             _hasPendingCopies = true;
             return;
@@ -72,7 +63,7 @@ internal sealed partial class KernelLowering
         _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
 
     /// <summary>For each register the shared address of its element: a register and a constant number of bytes.</summary>
-    private Func<int, (Source Place, int Offset)> Places(SharedTile tile, LinearLayout layout)
+    private Func<int, (Source Address, long Offset)> Places(SharedTile tile, LinearLayout layout)
     {
         if (!tile.CanStep) return register => (Place(tile, layout, register), 0);
         var first = Place(tile, layout, 0);
@@ -91,7 +82,7 @@ internal sealed partial class KernelLowering
         var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / size, _copyingWarps);
         if (operation.Operands.Length > 2 && Scalar(operation.Operands[2]).Source is not { IsConstant: true, Bits: 0 }) return false;
         return layout.Contiguous(1) * size >= WidestAccess
-            && RunLength((PointerItem)Get(operation.Operands[0]), operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null, layout, size) * size == WidestAccess;
+            && RunLength((PointerItem)Get(operation.Operands[0]), operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null, layout) * size == WidestAccess;
     }
 
     /// <summary>Waits for copies outside of pipelines, so that all threads see them.</summary>

@@ -82,7 +82,7 @@ internal sealed partial class KernelLowering
         if (value.Type.IsPointer)
         {
             _builder.SetDivisor(source.Register, isDivisible ? 16 : value.Type.Element.SizeInBytes());
-            Define(value, new PointerItem(value.Type, source, null, index));
+            Define(value, new PointerItem(value.Type, source, null));
             return;
         }
         if (isDivisible && value.Type.Element.IsInteger()) _builder.SetDivisor(source.Register, 16);
@@ -114,6 +114,15 @@ internal sealed partial class KernelLowering
             {
                 case Opcode.Load:
                     Define(operation.Result, LowerLoad(operation));
+                    break;
+                case Opcode.Scratch:
+                    Define(operation.Result, LowerScratch(operation));
+                    break;
+                case Opcode.Copy:
+                    LowerCopy(operation);
+                    break;
+                case Opcode.AwaitCopies:
+                    LowerAwaitCopies(operation);
                     break;
                 case Opcode.Store:
                     LowerStore(operation);
@@ -174,7 +183,7 @@ internal sealed partial class KernelLowering
             case Opcode.PointerAdd:
                 var pointer = (PointerItem)Get(operation.Operands[0]);
                 var offset = Get(operation.Operands[1]);
-                return new PointerItem(type, pointer.Address, pointer.Offset is null ? offset : AddOffsets(pointer.Offset, offset, type), pointer.Parameter);
+                return new PointerItem(type, pointer.Address, pointer.Offset is null ? offset : AddOffsets(pointer.Offset, offset, type)) { IsShared = pointer.IsShared };
             default:
                 return LowerElementwise(operation, [.. operation.Operands.Select(Get)]);
         }

@@ -24,7 +24,7 @@ internal sealed class LayoutPlan
     {
         (_kernel, _hasWarpGroups) = (kernel, hasWarpGroups);
         Collect(kernel.Body);
-        foreach (var operation in _operations.Where(operation => operation.Opcode == Opcode.Load && IsProductOperand(operation.Result, 0))) _sharedLoads.Add(operation);
+        foreach (var operation in _operations.Where(operation => operation.Opcode == Opcode.Load && !operation.Operands[0].IsScratch() && IsProductOperand(operation.Result, 0))) _sharedLoads.Add(operation);
         foreach (var operation in _operations) MarkLazy(operation);
         do
         {
@@ -41,6 +41,9 @@ internal sealed class LayoutPlan
 
     /// <summary>Whether a loaded matrix goes to shared memory because only products read it.</summary>
     public bool IsShared(Operation load) => _sharedLoads.Contains(load);
+
+    /// <summary>All copies to scratch memory.</summary>
+    public IEnumerable<Operation> Copies => _operations.Where(operation => operation.Opcode == Opcode.Copy);
 
     /// <summary>Layouts of a product on tensor cores; null for one with fused multiply-adds.</summary>
     public ProductLayouts? Product(Operation dot) => _products.GetValueOrDefault(dot);
@@ -61,7 +64,7 @@ internal sealed class LayoutPlan
     }
 
     private int Narrowest(int count) => _operations
-        .Where(operation => operation.Opcode is Opcode.Load or Opcode.Store && !_sharedLoads.Contains(operation) && operation.Operands[0].Type.Count == count)
+        .Where(operation => operation.Opcode is Opcode.Load or Opcode.Store or Opcode.Copy && !_sharedLoads.Contains(operation) && operation.Operands[0].Type.Count == count)
         .Select(operation => operation.Operands[0].Type.Element.SizeInBytes()).DefaultIfEmpty(4).Min();
 
     /// <summary>Operations that take their elements apart and put them together at little cost.</summary>

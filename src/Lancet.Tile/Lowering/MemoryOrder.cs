@@ -1,7 +1,7 @@
 namespace Lancet.Tile.Lowering;
 
 /// <summary>
-/// Keeps global memory in program order between threads of one program. A tile operation happens as a whole, but its elements belong to
+/// Keeps memory in program order between threads of one program. A tile operation happens as a whole, but its elements belong to
 /// different threads, so a load and a store of the same buffer need a barrier between them unless every element is touched by the same
 /// thread in both, which equal layouts without copies guarantee for in-place updates. Arguments of one element type may be the same memory: a
 /// backward pass writes dX over dY.
@@ -24,20 +24,28 @@ internal sealed class MemoryOrder(SharedMemory shared)
     /// <summary>After an opaque store, of elements that no other access touches but the same thread's.</summary>
     public void NoteOpaqueStore() => HasUnshownStores = true;
 
-    /// <summary>Before a load; no layout for a scalar.</summary>
+    /// <summary>Before a load; no layout where <see cref="Access"/> has none.</summary>
     public void Load(PointerItem pointer, LinearLayout? layout)
     {
-        var load = new Access(pointer.Type.Element, layout);
+        var load = Access.Of(pointer, layout);
         if (Conflicts(_stores, load)) shared.Barrier();
         _loads.Add(load);
         foreach (var body in _bodies) body.Loads.Add(load);
     }
 
-    /// <summary>Before a store; no layout for a scalar.</summary>
+    /// <summary>Before a store; no layout where <see cref="Access"/> has none.</summary>
     public void Store(PointerItem pointer, LinearLayout? layout)
     {
-        var store = new Access(pointer.Type.Element, layout);
+        var store = Access.Of(pointer, layout);
         if (Conflicts(_loads, store) || Conflicts(_stores, store)) shared.Barrier();
+        AddStore(store);
+    }
+
+    /// <summary>After copies to shared memory were awaited: each thread knows of its own only, whatever barriers were passed since they started.</summary>
+    public void NoteCopy(DType element, LinearLayout? layout) => AddStore(new Access(element, true, layout));
+
+    private void AddStore(Access store)
+    {
         _stores.Add(store);
         foreach (var body in _bodies) body.Stores.Add(store);
     }
@@ -75,8 +83,11 @@ internal sealed class MemoryOrder(SharedMemory shared)
     }
 
     private static bool Conflicts(List<Access> accesses, Access access) => accesses.Any(other =>
-        other.Element == access.Element && (access.Layout is not { } layout || other.Layout is null || !layout.Equals(other.Layout) || layout.ReplicatedThreads() != 0));
+        other.Element == access.Element && other.IsShared == access.IsShared && (access.Layout is not { } layout || other.Layout is null || !layout.Equals(other.Layout) || layout.ReplicatedThreads() != 0));
 
-    /// <summary>A load or a store of elements of one type; no layout for a scalar.</summary>
-    public readonly record struct Access(DType Element, LinearLayout? Layout);
+    /// <summary>A load or a store of elements of one type in shared or global memory; no layout for a scalar, or where threads meet elements of others.</summary>
+    public readonly record struct Access(DType Element, bool IsShared, LinearLayout? Layout)
+    {
+        public static Access Of(PointerItem pointer, LinearLayout? layout) => new(pointer.Type.Element, pointer.IsShared, layout);
+    }
 }

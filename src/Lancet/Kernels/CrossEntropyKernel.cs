@@ -13,6 +13,8 @@ namespace Lancet.Kernels;
 /// dx = g·(softmax(z) − onehot(label))·s·(1 − (z/c)²)   0 where the label is −100
 /// </code>
 /// A row's logits are read in blocks, so that the vocabulary may have any size; maxima and sums are kept online in fp32 (Milakov and Gimelshein 2018).
+/// The gradient needs the logits a second time: on a GPU as many of a large vocabulary's blocks as fit stay in the program's scratch memory until then. There
+/// each thread keeps one maximum and sum, so that sums are added in another order than in <see cref="Forward"/> and on the processor.
 /// </summary>
 /// <param name="vocabulary">Columns.</param>
 /// <param name="scale">s.</param>
@@ -20,6 +22,9 @@ namespace Lancet.Kernels;
 public sealed class CrossEntropyKernel(int vocabulary, double scale, double softCap)
 {
     private const int LargeVocabulary = 32768;
+    private const int LargeBlock = 16384;
+    // Of shared memory, beside the blocks.
+    private const int ReductionBytes = 1024;
     private const double Lowest = -1e30;
     private const double Log2E = 1.4426950408889634;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
@@ -30,7 +35,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
     /// <param name="labels">int32 [rows].</param>
     /// <param name="losses">[rows] in the accumulator's type.</param>
     public void Forward(Device device, Tensor logits, Tensor labels, Tensor losses) => device.Launch(
-        Kernels[new(vocabulary, scale, softCap, logits.DType, false)], new Grid((int)labels.Count), [logits, labels, losses, losses]);
+        Kernels[new(vocabulary, scale, softCap, logits.DType, false, 0)], new Grid((int)labels.Count), [logits, labels, losses, losses]);
 
     /// <summary>Losses, and the gradient in place of the logits.</summary>
     /// <param name="device">Device.</param>
@@ -38,8 +43,14 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
     /// <param name="labels">int32 [rows].</param>
     /// <param name="losses">[rows] in the accumulator's type, not scaled.</param>
     /// <param name="gradientScale">g: one number in the accumulator's type, 1 / label tokens of the step.</param>
-    public void ForwardBackward(Device device, Tensor logits, Tensor labels, Tensor losses, Tensor gradientScale) => device.Launch(
-        Kernels[new(vocabulary, scale, softCap, logits.DType, true)], new Grid((int)labels.Count), [logits, labels, losses, gradientScale]);
+    public void ForwardBackward(Device device, Tensor logits, Tensor labels, Tensor losses, Tensor gradientScale)
+    {
+        var target = device.PlanTarget;
+        var keptBlocks = target.IsCuda && vocabulary > LargeVocabulary
+            ? Math.Min((target.SharedMemoryPerProgram - ReductionBytes) / (LargeBlock * logits.DType.SizeInBytes()), (vocabulary - 1) / LargeBlock)
+            : 0;
+        device.Launch(Kernels[new(vocabulary, scale, softCap, logits.DType, true, keptBlocks)], new Grid((int)labels.Count), [logits, labels, losses, gradientScale]);
+    }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.HasGradient ? "cross_entropy_forward_backward" : "cross_entropy_forward", k =>
     {
@@ -48,71 +59,105 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var labels = k.Pointer(DType.Int32, "labels");
         var losses = k.Pointer(accumulator, "losses");
         var gradientScale = k.Pointer(accumulator, "gradient_scale");
-        // Large vocabularies: one program of 1024 threads a multiprocessor, so that the rows in flight fit the L2 cache, where the second pass
-        // finds them. A step reads a block of rows × width elements, one below the other, which a thread reduces over the rows by itself.
-        var isLarge = choice.Vocabulary > LargeVocabulary;
+        // A block of height × width elements, one row of lanes below the other, which a thread reduces over the height by itself. Large vocabularies: one
+        // program of 1024 threads a multiprocessor, each of whose rows of lanes is 16 bytes a thread.
+        var (isLarge, size) = (choice.Vocabulary > LargeVocabulary, choice.DType.SizeInBytes());
         k.Warps = isLarge ? 32 : 8;
-        var width = Math.Min(isLarge ? 16384 / choice.DType.SizeInBytes() : 2048, Blocks.PowerOfTwo(choice.Vocabulary));
-        var rows = isLarge ? Math.Max(1, 16384 / width) : 1;
-        var row = k.ProgramId(0);
-        var label = k.Load(labels + row);
-        var start = logits + row.ToInt64() * choice.Vocabulary;
-        var (zero, end, step) = (k.Constant(DType.Int32, 0), k.Constant(DType.Int32, choice.Vocabulary), k.Constant(DType.Int32, rows * width));
-        var column = (k.Range(rows) * width).AsColumn() + k.Range(width).AsRow();
+        var (height, width) = isLarge ? (size, LargeBlock / size) : (1, Math.Min(2048, Blocks.PowerOfTwo(choice.Vocabulary)));
+        var block = height * width;
+        // All blocks but the last are whole. The first ones are kept in scratch memory, the last one in registers, and those between are read twice.
+        var (kept, last) = (choice.KeptBlocks * block, (choice.Vocabulary - 1) / block * block);
+        // With blocks in scratch memory a lane is a thread, which also reduces the 16 bytes by itself.
+        var isNarrow = kept > 0;
+        var piece = isNarrow ? 16 / size : 1;
+        var lanes = width / piece;
+        var column = (k.Range(height) * width).AsColumn() + (k.Range(lanes) * piece).AsRow();
+        if (isNarrow) column = column.AsColumn() + k.Range(piece).AsRow().AsRow();
+        Tile.Tile Reduced(Func<Tile.Tile, int, Tile.Tile> reduce, Tile.Tile value) => isNarrow ? reduce(reduce(value, 0), 1) : reduce(value, 0);
+        Tile.Tile Spread(Tile.Tile ofLanes) => isNarrow ? ofLanes.AsRow().AsColumn() : ofLanes.AsRow();
+        var inLast = last + column < choice.Vocabulary;
+        var start = logits + k.ProgramId(0).ToInt64() * choice.Vocabulary;
+        var scratch = isNarrow ? k.Scratch(choice.DType, kept) : null;
 
-        Tile.Tile Read(Tile.Tile first, double other)
+        Tile.Tile Score(Tile.Tile logit)
         {
-            var value = k.Load(start + (first + column), first + column < choice.Vocabulary, other).ToFloat32();
+            var value = logit.ToFloat32();
             if (choice.Scale != 1) value *= choice.Scale;
             return choice.SoftCap == 0 ? value : choice.SoftCap * Tanh(value / choice.SoftCap);
         }
 
-        k.If(label < 0, () =>
+        // Each lane keeps its own maximum and sum Σ exp(z − m); they meet once, at the row's end. Maxima start from a number so low that its power vanishes
+        // when the lanes meet.
+        Tile.Tile[] Add(Tile.Tile[] running, Tile.Tile value)
         {
-            k.Store(losses + row, k.Zeros(accumulator));
-            if (choice.HasGradient) k.For(zero, end, step, [], (first, _) =>
-            {
-                k.Store(start + (first + column), k.Zeros(choice.DType, rows, width), first + column < choice.Vocabulary);
-                return [];
-            });
-        });
+            var maximum = Max(running[0], Reduced((x, axis) => ReduceMax(x, axis), value));
+            return [maximum, running[1] * Power(running[0] - maximum) + Reduced((x, axis) => Sum(x, axis), Power(value - Spread(maximum)))];
+        }
+
+        void Keep(int first) => k.Copy(start + (first + column), scratch! + (first + column));
+
+        // The first block is on its way while the label is read; the others only if there is a label.
+        if (isNarrow) Keep(0);
+        var row = k.ProgramId(0);
+        var label = k.Load(labels + row);
         k.If(label >= 0, () =>
         {
-            // Each of the width lanes keeps its own maximum and sum Σ exp(z − m); they meet once, after the loop. Maxima start from a number so low
-            // that its power vanishes when the lanes meet. Missing columns are −∞, whose power is 0; a soft cap would turn that into −c, so they are masked after it.
-            var running = k.For(zero, end, step, [k.Full(accumulator, Lowest, width), k.Zeros(accumulator, width)], (first, carried) =>
+            for (var first = block; first < kept; first += block) Keep(first);
+            var target = Score(k.Load(start + label));
+            var factor = choice.HasGradient ? k.Load(gradientScale) : null;
+            if (factor is not null && choice.Scale != 1) factor *= choice.Scale;
+            // Missing columns are −∞, whose power is 0; a soft cap would turn that into −c, so they are masked after it.
+            var logit = k.Load(start + (last + column), inLast, double.NegativeInfinity);
+            Tile.Tile[] running = [k.Full(accumulator, Lowest, lanes), k.Zeros(accumulator, lanes)];
+            for (var first = 0; first < kept; first += block)
             {
-                var value = Read(first, double.NegativeInfinity);
-                if (choice.SoftCap != 0) value = Select(first + column < choice.Vocabulary, value, double.NegativeInfinity);
-                var maximum = Max(carried[0], ReduceMax(value, 0));
-                return [maximum, carried[1] * Power(carried[0] - maximum) + Sum(Power(value - maximum.AsRow()), 0)];
-            });
+                k.AwaitCopies((kept - first) / block - 1);
+                running = Add(running, Score(k.Load(scratch! + (first + column))));
+            }
+            running = k.For(kept, last, block, running, (first, carried) => Add(carried, Score(k.Load(start + (first + column)))));
+            var score = Score(logit);
+            if (choice.SoftCap != 0) score = Select(inLast, score, double.NegativeInfinity);
+            running = Add(running, score);
             var largest = ReduceMax(running[0]);
             var logSum = largest + Log(Sum(running[1] * Power(running[0] - largest)));
-            var target = k.Load(start + label).ToFloat32();
-            if (choice.Scale != 1) target *= choice.Scale;
-            if (choice.SoftCap != 0) target = choice.SoftCap * Tanh(target / choice.SoftCap);
             k.Store(losses + row, logSum - target);
-            if (!choice.HasGradient) return;
-            var factor = k.Load(gradientScale);
-            if (choice.Scale != 1) factor *= choice.Scale;
-            Tile.Tile Slope(Tile.Tile z) => choice.SoftCap == 0 ? factor : (1 - z * z * (1 / (choice.SoftCap * choice.SoftCap))) * factor;
-            // From the end, because the blocks that were read last are the likeliest to be cached.
-            var last = (choice.Vocabulary - 1) / (rows * width) * (rows * width);
-            k.For(zero, end, step, [], (distance, _) =>
+            if (factor is null) return;
+            Tile.Tile Gradient(Tile.Tile z, Tile.Tile difference) =>
+                (difference * (choice.SoftCap == 0 ? factor : (1 - z * z * (1 / (choice.SoftCap * choice.SoftCap))) * factor)).To(choice.DType);
+            k.Store(start + (last + column), Gradient(score, Power(score - logSum)), inLast);
+            // Blocks that are read again from the end, because those that were read last are the likeliest to be cached.
+            k.For(0, last - kept, block, [], (distance, _) =>
             {
-                var first = last - distance;
-                var value = Read(first, 0);
-                k.Store(start + (first + column), (Power(value - logSum) * Slope(value)).To(choice.DType), first + column < choice.Vocabulary);
+                var place = start + (last - block - distance + column);
+                var value = Score(k.Load(place));
+                k.Store(place, Gradient(value, Power(value - logSum)));
+                return [];
+            });
+            if (scratch is not null) k.For(0, kept, block, [], (first, _) =>
+            {
+                var value = Score(k.Load(scratch + (first + column)));
+                k.Store(start + (first + column), Gradient(value, Power(value - logSum)));
                 return [];
             });
             // The label's column once more, instead of asking every column whether it is the label's.
-            k.Store(start + label, ((Power(target - logSum) - 1) * Slope(target)).To(choice.DType));
+            k.Store(start + label, Gradient(target, Power(target - logSum) - 1));
+        });
+        k.If(label < 0, () =>
+        {
+            k.Store(losses + row, k.Zeros(accumulator));
+            if (!choice.HasGradient) return;
+            if (isNarrow) k.AwaitCopies();
+            k.For(0, last, block, [], (first, _) =>
+            {
+                k.Store(start + (first + column), k.Zeros(choice.DType, column.Dimensions));
+                return [];
+            });
+            k.Store(start + (last + column), k.Zeros(choice.DType, column.Dimensions), inLast);
         });
     });
 
     // e^d for d ≤ 0 as 2^(d·log₂e): rounding the product changes the result by |d|·e^d·2⁻²⁴ at most, which is less than a rounding of the sum.
     private static Tile.Tile Power(Tile.Tile d) => Exp2(d * Log2E);
 
-    private readonly record struct Choice(int Vocabulary, double Scale, double SoftCap, DType DType, bool HasGradient);
+    private readonly record struct Choice(int Vocabulary, double Scale, double SoftCap, DType DType, bool HasGradient, int KeptBlocks);
 }

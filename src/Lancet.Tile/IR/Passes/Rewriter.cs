@@ -66,7 +66,7 @@ internal sealed class Rewriter
             case Opcode.If:
                 VisitIf(operation);
                 break;
-            case Opcode.Load or Opcode.Store or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal:
+            case Opcode.Scratch or Opcode.Load or Opcode.Store or Opcode.Copy or Opcode.AwaitCopies or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal:
                 Append(operation, Mapped(operation.Operands), [.. operation.Results.Select(Enter)], null);
                 break;
             default:
