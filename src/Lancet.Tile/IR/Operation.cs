@@ -77,6 +77,9 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
     /// <summary>Of a <see cref="Opcode.For"/>: a warp group of its own copies what the loop's products read, where the GPU has warp groups.</summary>
     public bool IsWarpSpecialized { get; init; }
 
+    /// <summary>Of a <see cref="Opcode.For"/>: the first product of what an iteration loads is started by the iteration before, where the GPU has warp groups.</summary>
+    public bool StartsAhead { get; init; }
+
     /// <summary>Of a <see cref="Opcode.Load"/> or <see cref="Opcode.Store"/>: the matrix lies densely behind its first element, in an order of the compiler's choosing.</summary>
     public bool IsOpaque { get; init; }
 
@@ -96,6 +99,7 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
             Table = Table,
             Stages = Stages,
             IsWarpSpecialized = IsWarpSpecialized,
+            StartsAhead = StartsAhead,
             IsOpaque = IsOpaque,
             Accumulates = Accumulates,
         };

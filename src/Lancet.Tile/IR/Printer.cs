@@ -90,6 +90,7 @@ public static class Printer
         text.Append(CultureInfo.InvariantCulture, $" {Typed(body.Arguments[0])} from {operation.Operands[0]} to {operation.Operands[1]} step {operation.Operands[2]}");
         if (operation.Stages != 1) text.Append(CultureInfo.InvariantCulture, $" stages {operation.Stages}");
         if (operation.IsWarpSpecialized) text.Append(" warp-specialized");
+        if (operation.StartsAhead) text.Append(" ahead");
         if (body.Arguments.Count == 1) return;
         text.Append(" carrying ");
         text.AppendJoin(", ", body.Arguments.Skip(1).Select((argument, i) => i + 3 < operation.Operands.Length ? $"{Typed(argument)} = {operation.Operands[i + 3]}" : Typed(argument)));

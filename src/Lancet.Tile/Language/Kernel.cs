@@ -31,7 +31,7 @@ public sealed class Kernel
 
     /// <summary>
     /// Runs <paramref name="body"/> once and records what it does. Compile-time choices are ordinary C# values captured by the body: C#
-    /// <c>if</c> and <c>for</c> unroll, <see cref="KernelBuilder.For(Tile, Tile, Tile, Tile[], Func{Tile, Tile[], Tile[]}, int, bool, string, int)"/> is a loop at run time.
+    /// <c>if</c> and <c>for</c> unroll, <see cref="KernelBuilder.For(Tile, Tile, Tile, Tile[], Func{Tile, Tile[], Tile[]}, int, bool, bool, string, int)"/> is a loop at run time.
     /// </summary>
     /// <param name="name">Identifier of the kernel: letters, digits and underscores.</param>
     /// <param name="body">Declares the parameters and emits the operations.</param>

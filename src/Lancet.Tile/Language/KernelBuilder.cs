@@ -209,9 +209,14 @@ public sealed partial class KernelBuilder
     /// <param name="body">One iteration.</param>
     /// <param name="stages">Software-pipelining depth wished on a GPU.</param>
     /// <param name="warpSpecialized">Lets a warp group of its own, where there are any, copy what the products read, so that the others need not keep step. The kernel must not write what is copied.</param>
+    /// <param name="startsAhead">
+    /// Lets an iteration, where there are warp groups, end by starting the next one's first product, if that is one of what is loaded, so that tensor cores have work until the next iteration has more. Takes three
+    /// stages. The kernel must not write what is loaded.
+    /// </param>
     /// <param name="file">Filled in by the compiler.</param>
     /// <param name="line">Filled in by the compiler.</param>
-    public Tile[] For(Tile low, Tile high, Tile step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, bool warpSpecialized = false, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    public Tile[] For(
+        Tile low, Tile high, Tile step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, bool warpSpecialized = false, bool startsAhead = false, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         At(file, line);
         foreach (var bound in (ReadOnlySpan<Tile>)[low, high, step])
@@ -230,14 +235,14 @@ public sealed partial class KernelBuilder
         EmitVoid(Opcode.Yield, [.. next.Select(tile => tile.Value)]);
         _regions.Pop();
         var results = carried.Select(tile => NewValue(tile.Value.Type)).ToArray();
-        var operation = new Operation(Opcode.For, [low.Value, high.Value, step.Value, .. carried.Select(tile => tile.Value)], results, location) { Body = region, Stages = stages, IsWarpSpecialized = warpSpecialized };
+        var operation = new Operation(Opcode.For, [low.Value, high.Value, step.Value, .. carried.Select(tile => tile.Value)], results, location) { Body = region, Stages = stages, IsWarpSpecialized = warpSpecialized, StartsAhead = startsAhead };
         Append(operation);
         return [.. results.Select(value => new Tile(this, value))];
     }
 
     /// <summary>A loop with constant bounds.</summary>
     public Tile[] For(int low, int high, int step, Tile[] carried, Func<Tile, Tile[], Tile[]> body, int stages = 1, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        For(Constant(DType.Int32, low), Constant(DType.Int32, high), Constant(DType.Int32, step), carried, body, stages, false, file, line);
+        For(Constant(DType.Int32, low), Constant(DType.Int32, high), Constant(DType.Int32, step), carried, body, stages, false, false, file, line);
 
     /// <summary>Runs <paramref name="then"/> only in programs where the scalar condition holds.</summary>
     public void If(Tile condition, Action then, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>

@@ -148,6 +148,9 @@ internal sealed class TileItem(Converter converter, TileType type, LinearLayout 
 
     public override void Settle() => await?.Invoke();
 
+    /// <summary>Whether these registers hold the tile.</summary>
+    public bool IsIn(Register[] registers) => elements.Select(element => element.Source.Register).SequenceEqual(registers);
+
     public override Element[] In(LinearLayout layout)
     {
         if (layout.Equals(Layout)) return Elements;
@@ -162,9 +165,9 @@ internal sealed class TileItem(Converter converter, TileType type, LinearLayout 
 }
 
 /// <summary>A tile in registers seen with axes inserted, repeated or swapped.</summary>
-internal sealed class ViewItem(TileItem tile, TileType type, int[] from) : Item(type)
+internal sealed class ViewItem(Item tile, TileType type, int[] from) : Item(type)
 {
-    public TileItem Tile { get; } = tile;
+    public Item Tile { get; } = tile;
 
     public override void Settle() => Tile.Settle();
 
@@ -220,6 +223,33 @@ internal sealed class SharedItem(TileType type, SharedTile tile, bool isTranspos
     public override Element[] In(LinearLayout layout) => throw new InvalidOperationException("A tile in shared memory is used by products only.");
 
     public override Item View(TileType type, int[] from) => new SharedItem(type, Tile, from is [1, 0] ? !IsTransposed : IsTransposed);
+}
+
+/// <summary>A vector of 32-bit elements in shared memory, read where it is used.</summary>
+internal sealed class SharedVectorItem(ThreadBuilder builder, TileType type, SharedTile tile) : Item(type)
+{
+    private const int WidestAccess = 4;
+
+    public override Element[] In(LinearLayout layout)
+    {
+        var result = new Element[layout.RegisterCount];
+        var start = tile.Address(builder, Source.Constant(0), ThreadCoordinates.Of(builder, layout, 0));
+        var run = Math.Min(WidestAccess, layout.Contiguous(0));
+        var known = new Dictionary<int, Register[]>();
+        for (var first = 0; first < result.Length; first += run)
+        {
+            var coordinate = layout.Coordinate(0, first);
+            if (!known.TryGetValue(coordinate, out var registers))
+            {
+                known[coordinate] = registers = [.. Enumerable.Range(0, run).Select(_ => builder.New(RegisterClass.Bits32))];
+                builder.Effect(ThreadOpcode.LoadShared, ThreadType.B32, registers, [start], immediate: coordinate * tile.ElementSize);
+            }
+            for (var i = 0; i < run; i++) result[first + i] = new(registers[i]);
+        }
+        return result;
+    }
+
+    public override Item View(TileType type, int[] from) => new ViewItem(this, type, from);
 }
 
 /// <summary>Coordinates of a thread's first element.</summary>

@@ -29,7 +29,7 @@ internal sealed partial class KernelLowering
         _builder.Open(loop.Body);
         _environments.Push([]);
         var barriers = _shared.Barriers;
-        _loops.Push((operation, carried, barriers));
+        _loops.Push((operation, carried, barriers, pipeline as AheadPipeline));
         _order.BeginLoop();
         _shared.AssumeDirty();
         Define(region.Arguments[0], new ScalarItem(region.Arguments[0].Type, new Element(index)));
@@ -37,8 +37,11 @@ internal sealed partial class KernelLowering
         pipeline?.BeginIteration(index, high, step);
         LowerRegion(region);
         pipeline?.BehindBody();
-        FinishCopies();
-        AwaitProducts();
+        if (pipeline is not { KeepsProducts: true })
+        {
+            FinishCopies();
+            AwaitProducts();
+        }
         var yields = region.Operations[^1].Operands;
         AssignAll([.. Enumerable.Range(0, carried.Length).Select(i => (carried[i], Get(yields[i])))]);
         pipeline?.EndIteration();
@@ -122,6 +125,8 @@ internal sealed partial class KernelLowering
         var moves = new List<(Register Target, Source Value)>();
         foreach (var (target, value) in pairs)
         {
+            // What a product adds up in place may still be under way.
+            if (value is TileItem tile && tile.IsIn(target.Registers)) continue;
             var elements = value.In(target.Layout);
             for (var i = 0; i < elements.Length; i++) moves.Add((target.Registers[i], _arithmetic.Alone(elements[i])));
         }

@@ -10,6 +10,8 @@ internal sealed partial class KernelLowering
 
     private Item LowerLoad(Operation operation)
     {
+        // A pipeline has copied it.
+        if (_environments.Peek().TryGetValue(operation.Result, out var copied)) return copied;
         var type = operation.Result.Type;
         var pointer = (PointerItem)Get(operation.Operands[0]);
         if (operation.IsOpaque) return LoadOpaque(operation, pointer);

@@ -16,7 +16,7 @@ internal sealed partial class KernelLowering
         protected Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
         {
             (Lowering, _for, Stages) = (lowering, operation, operation.Stages);
-            var tiles = loads.Select(load => new SharedTile(load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[1], load.Result.Type.Element, default)).ToList();
+            var tiles = loads.Select(load => new SharedTile(load.Result.Type.Rank == 1 ? 1 : load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[^1], load.Result.Type.Element, default)).ToList();
             StageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
             var offset = lowering._shared.Allocate(StageBytes * Stages);
             Loads = [];
@@ -46,19 +46,26 @@ internal sealed partial class KernelLowering
             var loads = body.Operations.Where(inner => inner.Opcode == Opcode.Load && lowering._plan.IsShared(inner)
                 && inner.Operands.All(operand => IsPure(operand, body, inside))).ToList();
             if (loads.Count == 0) return null;
+            var vectors = !lowering._usesWarpGroups ? [] : body.Operations.Where(inner => inner.Opcode == Opcode.Load && IsVector(inner) && inner.Operands.All(operand => IsPure(operand, body, inside))).ToList();
             // Whether 16-byte copies are possible is asked with the index known only to be a multiple of the step.
             var index = lowering._builder.New(RegisterClass.Bits32);
             lowering._builder.SetDivisor(index, Math.Min(lowering._builder.Divisor(lowering.Scalar(operation.Operands[0]).Source), lowering._builder.Divisor(lowering.Scalar(operation.Operands[2]).Source)));
             lowering._builder.Open([]);
             lowering._environments.Push([]);
             lowering.Define(body.Arguments[0], new ScalarItem(body.Arguments[0].Type, new Element(index)));
-            foreach (var load in loads) lowering.Evaluate(load);
+            foreach (var load in loads.Concat(vectors)) lowering.Evaluate(load);
             var all = loads.All(lowering.CanCopyAsync);
+            vectors.RemoveAll(vector => !lowering.CanCopyAsync(vector));
             lowering._environments.Pop();
             lowering._builder.Close();
             if (!all) return null;
-            return operation.IsWarpSpecialized && lowering.CanHaveProducer(operation, loads) ? new ProducerPipeline(lowering, operation, loads) : new SharedPipeline(lowering, operation, loads);
+            var product = lowering.AheadOf(operation, loads);
+            if (operation.IsWarpSpecialized && lowering.CanHaveProducer(operation, loads)) return new ProducerPipeline(lowering, operation, loads, product);
+            return product is not null ? new AheadPipeline(lowering, operation, [.. loads, .. vectors], product) : new SharedPipeline(lowering, operation, [.. loads, .. vectors]);
         }
+
+        /// <summary>Whether products may be under way from one iteration to the next.</summary>
+        public virtual bool KeepsProducts => false;
 
         /// <summary>Before the loop.</summary>
         public abstract void Prologue(Source low, Source high, Source step);
@@ -83,32 +90,56 @@ internal sealed partial class KernelLowering
             return stage;
         }
 
+        /// <summary>Starts a product on a stage's loads; the body's environment must not be there.</summary>
+        protected void StartAside(ProductAhead product, Register stage)
+        {
+            Lowering._environments.Push([]);
+            DefineLoads(stage);
+            product.Start();
+            Lowering._environments.Pop();
+        }
+
         protected void Advance(Register stage)
         {
             var next = Builder.Add(ThreadType.U32, stage, Source.Constant(StageBytes));
             var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, next, Source.Constant(StageBytes * Stages));
             Builder.Assign(stage, Builder.Select(ThreadType.B32, isLast, Source.Constant(0), next));
+            Builder.Forget([stage]);
         }
 
         protected void DefineLoads(Register stage)
         {
             foreach (var (load, tile) in Loads)
-                Lowering.Define(load.Result, new SharedItem(load.Result.Type, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) }, false));
+            {
+                var held = tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) };
+                Lowering.Define(load.Result, load.Result.Type.Rank == 1 ? new SharedVectorItem(Builder, load.Result.Type, held) : new SharedItem(load.Result.Type, held, false));
+            }
         }
 
-        /// <summary>Starts the copies of an iteration, a group.</summary>
-        protected void Copy(Source index, Source stage)
+        /// <summary>Starts the copies of an iteration, a group; copies of zeros if a condition does not hold.</summary>
+        protected void Copy(Source index, Source stage, Source? condition = null)
         {
             Lowering._environments.Push([]);
             Lowering.Define(_for.Body!.Arguments[0], new ScalarItem(_for.Body.Arguments[0].Type, new Element(index)));
             foreach (var (load, tile) in Loads)
             {
                 Lowering.Evaluate(load);
-                Lowering.CopyToShared(load, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) });
+                Lowering.CopyToShared(load, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) }, condition);
             }
             Lowering._environments.Pop();
             Lowering._hasPendingCopies = false;
         }
+
+        /// <summary>Before a pipeline's first copies: copies from outside it are older groups, so that waiting for the pipeline's first waits for them, and nobody reads the stages of an outer loop's iteration before.</summary>
+        protected void BeginCopies()
+        {
+            if (Lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
+            Lowering._hasPendingCopies = false;
+            if (Lowering._loops.Count > 0) Lowering._shared.Barrier();
+            foreach (var (load, _) in Loads) Lowering._order.Load((PointerItem)Lowering.Root(load), null);
+        }
+
+        private static bool IsVector(Operation load) => load.Result.Type.Rank == 1 && !load.IsOpaque && load.Result.Type.Element.SizeInBytes() == 4;
 
         private static bool IsPure(Value value, Region body, HashSet<Value> inside)
         {
@@ -138,11 +169,7 @@ internal sealed partial class KernelLowering
 
         public override void Prologue(Source low, Source high, Source step)
         {
-            // Copies outside the pipeline are older groups, so that waiting for the pipeline's first waits for them.
-            if (Lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
-            Lowering._hasPendingCopies = false;
-            if (Lowering._loops.Count > 0) Lowering._shared.Barrier();
-            foreach (var (load, _) in Loads) Lowering._order.Load((PointerItem)Lowering.Root(load), null);
+            BeginCopies();
             var index = low;
             for (var stage = 0; stage < Stages - 1; stage++)
             {
@@ -204,10 +231,10 @@ internal sealed partial class KernelLowering
         }
     }
 
-    /// <summary>Lowers, in the innermost environment, what a load's addresses and mask follow from.</summary>
-    private void Evaluate(Operation load)
+    /// <summary>Lowers, in the innermost environment, what an operation's operands follow from: of a load, addresses and mask.</summary>
+    private void Evaluate(Operation operation)
     {
-        foreach (var operand in load.Operands) Evaluate(operand);
+        foreach (var operand in operation.Operands) Evaluate(operand);
     }
 
     private void Evaluate(Value value)

@@ -12,7 +12,6 @@ internal sealed partial class KernelLowering
     /// <summary>Brings a matrix that only products read into shared memory.</summary>
     private SharedItem LoadShared(Operation operation, PointerItem pointer)
     {
-        if (_environments.Any(environment => environment.TryGetValue(operation.Result, out var prefetched) && prefetched is SharedItem)) return (SharedItem)Get(operation.Result);
         var type = operation.Result.Type;
         var tile = NewTile(type, 1);
         // An earlier iteration's products may still read the place.
@@ -25,11 +24,14 @@ internal sealed partial class KernelLowering
     private SharedTile NewTile(TileType type, int stages)
     {
         var tile = new SharedTile(type.Dimensions[0], type.Dimensions[1], type.Element, default);
-        return tile with { Offset = Source.Constant(_shared.Allocate(tile.Bytes * stages)) };
+        return tile with { Offset = Source.Constant(_shared.Allocate(SharedMemory.Align(tile.Bytes) * stages)) };
     }
 
-    /// <summary>Emits the copy of a load's matrix to a place in shared memory: asynchronous 16-byte copies, or through registers if addresses or masks do not allow them.</summary>
-    private void CopyToShared(Operation operation, SharedTile tile)
+    /// <summary>
+    /// Emits the copy of a load's matrix or vector to a place in shared memory: asynchronous 16-byte copies, or through registers if addresses or masks do not allow them. Where the condition does not hold,
+    /// asynchronous copies write zeros and read nothing.
+    /// </summary>
+    private void CopyToShared(Operation operation, SharedTile tile, Source? condition = null)
     {
         var type = operation.Result.Type;
         var pointer = (PointerItem)Get(operation.Operands[0]);
@@ -44,7 +46,8 @@ internal sealed partial class KernelLowering
             var places = Places(tile, layout);
             for (var register = 0; register < layout.RegisterCount; register += run)
             {
-                var bytes = conditions is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, conditions[register].Source, Source.Constant(WidestAccess), Source.Constant(0));
+                var isRead = conditions is null ? condition : condition is null ? conditions[register].Source : _builder.And(ThreadType.Predicate, condition.Value, conditions[register].Source);
+                var bytes = isRead is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, isRead.Value, Source.Constant(WidestAccess), Source.Constant(0));
                 CopyAsync(places(register), addresses(register), WidestAccess, bytes, original);
             }
             _hasPendingCopies = true;
@@ -58,9 +61,11 @@ internal sealed partial class KernelLowering
     }
 
     /// <summary>Shared address of the element that a thread holds in a register.</summary>
-    private Source Place(SharedTile tile, LinearLayout layout, int register) => tile.Address(
-        _builder, _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 0), Source.Constant(layout.Coordinate(0, register))),
-        _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, 1), Source.Constant(layout.Coordinate(1, register))));
+    private Source Place(SharedTile tile, LinearLayout layout, int register)
+    {
+        Source Coordinate(int axis) => _builder.Add(ThreadType.S32, ThreadCoordinates.Of(_builder, layout, axis), Source.Constant(layout.Coordinate(axis, register)));
+        return tile.Address(_builder, layout.Rank == 1 ? Source.Constant(0) : Coordinate(0), Coordinate(layout.Rank - 1));
+    }
 
     /// <summary>For each register the shared address of its element: a register and a constant number of bytes.</summary>
     private Func<int, (Source Address, long Offset)> Places(SharedTile tile, LinearLayout layout)
@@ -81,7 +86,7 @@ internal sealed partial class KernelLowering
         var size = type.Element.SizeInBytes();
         var layout = LinearLayout.Blocked(type.Dimensions, WidestAccess / size, _copyingWarps);
         if (operation.Operands.Length > 2 && Scalar(operation.Operands[2]).Source is not { IsConstant: true, Bits: 0 }) return false;
-        return layout.Contiguous(1) * size >= WidestAccess
+        return layout.Contiguous(layout.Rank - 1) * size >= WidestAccess
             && RunLength((PointerItem)Get(operation.Operands[0]), operation.Operands.Length > 1 ? Get(operation.Operands[1]) : null, layout) * size == WidestAccess;
     }
 
@@ -98,12 +103,14 @@ internal sealed partial class KernelLowering
     /// <summary>Makes what this thread wrote to shared memory visible to all threads, and to products of warp groups.</summary>
     private void ShowToOthers()
     {
+        if (_loops.TryPeek(out var loop)) loop.Ahead?.BeforeShowing();
         if (_usesWarpGroups) _builder.Effect(ThreadOpcode.ProxyFence, ThreadType.B32, [], []);
         _shared.Barrier();
     }
 
     private Item LowerDot(Operation operation)
     {
+        if (_environments.Peek().TryGetValue(operation.Result, out var started)) return started;
         var (a, b, c) = (Get(operation.Operands[0]), Get(operation.Operands[1]), Get(operation.Operands[2]));
         FinishCopies();
         var type = operation.Result.Type;
@@ -241,9 +248,7 @@ internal sealed partial class KernelLowering
     {
         if (item is SharedItem shared) return shared;
         if (FindInSharedMemory(item) is { } written) return written;
-        var tile = NewTile(item.Type, 1);
-        // An earlier iteration's products may still read the place, unless all threads have met since.
-        if (_loops.Count > 0 && _shared.Barriers == _loops.Peek().Barriers) _shared.Barrier();
+        var tile = NewOperand(item.Type);
         var layout = item is TileItem held ? held.Layout : _plan.Blocked(item.Type);
         var elements = item.In(layout);
         var guard = _converter.Guard(_converter.IsOriginal(layout));
@@ -260,6 +265,15 @@ internal sealed partial class KernelLowering
         var result = new SharedItem(item.Type, tile, false);
         _writtenOperands.Add((item, result, _builder.Scope));
         return result;
+    }
+
+    // A place that no product of an earlier iteration reads any more.
+    private SharedTile NewOperand(TileType type)
+    {
+        if (!_loops.TryPeek(out var loop) || _shared.Barriers > loop.Barriers) return NewTile(type, 1);
+        if (loop.Ahead is { } ahead) return ahead.Alternate(NewTile(type, 2));
+        _shared.Barrier();
+        return NewTile(type, 1);
     }
 
     private SharedItem? FindInSharedMemory(Item item)

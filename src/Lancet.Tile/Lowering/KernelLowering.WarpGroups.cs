@@ -21,7 +21,7 @@ internal sealed partial class KernelLowering
 
     private static bool CanDescribe(Item operand) => operand is not SharedItem shared || shared.Tile.Pitch >= 32;
 
-    private TileItem MultiplyInWarpGroups(Operation operation, ProductLayouts layouts, Item a, Item b, LinearLayout layout, Element[] accumulator)
+    private TileItem MultiplyInWarpGroups(Operation operation, ProductLayouts layouts, Item a, Item b, LinearLayout layout, Element[] accumulator, Register[]? into = null)
     {
         var right = DescribeRight(InSharedMemory(b));
         // What already lies in shared memory needs no registers.
@@ -30,7 +30,7 @@ internal sealed partial class KernelLowering
         var left = a is SharedItem shared && CanDescribeLeft(shared) ? DescribeLeft(shared) : FragmentsOf(a, layouts);
         var replaces = Array.TrueForAll(accumulator, element => element.Source is { IsConstant: true, Bits: 0 });
         var steps = Enumerable.Range(0, layouts.K / 16).Select(step => (Source[])[.. left(step), right.Step(step)]).ToArray();
-        var sums = Accumulators(operation) ?? [.. accumulator.Select(_ => _builder.New(RegisterClass.Bits32))];
+        var sums = into ?? Accumulators(operation) ?? [.. accumulator.Select(_ => _builder.New(RegisterClass.Bits32))];
         _builder.Forget(sums);
         for (var i = 0; i < sums.Length && !replaces; i++) _builder.Assign(sums[i], accumulator[i].Source);
         _builder.Effect(ThreadOpcode.WarpGroupFence, ThreadType.B32, [], []);

@@ -23,7 +23,7 @@ internal sealed partial class KernelLowering
     private readonly Stack<Dictionary<Value, Item>> _environments = new();
     private readonly Dictionary<int, (Register Register, int Scope)> _laneTables = [];
     private readonly bool _usesWarpGroups;
-    private readonly Stack<(Operation Operation, Carried[] Carried, int Barriers)> _loops = new();
+    private readonly Stack<(Operation Operation, Carried[] Carried, int Barriers, AheadPipeline? Ahead)> _loops = new();
 
     private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
     {

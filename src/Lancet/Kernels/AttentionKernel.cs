@@ -156,7 +156,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var fade = Exp2(carried[0] * parts.Unit - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: choice.ForwardStages, warpSpecialized: true);
+            }, stages: choice.ForwardStages, warpSpecialized: true, startsAhead: true);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
@@ -298,16 +298,16 @@ public sealed class AttentionKernel(AttentionShape shape)
             var queries = own.Queries(queryHead, start);
             var place = partialSums + index.ToInt64() * (columns * choice.Width);
             var (s, dp) = own.Products(queries);
-            // While these products are made, it is this program's turn to add to the block, and the next one's to add to the last. Since then all threads
-            // have met, so what they added need not be waited for.
+            // While these products are made, it is this program's turn to add to the block.
             var isFirst = start >= before;
             k.If(!isFirst, () => k.Await(flags + index, keyBlock));
-            SignalStepBefore(step);
             var p = own.Probabilities(queries, s);
+            var sumOfValues = Dot(p.To(choice.DType), queries.Gradients, carried[1]);
             var ds = own.ScoreGradients(queries, s, p, dp);
             var part = Dot(own.Keys.Transposed(), ds);
-            var sumOfValues = Dot(p.To(choice.DType), queries.Gradients, carried[1]);
             var sumOfKeys = Dot(ds, queries.Rows, carried[0]);
+            // All threads have met, to show each other ds, since they added to the block of the step before: it is the next program's turn there.
+            SignalStepBefore(step);
             k.If((block >= after) & isFirst, () => k.StoreOpaque(place, part));
             k.If((block >= after) & !isFirst, () => k.AddOpaque(place, part));
             k.If(block < after, () =>
@@ -316,7 +316,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 own.Parts.Store(dq, queries.Column, count, queryHead, choice.StrideGradient, (sum * choice.Shape.Scale).Transposed());
             });
             return [sumOfKeys, sumOfValues];
-        }, stages: choice.KeyStages);
+        }, stages: choice.KeyStages, startsAhead: true);
         SignalStepBefore(steps);
         own.Store(sums);
     });
@@ -420,7 +420,8 @@ public sealed class AttentionKernel(AttentionShape shape)
             var column = start + _k.Range(_choice.ColumnBlock);
             var rows = Parts.Load(_q, column, Count, head, _choice.StrideQ);
             var gradients = Parts.Load(_dOut, column, Count, head, _choice.Shape.QueryHeads * _choice.Shape.HeadDimension);
-            var log = _k.Load(_logSumExp + (head * Count + column), column < Count, double.PositiveInfinity).AsRow();
+            // Columns past the end are masked, whatever their statistics.
+            var log = _k.Load(_logSumExp + (head * Count + column), column < Count).AsRow();
             return new(start, column, rows, gradients, log, _k.Load(_delta + (head * Count + column), column < Count).AsRow());
         }
 

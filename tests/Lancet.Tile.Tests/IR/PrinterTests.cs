@@ -18,7 +18,7 @@ public class PrinterTests
             k.At("Golden.cs", 3);
             var zero = k.Constant(DType.Int32, 0L);
             var one = k.Constant(DType.Int32, 1L);
-            var sum = k.For(zero, n, one, [value], (i, c) => [Exp2(c[0])], 2, false, "Golden.cs", 4)[0];
+            var sum = k.For(zero, n, one, [value], (i, c) => [Exp2(c[0])], 2, false, false, "Golden.cs", 4)[0];
             var chosen = k.If(n > zero, [sum], () => [k.Lookup([0, 0.25f, 0.5f, 1], range & 3)], "Golden.cs", 5)[0];
             k.Store(at, (chosen * Sum(chosen, 0, "Golden.cs", 6)).To(DType.BFloat16), null, "Golden.cs", 7);
         });

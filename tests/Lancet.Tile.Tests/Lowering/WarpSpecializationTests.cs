@@ -14,19 +14,24 @@ public class WarpSpecializationTests
     private const int Columns = 64;
 
     [Theory]
-    [InlineData(2, 0)]
-    [InlineData(2, 1)]
-    [InlineData(2, 2)]
-    [InlineData(2, 7)]
-    [InlineData(3, 2)]
-    [InlineData(3, 3)]
-    [InlineData(3, 8)]
-    public void Two_groups_compute_what_the_executor_computes(int stages, int steps)
+    [InlineData(2, 0, false)]
+    [InlineData(2, 1, false)]
+    [InlineData(2, 2, false)]
+    [InlineData(2, 7, false)]
+    [InlineData(3, 2, false)]
+    [InlineData(3, 3, false)]
+    [InlineData(3, 8, false)]
+    [InlineData(3, 0, true)]
+    [InlineData(3, 1, true)]
+    [InlineData(3, 3, true)]
+    [InlineData(3, 8, true)]
+    public void Two_groups_compute_what_the_executor_computes(int stages, int steps, bool startsAhead)
     {
         using var data = new Data(steps);
-        var report = LoweringCheck.Run(Chain(stages, true), new Grid(1), data.Arguments, PtxTarget.Sm90);
+        var report = LoweringCheck.Run(Chain(stages, true, startsAhead: startsAhead), new Grid(1), data.Arguments, PtxTarget.Sm90);
         Assert.Equal(8L * steps, report.Counts.GetValueOrDefault(ThreadOpcode.NamedWait) - (4L * 2 * Math.Max(0, steps - stages)));
-        var text = Text(Chain(stages, true), PtxTarget.Sm90);
+        var text = Text(Chain(stages, true, startsAhead: startsAhead), PtxTarget.Sm90);
+        Assert.Equal(startsAhead, text.IndexOf("wgmma.mma_async", StringComparison.Ordinal) < text.IndexOf("$loop_", StringComparison.Ordinal));
         Assert.Contains(".maxntid 384, 1, 1", text, StringComparison.Ordinal);
         Assert.Contains("setmaxnreg.dec", text, StringComparison.Ordinal);
         Assert.Contains("bar.sync 0, 256;", text, StringComparison.Ordinal);
@@ -43,15 +48,27 @@ public class WarpSpecializationTests
         Assert.DoesNotContain("setmaxnreg", Text(Chain(3, true, finds: true), PtxTarget.Sm90), StringComparison.Ordinal);
     }
 
-    [Fact]
-    public void A_producer_that_does_not_wait_is_found()
+    [Theory]
+    [InlineData(2, false)]
+    [InlineData(3, true)]
+    public void A_producer_that_does_not_wait_is_found(int stages, bool startsAhead)
     {
         using var data = new Data(8);
-        var program = KernelLowering.Lower(Chain(2, true), PtxTarget.Sm90, PtxCompiler.Divisible(data.Arguments));
+        var program = KernelLowering.Lower(Chain(stages, true, startsAhead: startsAhead), PtxTarget.Sm90, PtxCompiler.Divisible(data.Arguments));
         ThreadSimulator.Run(program, new Grid(1), data.Arguments);
         var wait = program.Producer.OfType<ThreadLoop>().Single().Body.OfType<ThreadBranch>().First();
         Assert.NotEqual(0, wait.Body.RemoveAll(node => node is ThreadInstruction { Opcode: ThreadOpcode.NamedWait }));
         Assert.Contains("overwrites what", Assert.Throws<TileException>(() => ThreadSimulator.Run(program, new Grid(1), data.Arguments)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_group_that_does_not_wait_for_its_products_is_found()
+    {
+        using var data = new Data(8);
+        var program = KernelLowering.Lower(Chain(3, true, startsAhead: true), PtxTarget.Sm90, PtxCompiler.Divisible(data.Arguments));
+        var body = program.Body.OfType<ThreadLoop>().Single().Body;
+        Assert.True(body.Remove(body.First(node => node is ThreadInstruction { Opcode: ThreadOpcode.WaitProducts })));
+        Assert.Contains("no value", Assert.Throws<TileException>(() => ThreadSimulator.Run(program, new Grid(1), data.Arguments)).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -68,7 +85,7 @@ public class WarpSpecializationTests
     private static string Text(Kernel kernel, PtxTarget target) => PtxCompiler.Compile(kernel, target, PtxCompiler.AllDivisible(kernel)).Text;
 
     // Σ (A·Bᵢ)·Cᵢ over steps whose bounds lie in memory.
-    private static Kernel Chain(int stages, bool isSpecialized, bool writes = false, bool finds = false) => Kernel.Trace("chain", k =>
+    private static Kernel Chain(int stages, bool isSpecialized, bool writes = false, bool finds = false, bool startsAhead = false) => Kernel.Trace("chain", k =>
     {
         k.Warps = 8;
         Pointer a = k.Pointer(DType.BFloat16), b = k.Pointer(DType.BFloat16), c = k.Pointer(DType.BFloat16), d = k.Pointer(DType.Float32), bounds = k.Pointer(DType.Int32);
@@ -81,7 +98,7 @@ public class WarpSpecializationTests
         {
             var middle = Dot(first, Matrix(b + i * (Inner * Inner), Inner, Inner));
             return [Dot(middle.To(DType.BFloat16), Matrix(c + i * (Inner * Columns), Inner, Columns), carried[0] * 0.5f)];
-        }, stages: stages, warpSpecialized: isSpecialized)[0];
+        }, stages: stages, warpSpecialized: isSpecialized, startsAhead: startsAhead)[0];
         k.Store(d + ((k.Range(Rows) * Columns).AsColumn() + k.Range(Columns).AsRow()), sum);
     });
 
