@@ -170,8 +170,7 @@ internal sealed class GpuStepBenchmark
     private void FindLength(LanguageModel model)
     {
         var target = _device.PlanTarget.With(_device.MeasureRates());
-        _length = ContextSearch.Longest(model.Decoder, DType.BFloat16, model.FrozenBytes, _batch, _options, target).Length;
-        _options = ContextSearch.At(_length, _batch, _options, target);
+        (_length, _, _options) = ContextSearch.Longest(model.Decoder, DType.BFloat16, model.FrozenBytes, _batch, _options, target);
     }
 
     private void Profile(string folder, double ceiling)

@@ -45,7 +45,7 @@ internal static class PlanCommand
             HostMemoryBudget = settings.Bytes("host-memory-budget"),
         };
         StepPlan plan;
-        if (findsLength) (length, plan) = ContextSearch.Longest(decoder, dtype, weightBytes, rows, options, target);
+        if (findsLength) (length, plan, _) = ContextSearch.Longest(decoder, dtype, weightBytes, rows, options, target);
         else plan = StepPlan.Create(decoder, dtype, weightBytes, options, target);
         var microBatches = settings.Count("gradient-accumulation", 1);
         var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);

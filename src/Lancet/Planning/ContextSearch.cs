@@ -14,6 +14,8 @@ public static class ContextSearch
     /// <summary>Most tokens of a micro-batch that are tried.</summary>
     public const int MostTokens = 1 << 22;
 
+    private const int MostAttempts = 6;
+
     /// <summary>The longest sequences whose step fits: those that are <see cref="Step"/> tokens longer do not, or were not tried (<see cref="MostTokens"/>).</summary>
     /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
     /// <param name="dtype">Dtype of activations.</param>
@@ -23,25 +25,35 @@ public static class ContextSearch
     /// Optimiser, policy and budgets; the number of tokens is what is searched for. Of <see cref="EngineOptions.MemoryBudget"/>, the device's whole memory here, the driver takes its share.
     /// </param>
     /// <param name="target">Device that the run is for; it need not be there.</param>
-    /// <returns>Tokens of a sequence, and the plan at this length.</returns>
+    /// <returns>Tokens of a sequence, the plan at this length, and the options that it was made with, the driver's share taken off the budget.</returns>
     /// <exception cref="LancetException">Not even <see cref="Step"/> tokens fit.</exception>
-    public static (int Length, StepPlan Plan) Longest(DecoderModel decoder, DType dtype, long weightBytes, int rows, EngineOptions options, PlanTarget target)
+    public static (int Length, StepPlan Plan, EngineOptions Options) Longest(DecoderModel decoder, DType dtype, long weightBytes, int rows, EngineOptions options, PlanTarget target)
     {
-        var (length, plan, tooLong) = (0, default(StepPlan), MostTokens / rows / Step * Step + Step);
+        var (length, found, tooLong) = (0, default((StepPlan Plan, EngineOptions Options)?), MostTokens / rows / Step * Step + Step);
         // Twice as long until it does not fit, then halfway between what does and what does not.
         while (length + Step < tooLong)
         {
             var middle = length + ((tooLong - length) / Step / 2 * Step);
             var tried = Math.Max(length + Step, Math.Min(length * 2, middle));
-            if (new StepPlanner(decoder, dtype, weightBytes, At(tried, rows, options, target), target).Find(out _) is { } found) (length, plan) = (tried, found);
+            if (Find(tried) is { } fits) (length, found) = (tried, fits);
             else tooLong = tried;
         }
-        return plan is null
+        return found is not { } longest
             ? throw new LancetException($"Not even sequences of {Step} tokens fit a memory of {options.MemoryBudget / 1048576.0:N0} MiB. Choose --method qlora or --optimizer adamw_8bit, or raise --memory-budget or --host-memory-budget.")
-            : (length, plan);
-    }
+            : (length, longest.Plan, longest.Options);
 
-    /// <summary>Options for sequences of a length.</summary>
-    public static EngineOptions At(int length, int rows, EngineOptions options, PlanTarget target) =>
-        options with { MaxTokens = checked(length * rows), MaxSequenceLength = length, MemoryBudget = Math.Max(1, options.MemoryBudget - target.DriverBytes) };
+        // The driver's share depends on the host memory that a plan takes, so plans are made with what the one before has shown, a few times.
+        (StepPlan Plan, EngineOptions Options)? Find(int length)
+        {
+            var driverBytes = target.DriverBytes(0);
+            for (var attempt = 0; attempt < MostAttempts; attempt++)
+            {
+                var reduced = options with { MaxTokens = checked(length * rows), MaxSequenceLength = length, MemoryBudget = Math.Max(1, options.MemoryBudget - driverBytes) };
+                if (new StepPlanner(decoder, dtype, weightBytes, reduced, target).Find(out _) is not { } plan) return null;
+                driverBytes = plan.Memory.DriverBytes;
+                if (plan.Memory.PeakBytes + driverBytes <= options.MemoryBudget) return (plan, reduced);
+            }
+            return null;
+        }
+    }
 }

@@ -104,7 +104,8 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0), DriverBytes = target.DriverBytes }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
+        var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0);
+        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
     }
 
     /// <summary>What a step asks for in which all layers keep the same.</summary>

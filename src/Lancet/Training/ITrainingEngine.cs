@@ -77,7 +77,7 @@ public sealed record MemoryPlan(IReadOnlyList<MemoryPlanEntry> Entries, string A
     /// <summary>Page-locked host memory besides, in bytes.</summary>
     public long HostBytes { get; init; }
 
-    /// <summary>What a GPU's driver and libraries take besides, about, in bytes; see <see cref="Devices.PlanTarget.DriverBytes"/>.</summary>
+    /// <summary>What a GPU's driver and libraries take besides, about, in bytes; see <see cref="Devices.PlanTarget.DriverBytes(long)"/>.</summary>
     public long DriverBytes { get; init; }
 
     /// <summary>Peak in bytes of what Lancet allocates.</summary>
