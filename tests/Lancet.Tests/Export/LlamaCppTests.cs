@@ -159,7 +159,7 @@ public sealed class LlamaCppTests(LlamaCpp llama) : IClassFixture<LlamaCpp>, IDi
     private static int[][] Recalled(LanguageModel model)
     {
         int[][] names = [.. File.ReadLines(Path.Combine(TestFiles.Root(), "samples", "dotnet-api-qa", "train.jsonl"))
-            .Select(line => (string)JsonNode.Parse(line)!["messages"]![0]!["content"]!).Where(question => question.StartsWith("What does System.", StringComparison.Ordinal)).Take(12)
+            .Select(line => (string)JsonNode.Parse(line)!["messages"]![0]!["content"]!).Where(question => question.StartsWith("What does System.", StringComparison.Ordinal)).Take(24)
             .Select(question => model.Tokenizer.Encode(question["What does ".Length..].Replace(" do?", "", StringComparison.Ordinal), false))];
         using var generator = new TextGenerator(model, names.Length, 64);
         return [.. names.Zip(generator.Generate(names, new GenerationOptions { MaxNewTokens = 32 }), (name, text) => (int[])[.. name, .. text])];
