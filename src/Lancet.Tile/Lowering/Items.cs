@@ -225,29 +225,10 @@ internal sealed class SharedItem(TileType type, SharedTile tile, bool isTranspos
     public override Item View(TileType type, int[] from) => new SharedItem(type, Tile, from is [1, 0] ? !IsTransposed : IsTransposed);
 }
 
-/// <summary>A vector of 32-bit elements in shared memory, read where it is used.</summary>
-internal sealed class SharedVectorItem(ThreadBuilder builder, TileType type, SharedTile tile) : Item(type)
+/// <summary>A tile in memory, read where and in the layout in which it is used.</summary>
+internal sealed class StoredItem(TileType type, Func<LinearLayout, Element[]> read) : Item(type)
 {
-    private const int WidestAccess = 4;
-
-    public override Element[] In(LinearLayout layout)
-    {
-        var result = new Element[layout.RegisterCount];
-        var start = tile.Address(builder, Source.Constant(0), ThreadCoordinates.Of(builder, layout, 0));
-        var run = Math.Min(WidestAccess, layout.Contiguous(0));
-        var known = new Dictionary<int, Register[]>();
-        for (var first = 0; first < result.Length; first += run)
-        {
-            var coordinate = layout.Coordinate(0, first);
-            if (!known.TryGetValue(coordinate, out var registers))
-            {
-                known[coordinate] = registers = [.. Enumerable.Range(0, run).Select(_ => builder.New(RegisterClass.Bits32))];
-                builder.Effect(ThreadOpcode.LoadShared, ThreadType.B32, registers, [start], immediate: coordinate * tile.ElementSize);
-            }
-            for (var i = 0; i < run; i++) result[first + i] = new(registers[i]);
-        }
-        return result;
-    }
+    public override Element[] In(LinearLayout layout) => read(layout);
 
     public override Item View(TileType type, int[] from) => new ViewItem(this, type, from);
 }

@@ -16,7 +16,7 @@ internal sealed partial class KernelLowering
         protected Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
         {
             (Lowering, _for, Stages) = (lowering, operation, operation.Stages);
-            var tiles = loads.Select(load => new SharedTile(load.Result.Type.Rank == 1 ? 1 : load.Result.Type.Dimensions[0], load.Result.Type.Dimensions[^1], load.Result.Type.Element, default)).ToList();
+            var tiles = loads.Select(load => SharedTile.Of(load.Result.Type)).ToList();
             StageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
             var offset = lowering._shared.Allocate(StageBytes * Stages);
             Loads = [];
@@ -111,9 +111,17 @@ internal sealed partial class KernelLowering
         {
             foreach (var (load, tile) in Loads)
             {
-                var held = tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) };
-                Lowering.Define(load.Result, load.Result.Type.Rank == 1 ? new SharedVectorItem(Builder, load.Result.Type, held) : new SharedItem(load.Result.Type, held, false));
+                var (type, start) = (load.Result.Type, Builder.Add(ThreadType.U32, tile.Offset, stage));
+                Lowering.Define(load.Result, type.Rank == 1 ? Vector(type, start) : new SharedItem(type, tile with { Offset = start }, false));
             }
+        }
+
+        // Elements that lie behind each other from an address of shared memory on.
+        private StoredItem Vector(TileType type, Source start)
+        {
+            var elements = new AffineItem(Builder, type.With(DType.Int32), Source.Constant(0), [(0, Source.Constant(1L))]);
+            var pointer = new PointerItem(new TileType(type.Element, true, type.Dimensions), start, elements) { IsShared = true };
+            return new StoredItem(type, layout => Lowering.LoadTile(pointer, null, ElementArithmetic.Constant(type.Element, 0, 0), layout));
         }
 
         /// <summary>Starts the copies of an iteration, a group; copies of zeros if a condition does not hold.</summary>

@@ -23,7 +23,7 @@ internal sealed partial class KernelLowering
 
     private SharedTile NewTile(TileType type, int stages)
     {
-        var tile = new SharedTile(type.Dimensions[0], type.Dimensions[1], type.Element, default);
+        var tile = SharedTile.Of(type);
         return tile with { Offset = Source.Constant(_shared.Allocate(SharedMemory.Align(tile.Bytes) * stages)) };
     }
 
@@ -46,8 +46,8 @@ internal sealed partial class KernelLowering
             var places = Places(tile, layout);
             for (var register = 0; register < layout.RegisterCount; register += run)
             {
-                var isRead = conditions is null ? condition : condition is null ? conditions[register].Source : _builder.And(ThreadType.Predicate, condition.Value, conditions[register].Source);
-                var bytes = isRead is null ? Source.Constant(WidestAccess) : _builder.Select(ThreadType.B32, isRead.Value, Source.Constant(WidestAccess), Source.Constant(0));
+                var isRead = _builder.And(ThreadType.Predicate, condition ?? Source.Constant(1), conditions?[register].Source ?? Source.Constant(1));
+                var bytes = _builder.Select(ThreadType.B32, isRead, Source.Constant(WidestAccess), Source.Constant(0));
                 CopyAsync(places(register), addresses(register), WidestAccess, bytes, original);
             }
             _hasPendingCopies = true;

@@ -1,4 +1,5 @@
 using System.Numerics;
+using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Lowering;
@@ -16,6 +17,9 @@ namespace Lancet.Tile.Lowering;
 internal sealed record SharedTile(int Rows, int Columns, DType DType, Source Offset)
 {
     private const int MostPanelColumns = 64;
+
+    /// <summary>Room for a matrix, or for a vector as one row, at no place yet.</summary>
+    public static SharedTile Of(TileType type) => new(type.Rank == 1 ? 1 : type.Dimensions[0], type.Dimensions[^1], type.Element, default);
 
     public int ElementSize => DType.SizeInBytes();
 
