@@ -89,24 +89,17 @@ public class AheadTests
 
     private sealed class Data : IDisposable
     {
-        private readonly HostArray<ushort> _a, _b, _d;
+        private readonly HostArray<ushort> _a = RandomHalves.Of(Rows * Inner, DType.BFloat16, 1), _b, _d = RandomHalves.Of(Rows * Rows, DType.BFloat16, 3);
         private readonly HostArray<float> _v, _result = new(Rows * Columns, DType.Float32);
         private readonly HostArray<int> _bounds = new(2, DType.Int32);
         private readonly int _offset;
 
         public Data(int steps, int offset)
         {
-            var random = new Random(1);
-            double Next() => (random.NextDouble() * 2) - 1;
-            HostArray<ushort> Matrix(int count)
-            {
-                var array = new HostArray<ushort>(count, DType.BFloat16);
-                foreach (ref var element in array.Span) element = ((BFloat16)(float)Next()).Bits;
-                return array;
-            }
-            (_a, _b, _d) = (Matrix(Rows * Inner), Matrix((steps + 1) * Inner * Columns), Matrix(Rows * Rows));
+            _b = RandomHalves.Of((steps + 1) * Inner * Columns, DType.BFloat16, 2);
             _v = new((steps + 1) * Columns + offset, DType.Float32);
-            foreach (ref var element in _v.Span) element = (float)Next();
+            var random = new Random(4);
+            foreach (ref var element in _v.Span) element = (float)((random.NextDouble() * 2) - 1);
             (_bounds.Span[0], _bounds.Span[1], _offset) = (1, steps + 1, offset);
         }
 

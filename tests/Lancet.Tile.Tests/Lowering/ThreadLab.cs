@@ -147,3 +147,20 @@ internal sealed unsafe class HostArray<T>(int count, DType element) : IDisposabl
         return (T*)memory;
     }
 }
+
+/// <summary>Matrices of bf16 or fp16 for products.</summary>
+internal static class RandomHalves
+{
+    /// <summary>Numbers from −1 to 1.</summary>
+    public static HostArray<ushort> Of(int count, DType dtype, int seed)
+    {
+        var random = new Random(seed);
+        var array = new HostArray<ushort>(count, dtype);
+        foreach (ref var element in array.Span)
+        {
+            var value = (float)((random.NextDouble() * 2) - 1);
+            element = dtype == DType.BFloat16 ? ((BFloat16)value).Bits : BitConverter.HalfToUInt16Bits((Half)value);
+        }
+        return array;
+    }
+}

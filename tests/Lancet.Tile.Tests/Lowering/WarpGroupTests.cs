@@ -39,9 +39,9 @@ public class WarpGroupTests
                 })[0];
                 k.Store(d + ((k.Range(rows) * columns).AsColumn() + k.Range(columns).AsRow()), sum);
             });
-            using var a = Random(2 * rows * inner, dtype, 1);
-            using var b = Random(inner * middle, dtype, 2);
-            using var c = Random(middle * columns, dtype, 3);
+            using var a = RandomHalves.Of(2 * rows * inner, dtype, 1);
+            using var b = RandomHalves.Of(inner * middle, dtype, 2);
+            using var c = RandomHalves.Of(middle * columns, dtype, 3);
             using var d = new HostArray<float>(rows * columns, DType.Float32);
             var report = LoweringCheck.Run(kernel, new Grid(1), [a.Argument, b.Argument, c.Argument, d.Argument], PtxTarget.Sm90);
             Assert.Equal(2L * warps * ((inner / 16) + (middle / 16)), report.Counts[ThreadOpcode.WarpGroupMultiply]);
@@ -69,8 +69,8 @@ public class WarpGroupTests
             k.Store(c + ((k.Range(rows) * columns).AsColumn() + k.Range(columns).AsRow()), first);
             k.Store(d + ((k.Range(rows) * inner).AsColumn() + k.Range(inner).AsRow()), second);
         });
-        using var a = Random(rows * rows, DType.BFloat16, 1);
-        using var b = Random((rows + inner) * columns, DType.BFloat16, 2);
+        using var a = RandomHalves.Of(rows * rows, DType.BFloat16, 1);
+        using var b = RandomHalves.Of((rows + inner) * columns, DType.BFloat16, 2);
         using HostArray<float> c = new(rows * columns, DType.Float32), d = new(rows * inner, DType.Float32);
         var report = LoweringCheck.Run(kernel, new Grid(1), [a.Argument, b.Argument, c.Argument, d.Argument], PtxTarget.Sm90);
         Assert.DoesNotContain(ThreadOpcode.LoadMatrix, report.Counts.Keys);
@@ -176,17 +176,5 @@ public class WarpGroupTests
             for (var i = 0; i < 4; i++) lab.Store(ThreadOpcode.StoreGlobal, ThreadType.B32, lab.Address(pc, id, 16), sums[i], 4 * i);
         lab.Run(c.Argument);
         return c.Span.ToArray();
-    }
-
-    private static HostArray<ushort> Random(int count, DType dtype, int seed)
-    {
-        var random = new Random(seed);
-        var array = new HostArray<ushort>(count, dtype);
-        foreach (ref var element in array.Span)
-        {
-            var value = (float)((random.NextDouble() * 2) - 1);
-            element = dtype == DType.BFloat16 ? ((BFloat16)value).Bits : BitConverter.HalfToUInt16Bits((Half)value);
-        }
-        return array;
     }
 }

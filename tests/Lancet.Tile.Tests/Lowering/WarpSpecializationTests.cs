@@ -104,14 +104,14 @@ public class WarpSpecializationTests
 
     private sealed class Data : IDisposable
     {
-        private readonly HostArray<ushort> _a = Random(Rows * Inner, 1), _b, _c;
+        private readonly HostArray<ushort> _a = RandomHalves.Of(Rows * Inner, DType.BFloat16, 1), _b, _c;
         private readonly HostArray<float> _d = new(Rows * Columns, DType.Float32);
         private readonly HostArray<int> _bounds = new(2, DType.Int32);
 
         public Data(int steps)
         {
-            _b = Random(Math.Max(1, steps + 1) * Inner * Inner, 2);
-            _c = Random(Math.Max(1, steps + 1) * Inner * Columns, 3);
+            _b = RandomHalves.Of(Math.Max(1, steps + 1) * Inner * Inner, DType.BFloat16, 2);
+            _c = RandomHalves.Of(Math.Max(1, steps + 1) * Inner * Columns, DType.BFloat16, 3);
             (_bounds.Span[0], _bounds.Span[1]) = (1, steps + 1);
         }
 
@@ -124,14 +124,6 @@ public class WarpSpecializationTests
             _c.Dispose();
             _d.Dispose();
             _bounds.Dispose();
-        }
-
-        private static HostArray<ushort> Random(int count, int seed)
-        {
-            var random = new Random(seed);
-            var array = new HostArray<ushort>(count, DType.BFloat16);
-            foreach (ref var element in array.Span) element = ((BFloat16)(float)((random.NextDouble() * 2) - 1)).Bits;
-            return array;
         }
     }
 }
