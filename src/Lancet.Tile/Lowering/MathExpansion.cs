@@ -4,8 +4,8 @@ using Lancet.Tile.Lowering.Threads;
 namespace Lancet.Tile.Lowering;
 
 /// <summary>
-/// Elementary functions of fp32 in terms of instructions, within about 2 ulp. The hardware's tanh, sine and logarithm approximations are
-/// coarser than that and are not used; its power of two is.
+/// Elementary functions of fp32 in terms of instructions, within 2 ulp, erf 2.25, and the error of the hardware's power of two and reciprocal. Its tanh, sine and logarithm approximations are
+/// coarser than that and are not used.
 /// <code>
 /// eˣ      = 2ᶠ · 2ⁿ            y = x·log₂e in two parts, n = ⌊y⌋, f = y − n
 /// ln x    = e·ln 2 + 2·artanh((m − 1)/(m + 1))     x = m·2ᵉ, m in [√½, √2)
@@ -37,6 +37,9 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
 
     /// <summary>2ˣ; 0 where that is subnormal.</summary>
     public Source Exp2(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x, immediate: 1);
+
+    // What is at most a half and will be taken from 1 needs no more than the hardware's power of a rounded product and its reciprocal.
+    private Source CoarseExp(Source x) => Exp2(Multiply(x, Log2E));
 
     /// <summary>
     /// a / b. The correctly rounded instruction calls a function for operands of unusual size, and calls keep the assembler from running warp
@@ -74,8 +77,8 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         var a = builder.Pure(ThreadOpcode.Absolute, F, x);
         var u = Multiply(x, x);
         var small = builder.Fma(Multiply(x, u), Polynomial(s_tanh, u), x);
-        var t = Exp(Add(a, a));
-        var large = builder.Fma(Divide(C(2f), Add(t, C(1f))), C(-1f), C(1f));
+        var reciprocal = builder.Pure(ThreadOpcode.ReciprocalApproximate, F, Add(CoarseExp(Add(a, a)), C(1f)), immediate: 1);
+        var large = builder.Fma(reciprocal, C(-2f), C(1f));
         return builder.Select(ThreadType.B32, builder.Compare(F, Comparison.Less, a, C(0.57f)), small, CopySign(large, x));
     }
 
@@ -84,7 +87,7 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         var a = builder.Pure(ThreadOpcode.Absolute, F, x);
         var small = Multiply(x, Polynomial(s_erf, Multiply(x, x)));
         var bounded = Min(a, 4f);
-        var large = builder.Fma(Exp(Negate(Polynomial(s_logErfc, bounded))), C(-1f), C(1f));
+        var large = builder.Fma(CoarseExp(Negate(Polynomial(s_logErfc, bounded))), C(-1f), C(1f));
         return builder.Select(ThreadType.B32, builder.Compare(F, Comparison.Less, a, C(0.92f)), small, CopySign(large, x));
     }
 

@@ -31,7 +31,7 @@ internal sealed partial class PtxBody
             case ThreadOpcode.Negate: Plain(i, i.Type.IsFloat() ? $"neg.{Float(i)}" : $"neg.{Signed(i)}"); break;
             case ThreadOpcode.Absolute: Plain(i, i.Type.IsFloat() ? $"abs.{Float(i)}" : $"abs.{Signed(i)}"); break;
             case ThreadOpcode.Exp2Approximate when i.Type == ThreadType.F32: Plain(i, i.Immediate == 0 ? "ex2.approx.f32" : "ex2.approx.ftz.f32"); break;
-            case ThreadOpcode.ReciprocalApproximate when i.Type == ThreadType.F32: Plain(i, "rcp.approx.f32"); break;
+            case ThreadOpcode.ReciprocalApproximate when i.Type == ThreadType.F32: Plain(i, i.Immediate == 0 ? "rcp.approx.f32" : "rcp.approx.ftz.f32"); break;
             case ThreadOpcode.SquareRoot: Plain(i, $"sqrt.rn.{Float(i)}"); break;
             case ThreadOpcode.Floor: Plain(i, $"cvt.rmi.{Float(i)}.{Float(i)}"); break;
             case ThreadOpcode.Round: Plain(i, $"cvt.rni.{Float(i)}.{Float(i)}"); break;

@@ -47,6 +47,7 @@ internal static class PtxInstructionTable
         Add("ex2.approx.f32", "r=F");
         Add("ex2.approx.ftz.f32", "r=F");
         Add("rcp.approx.f32", "r=F");
+        Add("rcp.approx.ftz.f32", "r=F");
         Add("mul.wide.s32", "d=RR");
         Add("mul.wide.u32", "d=RR");
         foreach (var operation in (string[])["and", "or", "xor"])

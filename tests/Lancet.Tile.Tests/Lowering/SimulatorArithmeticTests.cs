@@ -135,6 +135,9 @@ public class SimulatorArithmeticTests
         Single(ThreadOpcode.Floor, (a, _, _) => MathF.Floor(a));
         Single(ThreadOpcode.Round, (a, _, _) => MathF.Round(a));
         Single(ThreadOpcode.Exp2Approximate, (a, _, _) => (float)Math.Pow(2, a));
+        Single(ThreadOpcode.ReciprocalApproximate, (a, _, _) => 1 / a);
+        static float Flushed(float value) => float.IsSubnormal(value) ? MathF.CopySign(0, value) : value;
+        Check(ThreadOpcode.ReciprocalApproximate, ThreadType.F32, Singles, (a, _, _) => SingleToUInt32Bits(Flushed(1 / Flushed(UInt32BitsToSingle((uint)a)))), immediate: 1);
         Single(ThreadOpcode.Select, (a, b, _) => SingleToUInt32Bits(b) != 0 ? a : b);
     }
 

@@ -50,6 +50,8 @@ internal static partial class ScalarOperations
                 };
             case ThreadOpcode.Exp2Approximate when i.Type == ThreadType.F32 && i.Immediate != 0:
                 return static (a, _, _) => Math.Pow(2, F(a)) is var power && power < 1.17549435e-38 ? 0 : B((float)power);
+            case ThreadOpcode.ReciprocalApproximate when i.Type == ThreadType.F32 && i.Immediate != 0:
+                return static (a, _, _) => B(Flushed(1 / Flushed(F(a))));
             case ThreadOpcode.DescribeMatrix:
                 var high = (ulong)i.Immediate << 32;
                 return (a, _, _) => high | (uint)a;
@@ -201,6 +203,8 @@ internal static partial class ScalarOperations
     };
 
     private static float F(ulong bits) => UInt32BitsToSingle((uint)bits);
+
+    private static float Flushed(float value) => float.IsSubnormal(value) ? MathF.CopySign(0, value) : value;
 
     private static double D(ulong bits) => UInt64BitsToDouble(bits);
 

@@ -89,7 +89,7 @@ internal enum ThreadOpcode
     /// <summary>d = 2ᵃ in fp32, within 2 ulp (ex2.approx.f32); subnormal results are kept, or 0 if <see cref="ThreadInstruction.Immediate"/> is not (.ftz, an instruction instead of four).</summary>
     Exp2Approximate,
 
-    /// <summary>d = 1 / a in fp32, within an ulp (rcp.approx.f32).</summary>
+    /// <summary>d = 1 / a in fp32, within an ulp (rcp.approx.f32); subnormal numbers are kept, or 0 if <see cref="ThreadInstruction.Immediate"/> is not (.ftz).</summary>
     ReciprocalApproximate,
 
     /// <summary>d = √a, correctly rounded.</summary>
