@@ -38,7 +38,7 @@ internal static class InstructionFactory
         (Opcode.Exp2, _) => Elementary<Exp2Function>(element, x, z),
         (Opcode.Log, _) => Elementary<LogFunction>(element, x, z),
         (Opcode.Log2, _) => Elementary<Log2Function>(element, x, z),
-        (Opcode.Tanh, _) => Elementary<TanhFunction>(element, x, z),
+        (Opcode.Tanh or Opcode.TanhAbsolute, _) => Elementary<TanhFunction>(element, x, z),
         (Opcode.Erf, _) => Elementary<ErfFunction>(element, x, z),
         (Opcode.Sin, _) => Elementary<SinFunction>(element, x, z),
         (Opcode.Cos, _) => Elementary<CosFunction>(element, x, z),

@@ -93,6 +93,9 @@ public enum Opcode
     /// <summary>Hyperbolic tangent.</summary>
     Tanh,
 
+    /// <summary>Hyperbolic tangent within 2⁻²² of 1, not of itself.</summary>
+    TanhAbsolute,
+
     /// <summary>Gauss error function.</summary>
     Erf,
 

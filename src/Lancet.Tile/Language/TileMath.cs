@@ -27,6 +27,12 @@ public static class TileMath
     /// <summary>Hyperbolic tangent.</summary>
     public static Tile Tanh(Tile x) => x.Builder.Unary(Opcode.Tanh, x);
 
+    /// <summary>
+    /// Hyperbolic tangent whose error is at most 2⁻²², whatever the result: where small results need not be exact to a part of themselves, in a third of the instructions. For what
+    /// is multiplied by a constant and added to, or rounded to 16 bits, such as capped scores of 16-bit models.
+    /// </summary>
+    public static Tile TanhAbsolute(Tile x) => x.Builder.Unary(Opcode.TanhAbsolute, x);
+
     /// <summary>Gauss error function.</summary>
     public static Tile Erf(Tile x) => x.Builder.Unary(Opcode.Erf, x);
 

@@ -110,6 +110,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
             Opcode.Log => _math.Log(a),
             Opcode.Rsqrt => _math.Rsqrt(a),
             Opcode.Tanh => _math.Tanh(a),
+            Opcode.TanhAbsolute => _math.TanhAbsolute(a),
             Opcode.Erf => _math.Erf(a),
             Opcode.Sin => _math.Sin(a),
             Opcode.Cos => _math.Cos(a),

@@ -17,14 +17,17 @@ internal sealed partial class KernelLowering
         {
             (Lowering, _for, Stages) = (lowering, operation, operation.Stages);
             var tiles = loads.Select(load => SharedTile.Of(load.Result.Type)).ToList();
-            StageBytes = tiles.Sum(tile => SharedMemory.Align(tile.Bytes));
-            var offset = lowering._shared.Allocate(StageBytes * Stages);
-            Loads = [];
-            for (var i = 0; i < loads.Count; i++)
+            // Vectors lie close together behind the matrices.
+            var offsets = new int[tiles.Count];
+            var end = 0;
+            for (var i = 0; i < tiles.Count; i++)
             {
-                Loads.Add((loads[i], tiles[i] with { Offset = Source.Constant(offset) }));
-                offset += SharedMemory.Align(tiles[i].Bytes);
+                offsets[i] = tiles[i].Rows > 1 ? SharedMemory.Align(end) : end;
+                end = offsets[i] + ((tiles[i].Bytes + WidestAccess - 1) / WidestAccess * WidestAccess);
             }
+            StageBytes = SharedMemory.Align(end);
+            var start = lowering._shared.Allocate(StageBytes * Stages);
+            Loads = [.. loads.Select((load, i) => (load, tiles[i] with { Offset = Source.Constant(start + offsets[i]) }))];
         }
 
         protected KernelLowering Lowering { get; }

@@ -70,7 +70,7 @@ internal sealed class LayoutPlan
     /// <summary>Operations that take their elements apart and put them together at little cost.</summary>
     public static bool IsCheap(Operation operation) => operation.Opcode switch
     {
-        Opcode.Exp or Opcode.Exp2 or Opcode.Log or Opcode.Log2 or Opcode.Sqrt or Opcode.Rsqrt or Opcode.Tanh or Opcode.Erf or Opcode.Sin or Opcode.Cos or Opcode.Philox or Opcode.Lookup => false,
+        Opcode.Exp or Opcode.Exp2 or Opcode.Log or Opcode.Log2 or Opcode.Sqrt or Opcode.Rsqrt or Opcode.Tanh or Opcode.TanhAbsolute or Opcode.Erf or Opcode.Sin or Opcode.Cos or Opcode.Philox or Opcode.Lookup => false,
         Opcode.Divide or Opcode.Remainder => operation.Result.Type.Element.IsInteger(),
         _ => IsElementwise(operation.Opcode),
     };

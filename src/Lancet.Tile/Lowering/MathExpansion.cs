@@ -39,7 +39,7 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
     public Source Exp2(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x, immediate: 1);
 
     // What is at most a half and will be taken from 1 needs no more than the hardware's power of a rounded product and its reciprocal.
-    private Source CoarseExp(Source x) => Exp2(Multiply(x, Log2E));
+    private Source CoarseExp(Source x, float factor) => Exp2(Multiply(x, factor * Log2E));
 
     /// <summary>
     /// a / b. The correctly rounded instruction calls a function for operands of unusual size, and calls keep the assembler from running warp
@@ -74,12 +74,17 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
 
     public Source Tanh(Source x)
     {
-        var a = builder.Pure(ThreadOpcode.Absolute, F, x);
         var u = Multiply(x, x);
         var small = builder.Fma(Multiply(x, u), Polynomial(s_tanh, u), x);
-        var reciprocal = builder.Pure(ThreadOpcode.ReciprocalApproximate, F, Add(CoarseExp(Add(a, a)), C(1f)), immediate: 1);
-        var large = builder.Fma(reciprocal, C(-2f), C(1f));
-        return builder.Select(ThreadType.B32, builder.Compare(F, Comparison.Less, a, C(0.57f)), small, CopySign(large, x));
+        var isSmall = builder.Compare(F, Comparison.Less, builder.Pure(ThreadOpcode.Absolute, F, x), C(0.57f));
+        return builder.Select(ThreadType.B32, isSmall, small, TanhAbsolute(x));
+    }
+
+    public Source TanhAbsolute(Source x)
+    {
+        var power = CoarseExp(builder.Pure(ThreadOpcode.Absolute, F, x), 2);
+        var reciprocal = builder.Pure(ThreadOpcode.ReciprocalApproximate, F, Add(power, C(1f)), immediate: 1);
+        return CopySign(builder.Fma(reciprocal, C(-2f), C(1f)), x);
     }
 
     public Source Erf(Source x)
@@ -87,7 +92,7 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         var a = builder.Pure(ThreadOpcode.Absolute, F, x);
         var small = Multiply(x, Polynomial(s_erf, Multiply(x, x)));
         var bounded = Min(a, 4f);
-        var large = builder.Fma(CoarseExp(Negate(Polynomial(s_logErfc, bounded))), C(-1f), C(1f));
+        var large = builder.Fma(CoarseExp(Polynomial(s_logErfc, bounded), -1), C(-1f), C(1f));
         return builder.Select(ThreadType.B32, builder.Compare(F, Comparison.Less, a, C(0.92f)), small, CopySign(large, x));
     }
 

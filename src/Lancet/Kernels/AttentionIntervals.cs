@@ -7,13 +7,15 @@ namespace Lancet.Kernels;
 /// <param name="KeyEnd">After the last key that a query sees.</param>
 /// <param name="QueryBegin">First query that sees a key.</param>
 /// <param name="QueryEnd">After the last query that sees a key.</param>
-/// <param name="KeyOrder">In which order programs take up blocks of <see cref="KeyBlock"/> keys, see <see cref="OrderKeys"/>: int32 [blocks].</param>
-public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd, Tensor KeyOrder)
+/// <param name="KeyOrder">In which order programs take up blocks of <see cref="Block"/> keys, see <see cref="OrderKeys"/>: int32 [blocks].</param>
+/// <param name="QueryOrder">In which order they take up blocks of queries, see <see cref="OrderQueries"/>: int32 [blocks].</param>
+public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd, Tensor QueryBegin, Tensor QueryEnd, Tensor KeyOrder, Tensor QueryOrder)
 {
-    /// <summary>Keys of a block of <see cref="KeyOrder"/>.</summary>
-    public const int KeyBlock = 128;
+    /// <summary>Tokens of a block of <see cref="KeyOrder"/> and <see cref="QueryOrder"/>.</summary>
+    public const int Block = 128;
 
-    private const int QueryBlock = 64;
+    // Queries of a step of the gradients' programs.
+    private const int QueryStep = 64;
 
     /// <summary>Tokens.</summary>
     public int Count => (int)KeyBegin.Count;
@@ -40,8 +42,25 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
         }
     }
 
-    /// <summary>Blocks of keys of so many tokens.</summary>
-    public static int KeyBlocks(int tokens) => (tokens + KeyBlock - 1) / KeyBlock;
+    /// <summary>Blocks of so many tokens.</summary>
+    public static int Blocks(int tokens) => (tokens + Block - 1) / Block;
+
+    /// <summary>The order of blocks of queries: what sees the most keys comes first, so that nothing long is left when all else is done; of equals the last.</summary>
+    /// <param name="keyBegin">[T].</param>
+    /// <param name="keyEnd">[T].</param>
+    /// <param name="order">[blocks].</param>
+    public static void OrderQueries(ReadOnlySpan<int> keyBegin, ReadOnlySpan<int> keyEnd, Span<int> order)
+    {
+        const int mostOnStack = 1024;
+        var sizes = order.Length <= mostOnStack ? stackalloc long[order.Length] : new long[order.Length];
+        for (var block = 0; block < order.Length; block++)
+        {
+            var last = Math.Min((block + 1) * Block, keyEnd.Length) - 1;
+            sizes[block] = -((long)(keyEnd[last] - keyBegin[block * Block]) << 32 | (uint)block);
+        }
+        sizes.Sort();
+        for (var place = 0; place < order.Length; place++) order[place] = (int)(-sizes[place]);
+    }
 
     /// <summary>
     /// The order of blocks of keys: those whose queries no earlier block shares, then those that come behind one of these, and so on. Programs that run at the
@@ -60,8 +79,8 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
             var placeOfBlock = -1;
             for (var block = 0; block < order.Length; block++)
             {
-                var first = block * KeyBlock;
-                var isBehind = block > 0 && queryEnd[first - 1] > queryBegin[first] / QueryBlock * QueryBlock;
+                var first = block * Block;
+                var isBehind = block > 0 && queryEnd[first - 1] > queryBegin[first] / QueryStep * QueryStep;
                 placeOfBlock = isBehind ? placeOfBlock + 1 : 0;
                 if (placeOfBlock == place) order[count++] = block;
             }

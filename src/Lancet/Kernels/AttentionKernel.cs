@@ -30,17 +30,20 @@ public readonly record struct AttentionShape(int QueryHeads, int KeyValueHeads, 
 ///
 /// dK/dV is computed with keys as rows, dQ with queries as rows, so nothing is added up between programs; s and p are made twice. Where warp groups
 /// have registers for all three gradients, one kernel makes them once: a program of keys adds its part of dQ to what the programs of earlier keys
-/// found, one after the other in that order. Either way the same bits every time.
+/// found, one after the other in that order. Where they have registers for one of them only, each has a kernel. Whichever it is, the same bits every time.
 /// </summary>
 /// <param name="shape">Heads and scores.</param>
 public sealed class AttentionKernel(AttentionShape shape)
 {
     private const double Log2E = 1.4426950408889634;
+    private const int MostHeadsTogether = 4;
 
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
     private static readonly KernelSet<Choice> DeltaKernels = new(TraceDelta);
     private static readonly KernelSet<Choice> QueryKernels = new(TraceQueryGradient);
-    private static readonly KernelSet<Choice> KeyValueKernels = new(TraceKeyValueGradient);
+    private static readonly KernelSet<Choice> KeyValueKernels = new(choice => TraceKeyValueGradient(choice, true, true));
+    private static readonly KernelSet<Choice> KeyKernels = new(choice => TraceKeyValueGradient(choice, true, false));
+    private static readonly KernelSet<Choice> ValueKernels = new(choice => TraceKeyValueGradient(choice, false, true));
     private static readonly KernelSet<Choice> GradientKernels = new(TraceGradients);
 
     /// <summary>o and L.</summary>
@@ -55,8 +58,8 @@ public sealed class AttentionKernel(AttentionShape shape)
     {
         var choice = new Choice(shape, q.Tensor.DType, q.RowStride, key.RowStride, v.RowStride, o.RowStride, 0, IsSmall(device), device.PlanTarget.HasWarpGroups);
         device.Launch(
-            ForwardKernels[choice], new Grid(Blocks.Of(intervals.Count, choice.RowBlock), shape.QueryHeads),
-            [q.Tensor, key.Tensor, v.Tensor, o.Tensor, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+            ForwardKernels[choice], InOrder(choice, intervals, shape.QueryHeads),
+            [q.Tensor, key.Tensor, v.Tensor, o.Tensor, logSumExp, intervals.KeyBegin, intervals.KeyEnd, intervals.Count, intervals.QueryOrder]);
     }
 
     /// <summary>dq, dk and dv.</summary>
@@ -92,12 +95,15 @@ public sealed class AttentionKernel(AttentionShape shape)
             return;
         }
         device.Launch(DeltaKernels[choice], new Grid(rowBlocks, shape.QueryHeads), [o.Tensor, dOut, delta, intervals.Count]);
+        foreach (var kernels in choice.MakesGradientsApart ? (ReadOnlySpan<KernelSet<Choice>>)[ValueKernels, KeyKernels] : [KeyValueKernels])
+        {
+            device.Launch(
+                kernels[choice], InOrder(choice, intervals, shape.KeyValueHeads),
+                [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count, intervals.KeyOrder]);
+        }
         device.Launch(
-            KeyValueKernels[choice], new Grid(rowBlocks, shape.KeyValueHeads),
-            [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dk.Tensor, dv.Tensor, intervals.QueryBegin, intervals.QueryEnd, intervals.Count]);
-        device.Launch(
-            QueryKernels[choice], new Grid(rowBlocks, shape.QueryHeads),
-            [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count]);
+            QueryKernels[choice], InOrder(choice, intervals, shape.QueryHeads),
+            [q.Tensor, key.Tensor, v.Tensor, dOut, logSumExp, delta, dq.Tensor, intervals.KeyBegin, intervals.KeyEnd, intervals.Count, intervals.QueryOrder]);
     }
 
     /// <summary>What the backward pass needs besides, between its kernels.</summary>
@@ -118,13 +124,24 @@ public sealed class AttentionKernel(AttentionShape shape)
         return new(delta, allocate(memory, choice.Accumulator, new Shape(blocks, choice.ColumnBlock * choice.Width)), allocate(memory, DType.Int32, new Shape(blocks + 1)));
     }
 
+    // Programs that find their rows and head by Parts.Take.
+    private static Grid InOrder(Choice choice, AttentionIntervals intervals, int heads) =>
+        new(AttentionIntervals.Blocks(intervals.Count) * choice.BlockPrograms * HeadsTogether(heads), heads / HeadsTogether(heads));
+
+    private static int HeadsTogether(int heads)
+    {
+        var number = Math.Min(heads, MostHeadsTogether);
+        while (heads % number != 0) number--;
+        return number;
+    }
+
     // A100 and H100 give a program 160 KB of shared memory and more, other GPUs since Ampere about 100 KB.
     private static bool IsSmall(Device device) => device.PlanTarget.SharedMemoryPerProgram < 160 << 10;
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("attention_forward", k =>
     {
         k.Warps = choice.ForwardWarps;
-        var parts = new Parts(k, choice, choice.QueryColumns);
+        var parts = new Parts(k, choice, choice.ForwardColumns);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
         var v = k.Pointer(choice.DType, "v");
@@ -133,20 +150,19 @@ public sealed class AttentionKernel(AttentionShape shape)
         var begins = k.Pointer(DType.Int32, "key_begin");
         var ends = k.Pointer(DType.Int32, "key_end");
         var count = k.Scalar(DType.Int32, "count");
-        var head = k.ProgramId(1);
-        var first = parts.LastFirst() * choice.RowBlock;
+        var (first, head) = parts.Take(k.Pointer(DType.Int32, "query_order"), choice.Shape.QueryHeads);
         var row = first + k.Range(choice.RowBlock);
         var queries = parts.Load(q, row, count, head, choice.StrideQ);
         var begin = k.Load(begins + row, row < count, int.MaxValue);
         var end = k.Load(ends + row, row < count);
         var last = Min(first + choice.RowBlock, count) - 1;
-        var edges = (k.Load(begins + last), k.Load(ends + first));
+        var edges = (k.Load(begins + last), k.Load(ends + Min(first, last)));
         var state = k.For(
-            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.QueryColumns),
+            k.Load(begins + Min(first, last)), k.Load(ends + last), k.Constant(DType.Int32, choice.ForwardColumns),
             [k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
             (start, carried) =>
             {
-                var column = start + k.Range(choice.QueryColumns);
+                var column = start + k.Range(choice.ForwardColumns);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var s = parts.Mask(parts.Capped(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
                 var maximum = Max(carried[0], ReduceMax(s, 1));
@@ -156,7 +172,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var fade = Exp2(carried[0] * parts.Unit - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: choice.ForwardStages, warpSpecialized: true, startsAhead: true);
+            }, stages: choice.ForwardStages, warpSpecialized: choice.Width == 128, startsAhead: true);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
@@ -167,6 +183,7 @@ public sealed class AttentionKernel(AttentionShape shape)
 
     private static Kernel TraceDelta(Choice choice) => Kernel.Trace("attention_delta", k =>
     {
+        k.Warps = choice.DeltaWarps;
         var parts = new Parts(k, choice, choice.ColumnBlock);
         var o = k.Pointer(choice.DType, "o");
         var dOut = k.Pointer(choice.DType, "d_o");
@@ -194,7 +211,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceQueryGradient(Choice choice) => Kernel.Trace("attention_backward_q", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var parts = new Parts(k, choice, choice.QueryColumns);
+        var parts = new Parts(k, choice, choice.ColumnBlock);
         var q = k.Pointer(choice.DType, "q");
         var key = k.Pointer(choice.DType, "k");
         var v = k.Pointer(choice.DType, "v");
@@ -205,8 +222,7 @@ public sealed class AttentionKernel(AttentionShape shape)
         var begins = k.Pointer(DType.Int32, "key_begin");
         var ends = k.Pointer(DType.Int32, "key_end");
         var count = k.Scalar(DType.Int32, "count");
-        var head = k.ProgramId(1);
-        var first = parts.LastFirst() * choice.RowBlock;
+        var (first, head) = parts.Take(k.Pointer(DType.Int32, "query_order"), choice.Shape.QueryHeads);
         var row = first + k.Range(choice.RowBlock);
         var queries = parts.Load(q, row, count, head, choice.StrideQ);
         var gradients = parts.Load(dOut, row, count, head, choice.Shape.QueryHeads * choice.Shape.HeadDimension);
@@ -215,12 +231,12 @@ public sealed class AttentionKernel(AttentionShape shape)
         var rowLog = k.Load(logSumExp + (head * count + row), row < count, double.PositiveInfinity).AsColumn();
         var rowDelta = k.Load(delta + (head * count + row), row < count).AsColumn();
         var last = Min(first + choice.RowBlock, count) - 1;
-        var edges = (k.Load(begins + last), k.Load(ends + first));
+        var edges = (k.Load(begins + last), k.Load(ends + Min(first, last)));
         var sum = k.For(
-            k.Load(begins + first), k.Load(ends + last), k.Constant(DType.Int32, choice.QueryColumns), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
+            k.Load(begins + Min(first, last)), k.Load(ends + last), k.Constant(DType.Int32, choice.ColumnBlock), [k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
             (start, carried) =>
             {
-                var column = start + k.Range(choice.QueryColumns);
+                var column = start + k.Range(choice.ColumnBlock);
                 var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 var s = parts.Capped(Dot(queries, keys.Transposed()));
@@ -228,31 +244,33 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var p = parts.Mask(Exp2(s * parts.Unit - rowLog), column, start, begin, end, edges, 0);
                 var ds = parts.UncappedGradient(p * (dp - rowDelta), s);
                 return [Dot(ds.To(choice.DType), keys, carried[0])];
-            }, stages: choice.Stages)[0];
+            }, stages: choice.QueryStages, startsAhead: choice.MakesGradientsApart)[0];
         parts.Store(dq, row, count, head, choice.StrideGradient, sum * choice.Shape.Scale);
     });
 
-    private static Kernel TraceKeyValueGradient(Choice choice) => Kernel.Trace("attention_backward_kv", k =>
+    // dK, dV or both: one of them where a warp group has no registers for two.
+    private static Kernel TraceKeyValueGradient(Choice choice, bool makesKeys, bool makesValues) => Kernel.Trace("attention_backward_" + (makesKeys ? "k" : "") + (makesValues ? "v" : ""), k =>
     {
         k.Warps = choice.BackwardWarps;
-        var own = new KeyRows(k, choice);
-        var head = k.ProgramId(1);
-        own.Take(k.ProgramId(0) * choice.RowBlock, head);
+        var columns = makesKeys ? choice.ColumnBlock : choice.ValueColumns;
+        var own = new KeyRows(k, choice, columns);
+        var (first, head) = own.Parts.Take(k.Pointer(DType.Int32, "key_order"), choice.Shape.KeyValueHeads);
+        own.Take(first, head);
         var zeros = k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width);
         var sums = k.For(0, choice.Shape.Group, 1, [zeros, zeros], (member, outer) =>
         {
             var queryHead = head * choice.Shape.Group + member;
             // From a multiple of four, so that statistics of neighbouring columns are loaded together.
-            return k.For(k.Load(own.Begins + own.First) / 4 * 4, k.Load(own.Ends + own.Last), k.Constant(DType.Int32, choice.ColumnBlock), outer, (start, carried) =>
+            return k.For(k.Load(own.Begins + Min(own.First, own.Last)) / 4 * 4, k.Load(own.Ends + own.Last), k.Constant(DType.Int32, columns), outer, (start, carried) =>
             {
                 var queries = own.Queries(queryHead, start);
                 var (s, dp) = own.Products(queries);
                 var p = own.Probabilities(queries, s);
-                var sumOfValues = Dot(p.To(choice.DType), queries.Gradients, carried[1]);
-                return [Dot(own.ScoreGradients(queries, s, p, dp), queries.Rows, carried[0]), sumOfValues];
-            }, stages: choice.KeyStages);
+                var sumOfValues = makesValues ? Dot(p.To(choice.DType), queries.Gradients, carried[1]) : carried[1];
+                return [makesKeys ? Dot(own.ScoreGradients(queries, s, p, dp), queries.Rows, carried[0]) : carried[0], sumOfValues];
+            }, stages: makesKeys ? choice.KeyStages : choice.Stages, startsAhead: makesKeys);
         });
-        own.Store(sums);
+        own.Store(makesKeys ? sums[0] : null, makesValues ? sums[1] : null);
     });
 
     // All gradients. Programs draw numbers, so that one waits only for programs that have started; queries go from last to first, so that a program trails
@@ -260,7 +278,7 @@ public sealed class AttentionKernel(AttentionShape shape)
     private static Kernel TraceGradients(Choice choice) => Kernel.Trace("attention_backward", k =>
     {
         k.Warps = choice.BackwardWarps;
-        var own = new KeyRows(k, choice);
+        var own = new KeyRows(k, choice, choice.ColumnBlock);
         var dq = k.Pointer(choice.DType, "d_q");
         var partialSums = k.Pointer(choice.Accumulator, "partial_sums");
         var flags = k.Pointer(DType.Int32, "flags");
@@ -318,7 +336,7 @@ public sealed class AttentionKernel(AttentionShape shape)
             return [sumOfKeys, sumOfValues];
         }, stages: choice.KeyStages, startsAhead: true);
         SignalStepBefore(steps);
-        own.Store(sums);
+        own.Store(sums[0], sums[1]);
     });
 
     // Blocks of queries, each of which has a flag for each head; behind them is the counter of programs.
@@ -327,8 +345,17 @@ public sealed class AttentionKernel(AttentionShape shape)
     /// <summary>What the kernels share: blocks of heads in and out, and scores in units of log₂. <c>columns</c> is the width of a step.</summary>
     private sealed class Parts(KernelBuilder k, Choice choice, int columns)
     {
-        /// <summary>The program's block of rows, last first: under causality late rows see the most, and what takes longest should not start last.</summary>
-        public Tile.Tile LastFirst() => k.ProgramCount(0) - 1 - k.ProgramId(0);
+        /// <summary>
+        /// First row and head of a program: what takes longest comes first, all heads of a block together, and a few heads after the others, so that their keys and values stay in
+        /// the GPU's cache. The last block's second half may have no rows.
+        /// </summary>
+        public (Tile.Tile First, Tile.Tile Head) Take(Pointer order, int heads)
+        {
+            var together = HeadsTogether(heads);
+            var (place, head) = (k.ProgramId(0) / together, k.ProgramId(1) * together + k.ProgramId(0) % together);
+            var block = k.Load(order + place / choice.BlockPrograms) * choice.BlockPrograms + place % choice.BlockPrograms;
+            return (block * choice.RowBlock, head);
+        }
 
         public Tile.Tile Load(Pointer pointer, Tile.Tile row, Tile.Tile count, Tile.Tile head, long stride) => k.Load(Address(pointer, row, head, stride), Inside(row, count));
 
@@ -339,7 +366,12 @@ public sealed class AttentionKernel(AttentionShape shape)
         public double Unit => choice.Shape.SoftCap == 0 ? choice.Shape.Scale * Log2E : choice.Shape.SoftCap * Log2E;
 
         /// <summary>q·k as it is, or tanh(scale · q·k / c) where scores are capped: scores but for a factor.</summary>
-        public Tile.Tile Capped(Tile.Tile x) => choice.Shape.SoftCap == 0 ? x : Tanh(x * (choice.Shape.Scale / choice.Shape.SoftCap));
+        public Tile.Tile Capped(Tile.Tile x)
+        {
+            if (choice.Shape.SoftCap == 0) return x;
+            var ratio = x * (choice.Shape.Scale / choice.Shape.SoftCap);
+            return choice.DType.SizeInBytes() == 2 ? TanhAbsolute(ratio) : Tanh(ratio);
+        }
 
         /// <summary>
         /// Replaces what is not visible. Bounds never fall from row to row, so a block of columns from the last row's begin to the first
@@ -363,15 +395,16 @@ public sealed class AttentionKernel(AttentionShape shape)
     {
         private readonly KernelBuilder _k;
         private readonly Choice _choice;
+        private readonly int _columns;
         private readonly Pointer _q, _key, _v, _dOut, _logSumExp, _delta, _dk, _dv;
         private Tile.Tile _row = null!, _head = null!, _values = null!, _begin = null!, _end = null!;
         private (Tile.Tile LastBegin, Tile.Tile FirstEnd) _edges;
 
-        /// <summary>Declares the parameters.</summary>
-        public KeyRows(KernelBuilder k, Choice choice)
+        /// <summary>Declares the parameters. <paramref name="columns"/> is the width of a step.</summary>
+        public KeyRows(KernelBuilder k, Choice choice, int columns)
         {
-            (_k, _choice) = (k, choice);
-            Parts = new Parts(k, choice, choice.ColumnBlock);
+            (_k, _choice, _columns) = (k, choice, columns);
+            Parts = new Parts(k, choice, columns);
             _q = k.Pointer(choice.DType, "q");
             _key = k.Pointer(choice.DType, "k");
             _v = k.Pointer(choice.DType, "v");
@@ -411,13 +444,13 @@ public sealed class AttentionKernel(AttentionShape shape)
             _begin = _k.Load(Begins + _row, _row < Count, int.MaxValue);
             _end = _k.Load(Ends + _row, _row < Count);
             Last = Min(first + _choice.RowBlock, Count) - 1;
-            _edges = (_k.Load(Begins + Last), _k.Load(Ends + first));
+            _edges = (_k.Load(Begins + Last), _k.Load(Ends + Min(first, Last)));
         }
 
         /// <summary>A step's queries, from the start on.</summary>
         public QueryStep Queries(Tile.Tile head, Tile.Tile start)
         {
-            var column = start + _k.Range(_choice.ColumnBlock);
+            var column = start + _k.Range(_columns);
             var rows = Parts.Load(_q, column, Count, head, _choice.StrideQ);
             var gradients = Parts.Load(_dOut, column, Count, head, _choice.Shape.QueryHeads * _choice.Shape.HeadDimension);
             // Columns past the end are masked, whatever their statistics.
@@ -434,11 +467,11 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>dsᵀ but for the scale.</summary>
         public Tile.Tile ScoreGradients(QueryStep step, Tile.Tile s, Tile.Tile p, Tile.Tile dp) => Parts.UncappedGradient(p * (dp - step.Delta), s).To(_choice.DType);
 
-        /// <summary>Writes dk, from its sum but for the scale, and dv.</summary>
-        public void Store(Tile.Tile[] sums)
+        /// <summary>Writes dk, from its sum but for the scale, and dv, as far as they are there.</summary>
+        public void Store(Tile.Tile? sumOfKeys, Tile.Tile? sumOfValues)
         {
-            Parts.Store(_dk, _row, Count, _head, _choice.StrideGradient, sums[0] * _choice.Shape.Scale);
-            Parts.Store(_dv, _row, Count, _head, _choice.StrideGradient, sums[1]);
+            if (sumOfKeys is not null) Parts.Store(_dk, _row, Count, _head, _choice.StrideGradient, sumOfKeys * _choice.Shape.Scale);
+            if (sumOfValues is not null) Parts.Store(_dv, _row, Count, _head, _choice.StrideGradient, sumOfValues);
         }
     }
 
@@ -454,17 +487,26 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Rows of a program: fewer where heads are wide, so that the blocks fit the GPU's shared memory; 64 for each warp group.</summary>
         public int RowBlock => IsForWarpGroups ? 16 * ForwardWarps : IsTight ? 16 : IsWide && (IsSmall || DType.SizeInBytes() > 2) ? 32 : 64;
 
+        /// <summary>Programs of a block of <see cref="AttentionIntervals.Block"/> rows, for each head.</summary>
+        public int BlockPrograms => AttentionIntervals.Block / RowBlock;
+
         /// <summary>Columns of a step where rows are keys.</summary>
         public int ColumnBlock => IsTight ? 16 : IsWide ? 32 : 64;
 
-        /// <summary>Columns of a step where rows are queries: warp groups have registers for twice as many, and narrow heads leave room for two programs instead.</summary>
-        public int QueryColumns => IsForWarpGroups && Width == 128 ? 128 : ColumnBlock;
+        /// <summary>Columns of a step of values' gradients by themselves, which need the scores' block of keys only.</summary>
+        public int ValueColumns => 64;
+
+        /// <summary>Columns of a step of the forward pass: warp groups have registers for twice as many, and narrow heads leave room for two programs instead.</summary>
+        public int ForwardColumns => !IsForWarpGroups ? ColumnBlock : Width == 128 ? 128 : 64;
 
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
 
         /// <summary>Steps of loading ahead in the forward pass.</summary>
         public int ForwardStages => IsForWarpGroups && Width == 128 ? 3 : Stages;
+
+        /// <summary>Steps of loading ahead where rows are queries: those of wide heads that warp groups make are short.</summary>
+        public int QueryStages => MakesGradientsApart ? 3 : Stages;
 
         /// <summary>Steps of loading ahead where rows are keys: warp groups have room for one more, and use it.</summary>
         public int KeyStages => IsForWarpGroups ? 3 : Stages;
@@ -475,13 +517,19 @@ public sealed class AttentionKernel(AttentionShape shape)
         /// <summary>Warps of the backward kernels: their accumulators of wide heads need the registers of eight.</summary>
         public int BackwardWarps => IsForWarpGroups ? ForwardWarps : Width > 128 ? 8 : 4;
 
+        /// <summary>Warps of the kernel of δ.</summary>
+        public int DeltaWarps => Width > 128 ? 8 : 4;
+
         /// <summary>
         /// Whether one kernel makes all gradients: two warp groups hold those of keys and values, and a part of the queries'. One group, which narrow heads
         /// have, would add to the queries' twice as often for half as many products, and is slower.
         /// </summary>
-        public bool MakesGradientsTogether => IsForWarpGroups && Width > 64;
+        public bool MakesGradientsTogether => IsForWarpGroups && Width == 128;
 
-        private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2 && Width <= 128;
+        /// <summary>Whether dK and dV have a kernel each: 64 rows of one of them, 256 wide, take half of a warp group's registers.</summary>
+        public bool MakesGradientsApart => IsForWarpGroups && Width > 128;
+
+        private bool IsForWarpGroups => HasWarpGroups && DType.SizeInBytes() == 2;
 
         private bool IsTight => IsSmall && Width * DType.SizeInBytes() > 512;
 

@@ -79,12 +79,18 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var start = logits + k.ProgramId(0).ToInt64() * choice.Vocabulary;
         var scratch = isNarrow ? k.Scratch(choice.DType, kept) : null;
 
+        // Capped scores are kept as z/c, and powers are taken of differences times c.
+        var unit = choice.SoftCap == 0 ? 1 : choice.SoftCap;
         Tile.Tile Score(Tile.Tile logit)
         {
             var value = logit.ToFloat32();
-            if (choice.Scale != 1) value *= choice.Scale;
-            return choice.SoftCap == 0 ? value : choice.SoftCap * Tanh(value / choice.SoftCap);
+            var factor = choice.Scale / unit;
+            if (factor != 1) value *= factor;
+            return choice.SoftCap == 0 ? value : choice.DType.SizeInBytes() == 2 ? TanhAbsolute(value) : Tanh(value);
         }
+
+        // e^d for d ≤ 0 as 2^(d·log₂e): rounding the product changes the result by |d|·e^d·2⁻²⁴ at most, which is less than a rounding of the sum.
+        Tile.Tile Power(Tile.Tile d) => Exp2(d * (unit * Log2E));
 
         // Each lane keeps its own maximum and sum Σ exp(z − m); they meet once, at the row's end. Maxima start from a number so low that its power vanishes
         // when the lanes meet.
@@ -119,11 +125,11 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             if (choice.SoftCap != 0) score = Select(inLast, score, double.NegativeInfinity);
             running = Add(running, score);
             var largest = ReduceMax(running[0]);
-            var logSum = largest + Log(Sum(running[1] * Power(running[0] - largest)));
-            k.Store(losses + row, logSum - target);
+            var logOfPowers = Log(Sum(running[1] * Power(running[0] - largest)));
+            k.Store(losses + row, (largest - target) * unit + logOfPowers);
             if (factor is null) return;
-            Tile.Tile Gradient(Tile.Tile z, Tile.Tile difference) =>
-                (difference * (choice.SoftCap == 0 ? factor : (1 - z * z * (1 / (choice.SoftCap * choice.SoftCap))) * factor)).To(choice.DType);
+            var logSum = largest + logOfPowers * (1 / unit);
+            Tile.Tile Gradient(Tile.Tile z, Tile.Tile difference) => (difference * (choice.SoftCap == 0 ? factor : (1 - z * z) * factor)).To(choice.DType);
             k.Store(start + (last + column), Gradient(score, Power(score - logSum)), inLast);
             // Blocks that are read again from the end, because those that were read last are the likeliest to be cached.
             k.For(0, last - kept, block, [], (distance, _) =>
@@ -155,9 +161,6 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             k.Store(start + (last + column), k.Zeros(choice.DType, column.Dimensions), inLast);
         });
     });
-
-    // e^d for d ≤ 0 as 2^(d·log₂e): rounding the product changes the result by |d|·e^d·2⁻²⁴ at most, which is less than a rounding of the sum.
-    private static Tile.Tile Power(Tile.Tile d) => Exp2(d * Log2E);
 
     private readonly record struct Choice(int Vocabulary, double Scale, double SoftCap, DType DType, bool HasGradient, int KeptBlocks);
 }

@@ -23,7 +23,7 @@ public enum NormKind
 /// <code>
 /// root mean square   n = x·r          r = 1/√(mean(x²) + ε)
 /// layer              n = (x − m)·r    m = mean(x), r = 1/√(mean((x − m)²) + ε)
-/// forward    y = n·w            (Gemma: n·(1 + w))
+/// forward    y = n·w            (Gemma: n·(1 + w))     or y = residual + s·n·w
 /// backward   u = dy·w (or dy·(1 + w))
 ///            dx (+)= r·(u − n·mean(u·n))        layer: r·(u − mean(u) − n·mean(u·n))
 ///            dw += Σ_rows dy·n
@@ -65,6 +65,19 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     /// <param name="statistics"><see cref="StatisticsCount"/> numbers that are written.</param>
     public void Forward(Device device, int rows, ColumnSlice x, Tensor weight, ColumnSlice y, Tensor statistics) => device.Launch(
         ForwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, y.RowStride, 0, false)], new Grid(rows, heads), [x.Tensor, weight, y.Tensor, statistics]);
+
+    /// <summary>y = residual + s·norm(x), rounded once, and its statistics.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="rows">Tokens.</param>
+    /// <param name="x">[rows, heads · columns].</param>
+    /// <param name="weight">Scales, fp32 (fp64 beside fp64).</param>
+    /// <param name="residual">Like x.</param>
+    /// <param name="factor">s.</param>
+    /// <param name="y">Like x; may be the residual.</param>
+    /// <param name="statistics"><see cref="StatisticsCount"/> numbers that are written.</param>
+    public void ForwardAdded(Device device, int rows, ColumnSlice x, Tensor weight, ColumnSlice residual, double factor, ColumnSlice y, Tensor statistics) => device.Launch(
+        ForwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, y.RowStride, residual.RowStride, true) { Factor = factor }],
+        new Grid(rows, heads), [x.Tensor, weight, y.Tensor, statistics, residual.Tensor]);
 
     /// <summary>dx (+)= gradient of x.</summary>
     /// <param name="device">Device.</param>
@@ -112,20 +125,25 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var statistics = k.Pointer(accumulator, "statistics");
         k.Warps = choice.Warps;
         var (row, head) = (k.ProgramId(0), k.ProgramId(1));
-        var column = k.Range(Blocks.PowerOfTwo(choice.Columns));
-        var inside = column < choice.Columns;
-        var value = k.Load(x + (row.ToInt64() * choice.StrideX + head * choice.Columns + column), inside).ToFloat32();
+        var parts = PartsOf(k, choice.Columns);
+        Tile.Tile[] values = [.. parts.Select(part => k.Load(x + (row.ToInt64() * choice.StrideX + head * choice.Columns + part.Column), part.Inside).ToFloat32())];
         var kept = statistics + (row * k.ProgramCount(1) + head) * choice.Statistics;
         if (choice.Kind == NormKind.Layer)
         {
-            var mean = Sum(value) / choice.Columns;
+            var mean = SumOf(values) / choice.Columns;
             k.Store(kept + 1, mean);
-            value = Select(inside, value - mean, 0);
+            values = [.. values.Zip(parts, (value, part) => Select(part.Inside, value - mean, 0))];
         }
-        var r = Rsqrt(Sum(value * value) / choice.Columns + choice.Epsilon);
+        var r = Rsqrt(SumOf(values.Select(value => value * value)) / choice.Columns + choice.Epsilon);
         k.Store(kept, r);
-        var scale = Scale(k, choice, w, head, column, inside);
-        k.Store(y + (row.ToInt64() * choice.StrideY + head * choice.Columns + column), (value * r * scale).To(choice.DType), inside);
+        Pointer? residual = choice.IsAdded ? k.Pointer(choice.DType, "residual") : null;
+        foreach (var (value, (column, inside)) in values.Zip(parts))
+        {
+            var result = value * r * Scale(k, choice, w, head, column, inside);
+            if (choice.Factor != 1) result *= choice.Factor;
+            if (residual is not null) result += k.Load(residual + (row.ToInt64() * choice.StrideZ + head * choice.Columns + column), inside).ToFloat32();
+            k.Store(y + (row.ToInt64() * choice.StrideY + head * choice.Columns + column), result.To(choice.DType), inside);
+        }
     });
 
     private static Kernel TraceBackward(Choice choice) => Kernel.Trace(choice.Name + "_backward", k =>
@@ -191,6 +209,20 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         k.Store(partial + (k.ProgramId(0) * columns + column), Sum(sums, 0), column < columns);
     });
 
+    // A row in equal parts whose extent is a power of two, as few as exceed it by an eighth at most: 2304 columns are five parts of 512 rather than half of 4096. (The backward pass, with
+    // three loads for each column, is faster with the 4096.)
+    private static Part[] PartsOf(KernelBuilder k, int columns)
+    {
+        const int narrowest = 256;
+        int Excess(int width) => (Blocks.Of(columns, width) * width) - columns;
+        var width = Blocks.PowerOfTwo(columns);
+        for (var half = width / 2; half >= narrowest && Excess(width) * 8 > columns; half /= 2)
+            if (Excess(half) < Excess(width)) width = half;
+        return [.. Enumerable.Range(0, Blocks.Of(columns, width)).Select(i => i * width + k.Range(width)).Select(column => new Part(column, column < columns))];
+    }
+
+    private static Tile.Tile SumOf(IEnumerable<Tile.Tile> parts) => Sum(parts.Aggregate((a, b) => a + b));
+
     private static Tile.Tile Scale(KernelBuilder k, Choice choice, Pointer w, Tile.Tile head, Tile.Tile column, Tile.Tile inside)
     {
         var scale = k.Load(w + (choice.HasHeadScales ? head * choice.Columns + column : column), inside);
@@ -199,8 +231,14 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
 
     private static int WeightWidth(int columns) => Math.Min(MaxWeightWidth, Blocks.PowerOfTwo(columns));
 
+    /// <summary>Columns of a part of a row, and which of them there are.</summary>
+    private readonly record struct Part(Tile.Tile Column, Tile.Tile Inside);
+
     private readonly record struct Choice(int Columns, bool HasHeadScales, double Epsilon, NormKind Kind, DType DType, long StrideX, long StrideY, long StrideZ, bool IsAdded)
     {
+        /// <summary>s, where the result is added to a residual.</summary>
+        public double Factor { get; init; } = 1;
+
         public string Name => Kind == NormKind.Layer ? "layer_norm" : "rms_norm";
 
         // At most 32 elements a thread, so that a row and its gradient stay in registers (Command R+: 12,288 columns).

@@ -29,6 +29,14 @@ public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads
         return statistics;
     }
 
+    /// <summary>y = residual + s·norm(x). Returns the kept statistics, which belong to the caller.</summary>
+    public Tensor ForwardAdded(StepContext c, Tensor x, Tensor residual, double factor, Tensor y)
+    {
+        var statistics = c.SavedStatistics(_kernel.StatisticsCount(c.TokenCount));
+        _kernel.ForwardAdded(c.Device, c.TokenCount, x, weight.Dense, residual, factor, y, statistics);
+        return statistics;
+    }
+
     /// <summary>y = norm(x) again, the same bits as in the forward pass, into a new workspace buffer.</summary>
     public Tensor Recompute(StepContext c, Tensor x, Tensor statistics)
     {

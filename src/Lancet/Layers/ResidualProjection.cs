@@ -63,10 +63,18 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
             projection.Forward(c, h, result, x, out state.U);
             return;
         }
-        c.Device.Copy(x, result);
-        var branch = Branch(c, h, ref state);
-        ElementwiseKernel.AddRows(c.Device, c.TokenCount, _columns, branch, result, (float)scale);
-        c.Free(branch);
+        if (norm is null)
+        {
+            c.Device.Copy(x, result);
+            var branch = c.Activations(MemoryPurpose.Workspace, _columns);
+            projection.Forward(c, h, branch, default, out state.U);
+            ElementwiseKernel.AddRows(c.Device, c.TokenCount, _columns, branch, result, (float)scale);
+            c.Free(branch);
+            return;
+        }
+        state.BeforeNorm = c.Saved(_columns);
+        projection.Forward(c, h, state.BeforeNorm, default, out state.U);
+        state.Statistics = norm.ForwardAdded(c, state.BeforeNorm, x, scale, result);
         if (c.IsTraining) return;
         c.Free(state.BeforeNorm, state.Statistics);
         state = default;
@@ -77,7 +85,14 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     {
         state = default;
         if (norm is null) projection.RecomputeAdapterInputs(c, h, out state.U);
-        else c.Free(Branch(c, h, ref state));
+        else
+        {
+            state.BeforeNorm = c.Saved(_columns);
+            projection.Forward(c, h, state.BeforeNorm, default, out state.U);
+            var post = c.Activations(MemoryPurpose.Workspace, _columns);
+            state.Statistics = norm.Forward(c, state.BeforeNorm, post);
+            c.Free(post);
+        }
     }
 
     /// <summary>dh ← gradient of h. Returns what <see cref="BackwardWeights"/> needs.</summary>
@@ -103,21 +118,5 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     {
         projection.BackwardWeights(c, h, gradients.Dy, state.U, gradients.V);
         if (gradients.Dy.Address != d.Address) c.Free(gradients.Dy);
-    }
-
-    /// <summary>post(W·h) in a new workspace buffer.</summary>
-    private Tensor Branch(StepContext c, Tensor h, ref State state)
-    {
-        if (norm is null)
-        {
-            var result = c.Activations(MemoryPurpose.Workspace, _columns);
-            projection.Forward(c, h, result, default, out state.U);
-            return result;
-        }
-        state.BeforeNorm = c.Saved(_columns);
-        projection.Forward(c, h, state.BeforeNorm, default, out state.U);
-        var post = c.Activations(MemoryPurpose.Workspace, _columns);
-        state.Statistics = norm.Forward(c, state.BeforeNorm, post);
-        return post;
     }
 }

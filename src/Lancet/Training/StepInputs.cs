@@ -13,7 +13,7 @@ namespace Lancet.Training;
 internal sealed class StepInputs : IDisposable
 {
     private const int IndexArrays = 5;
-    private const int WindowArrays = 5;
+    private const int WindowArrays = 6;
     private readonly Device _device;
     private readonly DeviceBuffer _buffer;
     private readonly int _maxTokens;
@@ -91,7 +91,7 @@ internal sealed class StepInputs : IDisposable
             var at = IndexArrays + (WindowArrays * i);
             context.Intervals[_windows[i]] = new AttentionIntervals(
                 _arrays[at].Rows(0, tokens), _arrays[at + 1].Rows(0, tokens), _arrays[at + 2].Rows(0, tokens), _arrays[at + 3].Rows(0, tokens),
-                _arrays[at + 4].Rows(0, AttentionIntervals.KeyBlocks(tokens)));
+                _arrays[at + 4].Rows(0, AttentionIntervals.Blocks(tokens)), _arrays[at + 5].Rows(0, AttentionIntervals.Blocks(tokens)));
         }
     }
 
@@ -123,6 +123,8 @@ internal sealed class StepInputs : IDisposable
             Copy(_intervals[3], target.QueryEnd);
             AttentionIntervals.OrderKeys(_intervals[2].AsSpan(0, tokens), _intervals[3].AsSpan(0, tokens), _intervals[4].AsSpan(0, (int)target.KeyOrder.Count));
             Copy(_intervals[4], target.KeyOrder);
+            AttentionIntervals.OrderQueries(_intervals[0].AsSpan(0, tokens), _intervals[1].AsSpan(0, tokens), _intervals[5].AsSpan(0, (int)target.QueryOrder.Count));
+            Copy(_intervals[5], target.QueryOrder);
         }
     }
 

@@ -18,6 +18,8 @@ public class AttentionKernelTests
     [InlineData(2, 1, 128, 2, 3, new[] { 1, 4 })]
     [InlineData(1, 1, 256, 0, 0, new[] { 3 })]
     [InlineData(1, 1, 16, 5, 0, new[] { 71 })]
+    [InlineData(9, 9, 16, 0, 0, new[] { 2 })]
+    [InlineData(18, 9, 16, 0, 0, new[] { 3 })]
     public void Forward_and_gradients_in_fp64(int heads, int keyValueHeads, int dimension, int window, double softCap, int[] lengths)
     {
         using var lab = NewLab();
@@ -49,6 +51,7 @@ public class AttentionKernelTests
     [InlineData(DType.Float32, 64, 0)]
     [InlineData(DType.BFloat16, 32, 40)]
     [InlineData(DType.BFloat16, 128, 0)]
+    [InlineData(DType.BFloat16, 256, 0)]
     [InlineData(DType.Float32, 256, 0)]
     [InlineData(DType.Float32, 80, 50)]
     public void Several_blocks_and_error_at_most_that_of_the_plain_computation(DType dtype, int dimension, int window)
@@ -75,7 +78,7 @@ public class AttentionKernelTests
         var qkv = lab.Random(DType.Float32, new Shape(3, 48));
         var (q, k, v) = Split(qkv, shape);
         // Token 1 sees nothing and is seen by nobody.
-        var intervals = new AttentionIntervals(lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0));
+        var intervals = new AttentionIntervals(lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0, 1, 2), lab.Of(1, 1, 3), lab.Of(0), lab.Of(0));
         var o = lab.Random(DType.Float32, new Shape(3, 16));
         var logSum = lab.New(DType.Float32, new Shape(1, 3));
         var kernel = new AttentionKernel(shape);
@@ -133,8 +136,21 @@ public class AttentionKernelTests
     public void Blocks_of_long_sequences_stay_as_they_are()
     {
         using var lab = NewLab();
-        var order = KernelLab.Values(Intervals(lab, [256, 34 * AttentionIntervals.KeyBlock], 0).KeyOrder);
+        var order = KernelLab.Values(Intervals(lab, [256, 34 * AttentionIntervals.Block], 0).KeyOrder);
         Assert.Equal(Enumerable.Range(0, 36).Select(block => (double)block), order);
+    }
+
+    /// <summary>Those that see the most keys first, of equals the last; under a window all blocks but a sequence's first see as many.</summary>
+    [Theory]
+    [InlineData(new[] { 256, 384 }, 0, new[] { 4, 3, 1, 2, 0 })]
+    [InlineData(new[] { 640 }, 0, new[] { 4, 3, 2, 1, 0 })]
+    [InlineData(new[] { 640 }, 32, new[] { 4, 3, 2, 1, 0 })]
+    [InlineData(new[] { 300, 100 }, 0, new[] { 2, 1, 0, 3 })]
+    [InlineData(new[] { 5 }, 0, new[] { 0 })]
+    public void Blocks_of_queries_are_ordered(int[] lengths, int window, int[] expected)
+    {
+        using var lab = NewLab();
+        Assert.Equal(expected.Select(block => (double)block), KernelLab.Values(Intervals(lab, lengths, window).QueryOrder));
     }
 
     private static AttentionIntervals Intervals(KernelLab lab, int[] lengths, int window)
@@ -143,9 +159,10 @@ public class AttentionKernelTests
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
         int[][] arrays = [.. Enumerable.Range(0, 4).Select(_ => new int[offsets[^1]])];
         AttentionIntervals.Fill(offsets, window, arrays[0], arrays[1], arrays[2], arrays[3]);
-        var order = new int[AttentionIntervals.KeyBlocks(arrays[0].Length)];
-        AttentionIntervals.OrderKeys(arrays[2], arrays[3], order);
-        return new(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(order));
+        int[] keyOrder = new int[AttentionIntervals.Blocks(arrays[0].Length)], queryOrder = new int[keyOrder.Length];
+        AttentionIntervals.OrderKeys(arrays[2], arrays[3], keyOrder);
+        AttentionIntervals.OrderQueries(arrays[0], arrays[1], queryOrder);
+        return new(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(keyOrder), lab.Of(queryOrder));
     }
 
     private static double[] Reference(double[] qkv, AttentionShape shape, int[] lengths, int window) => Compute(qkv, shape, lengths, window, value => value, value => value);

@@ -27,6 +27,7 @@ public class AttentionRoundingTests
     [InlineData(64, new[] { 70, 1, 190 })]
     [InlineData(128, new[] { 260, 100, 24 })]
     [InlineData(96, new[] { 129, 3 })]
+    [InlineData(256, new[] { 150, 3 })]
     public void Gradients_on_Hopper(int dimension, int[] lengths)
     {
         using var lab = new KernelLab(7, new SimulatorDevice(PtxTarget.Sm90));
@@ -45,9 +46,10 @@ public class AttentionRoundingTests
         int[][] arrays = [.. Enumerable.Range(0, 4).Select(_ => new int[tokens])];
         int[] offsets = [0, .. lengths.Select((_, i) => lengths[..(i + 1)].Sum())];
         AttentionIntervals.Fill(offsets, 0, arrays[0], arrays[1], arrays[2], arrays[3]);
-        var order = new int[AttentionIntervals.KeyBlocks(tokens)];
-        AttentionIntervals.OrderKeys(arrays[2], arrays[3], order);
-        var intervals = new AttentionIntervals(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(order));
+        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
+        AttentionIntervals.OrderKeys(arrays[2], arrays[3], keyOrder);
+        AttentionIntervals.OrderQueries(arrays[0], arrays[1], queryOrder);
+        var intervals = new AttentionIntervals(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(keyOrder), lab.Of(queryOrder));
         var kernel = new AttentionKernel(shape);
         kernel.Forward(lab.Device, Part(qkv, 0), Part(qkv, heads), Part(qkv, heads + 1), intervals, o, logSum);
         kernel.Backward(lab.Device, Part(qkv, 0), Part(qkv, heads), Part(qkv, heads + 1), intervals, o, logSum, dOut, kernel.Workspace(lab.Device, dtype, tokens, lab.New), Part(gradient, 0), Part(gradient, heads), Part(gradient, heads + 1));

@@ -23,6 +23,8 @@ public class NormKernelTests
     [InlineData(5, 3, 12, NormKind.Layer, 8, true)]
     [InlineData(40, 6, 10, NormKind.Layer, 0, true)]
     [InlineData(4, 2, 6, NormKind.RootMeanSquare, 0, true)]
+    [InlineData(1, 1, 300, NormKind.RootMeanSquare, 0)]
+    [InlineData(1, 1, 300, NormKind.Layer, 3)]
     public void Forward_and_gradients_in_fp64(int rows, int heads, int columns, NormKind kind, int padding, bool hasHeadScales = false)
     {
         using var lab = NewLab();
@@ -34,7 +36,12 @@ public class NormKernelTests
         var statistics = lab.New(DType.Float64, new Shape(kernel.StatisticsCount(rows)));
         void Run() => kernel.Forward(lab.Device, rows, x, w, y, statistics);
         Run();
-        KernelLab.AssertClose(Reference(KernelLab.Values(x), KernelLab.Values(w), rows, heads, columns, stride, kind, hasHeadScales), KernelLab.Values(y), 1e-12);
+        var exact = Reference(KernelLab.Values(x), KernelLab.Values(w), rows, heads, columns, stride, kind, hasHeadScales);
+        KernelLab.AssertClose(exact, KernelLab.Values(y), 1e-12);
+        var added = lab.Random(DType.Float64, new Shape(rows, stride));
+        double[] sum = [.. KernelLab.Values(added).Zip(exact, (residual, normed) => residual + (0.5 * normed))];
+        kernel.ForwardAdded(lab.Device, rows, x, w, added, 0.5, added, statistics);
+        KernelLab.AssertClose(sum, KernelLab.Values(added), 1e-12);
 
         var dy = lab.New(DType.Float64, new Shape(rows, stride));
         var random = lab.Random(dy.Count);

@@ -56,6 +56,18 @@ public class TranscendentalTests
     [MemberData(nameof(LoweredBounds))]
     public void Lowered_to_threads_stays_within_its_bound(Opcode opcode, double bound, double largest) => AssertWithin(opcode, bound, 1 << 13, inputs => RunLowered(opcode, inputs), largest);
 
+    [Fact]
+    public void Tanh_within_a_part_of_one()
+    {
+        var random = new Random(8);
+        float[] inputs = [0, -0f, float.PositiveInfinity, float.NegativeInfinity, 1e-30f, 100, -100, .. Enumerable.Range(0, 4089).Select(i => (float)((random.NextDouble() - 0.5) * Math.ScaleB(1, i % 8)))];
+        long[] bits = [.. inputs.Select(x => Elements.FromDouble(DType.Float32, x))];
+        var outputs = RunLowered(Opcode.TanhAbsolute, bits);
+        for (var i = 0; i < inputs.Length; i++) Assert.Equal(Math.Tanh(inputs[i]), Elements.ToDouble(DType.Float32, outputs[i]), Math.ScaleB(1, -23));
+        Assert.True(double.IsNaN(Elements.ToDouble(DType.Float32, RunLowered(Opcode.TanhAbsolute, [Elements.FromDouble(DType.Float32, double.NaN)])[0])));
+        Assert.Equal(Run(Opcode.Tanh, DType.Float32, bits), Run(Opcode.TanhAbsolute, DType.Float32, bits));
+    }
+
     private static void AssertWithin(Opcode opcode, double bound, int count, Func<long[], long[]> run, double largest = double.PositiveInfinity)
     {
         var random = new Random(7);

@@ -11,7 +11,7 @@ internal static partial class KernelCases
     {
         (int[] Lengths, int Heads, int KeyHeads, int Dimension, int Window, double Cap)[] shapes =
         [
-            ([64], 2, 2, 64, 0, 0), ([5, 1, 90, 33], 4, 2, 16, 0, 0), ([100, 37], 6, 2, 24, 20, 0), ([200, 56], 4, 1, 128, 0, 0), ([130], 2, 1, 64, 0, 20), ([300], 8, 2, 128, 0, 0),
+            ([64], 2, 2, 64, 0, 0), ([5, 1, 90, 33], 4, 2, 16, 0, 0), ([100, 37], 6, 2, 24, 20, 0), ([200, 56], 4, 1, 128, 0, 0), ([130], 2, 1, 64, 0, 20), ([300], 8, 2, 128, 0, 0), ([170, 60], 4, 2, 256, 0, 50), ([140], 18, 2, 64, 0, 0),
         ];
         foreach (var (lengths, heads, keyHeads, dimension, window, cap) in shapes)
         {
@@ -29,9 +29,10 @@ internal static partial class KernelCases
         int[] offsets = new int[lengths.Length + 1], keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens];
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
         AttentionIntervals.Fill(offsets, window, keyBegin, keyEnd, queryBegin, queryEnd);
-        var keyOrder = new int[AttentionIntervals.KeyBlocks(tokens)];
+        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
         AttentionIntervals.OrderKeys(queryBegin, queryEnd, keyOrder);
-        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd), lab.Of(keyOrder));
+        AttentionIntervals.OrderQueries(keyBegin, keyEnd, queryOrder);
+        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd), lab.Of(keyOrder), lab.Of(queryOrder));
         Tensor projected = lab.Random(dtype, new Shape(tokens, width), 2), gradients = lab.Output(dtype, projected.Shape);
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         Tensor o = lab.Output(dtype, new Shape(tokens, queryColumns)), log = lab.Output(dtype.Accumulator(), new Shape(shape.QueryHeads, tokens));
