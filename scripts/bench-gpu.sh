@@ -112,14 +112,14 @@ run() {
       for method in lora qlora; do
         work=(--model llama-3.1-8b --method "$method" --batch 4 --length 2048)
         [ -f "$out/step-8b-$method.json" ] || both "8b-$method" "${work[@]}" || status=1
-        for budget in $([ "$method" = lora ] && echo 17.5 20.5 24 30 36 || echo 7.5 10 14 20 26); do step "8b-$method-$budget" "${work[@]}" --memory-budget "${budget}e9" || status=1; done
+        for budget in $([ "$method" = lora ] && echo 17.5 24 30 36 || echo 7.5 10 15 20 26); do step "8b-$method-$budget" "${work[@]}" --memory-budget "${budget}e9" || status=1; done
       done
       python3 bench/peers/plot_budgets.py "$out" "$out/budgets.svg" "$device, commit $commit" > "$out/budgets.md" && cp "$out/budgets.svg" "$target" || status=1
       cat "$out/budgets.md"
       return $status ;;
     max-context-80gb)
       local status=0 layers folder
-      for layers in 2 4; do bench "context-80gb-$layers" 240 step --model llama-3.1-8b --layers "$layers" --method qlora --rank 32 --batch 1 --length 445568 --policy offload-input --steps 1 || status=1; done
+      for layers in 2 3; do bench "context-80gb-$layers" 240 step --model llama-3.1-8b --layers "$layers" --method qlora --rank 32 --batch 1 --length 445568 --policy offload-input --steps 1 || status=1; done
       folder=$(mktemp -d)
       cp bench/Lancet.Bench/models/llama-3.1-8b.json "$folder/config.json"
       timeout 240 "$lancet" plan --model "$folder" --device cuda --method qlora --lora-rank 32 --max-context --memory-budget 80e9 --host-memory-budget 100GB --json < /dev/null > "$out/context-80gb-plan.json" || status=1

@@ -32,6 +32,7 @@ internal sealed class GpuStepBenchmark
     private readonly string _method;
     private readonly int _batch;
     private readonly bool _isRagged;
+    private readonly int _labelPercent;
     private readonly ModelConfig _config;
     private int _length;
     private EngineOptions _options;
@@ -43,6 +44,7 @@ internal sealed class GpuStepBenchmark
         _method = arguments.Text("--method") ?? "lora";
         if (_method is not ("lora" or "qlora" or "full")) throw new LancetException($"--method {_method}: lora, qlora or full.");
         (_batch, _length, _isRagged) = (arguments.Number("--batch", arguments.Has("--max-context") ? 1 : 4), arguments.Number("--length", 2048), arguments.Has("--ragged"));
+        _labelPercent = arguments.Number("--labels", 100);
         _config = ModelShapes.Config(_name, arguments.Number("--layers", 0));
         _options = new EngineOptions
         {
@@ -56,7 +58,7 @@ internal sealed class GpuStepBenchmark
         };
     }
 
-    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}";
+    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}";
 
     /// <summary>Runs the steps, and again with a profile if one is asked for.</summary>
     public void Run()
@@ -263,7 +265,7 @@ internal sealed class GpuStepBenchmark
             var length = _isRagged ? (int)Math.Clamp(180 * Math.Exp(random.NextNormal()), 2, _length) : _length;
             length = Math.Min(length, _options.MaxTokens - batch.TokenCount);
             int[] ids = [.. Enumerable.Range(0, length).Select(_ => random.NextInt32(_config.VocabularySize))];
-            batch.Add(ids, ids);
+            batch.Add(ids, [.. ids.Select((id, i) => i >= length - (length * _labelPercent / 100) ? id : PackedBatch.IgnoredLabel)]);
         }
         return batch;
     }

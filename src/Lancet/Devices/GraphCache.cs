@@ -9,14 +9,14 @@ namespace Lancet.Devices;
 /// <param name="capacity">Recordings kept; the least recently used one makes room.</param>
 internal sealed class GraphCache(Device device, int capacity) : IDisposable
 {
-    private readonly Dictionary<int, Entry> _entries = [];
+    private readonly Dictionary<long, Entry> _entries = [];
     private long _time;
 
     /// <summary>Recordings that exist now.</summary>
     public int Count => _entries.Values.Count(entry => entry.Graph is not null);
 
     /// <summary>Runs the work of a key.</summary>
-    public void Run(int key, Action work)
+    public void Run(long key, Action work)
     {
         if (!device.HasGraphs)
         {

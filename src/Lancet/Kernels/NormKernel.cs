@@ -63,8 +63,10 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     /// <param name="weight">Scales, fp32 (fp64 beside fp64).</param>
     /// <param name="y">Like x; may be x.</param>
     /// <param name="statistics"><see cref="StatisticsCount"/> numbers that are written.</param>
-    public void Forward(Device device, int rows, ColumnSlice x, Tensor weight, ColumnSlice y, Tensor statistics) => device.Launch(
-        ForwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, y.RowStride, 0, false)], new Grid(rows, heads), [x.Tensor, weight, y.Tensor, statistics]);
+    /// <param name="chosen">Rows of x, int32 [rows], one for each of y; absent for all.</param>
+    public void Forward(Device device, int rows, ColumnSlice x, Tensor weight, ColumnSlice y, Tensor statistics, Tensor chosen = default) => device.Launch(
+        ForwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, y.RowStride, 0, false) { IsChosen = chosen.Exists }],
+        new Grid(rows, heads), chosen.Exists ? [x.Tensor, weight, y.Tensor, statistics, chosen] : [x.Tensor, weight, y.Tensor, statistics]);
 
     /// <summary>y = residual + s·norm(x), rounded once, and its statistics.</summary>
     /// <param name="device">Device.</param>
@@ -88,9 +90,10 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     /// <param name="statistics">From the forward pass.</param>
     /// <param name="dx">Like x; may be dy when it is not added to.</param>
     /// <param name="isAdded">Whether the gradient is added to dx.</param>
-    public void Backward(Device device, int rows, ColumnSlice dy, ColumnSlice x, Tensor weight, Tensor statistics, ColumnSlice dx, bool isAdded) => device.Launch(
-        BackwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, dy.RowStride, dx.RowStride, isAdded)], new Grid(rows, heads),
-        [dy.Tensor, x.Tensor, weight, statistics, dx.Tensor]);
+    /// <param name="slots">Which row of dy and of the statistics belongs to each row of x, int32 [rows], −1 for none, which gives zeros; absent where they are the same. dx is then not dy.</param>
+    public void Backward(Device device, int rows, ColumnSlice dy, ColumnSlice x, Tensor weight, Tensor statistics, ColumnSlice dx, bool isAdded, Tensor slots = default) => device.Launch(
+        BackwardKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, dy.RowStride, dx.RowStride, isAdded) { IsChosen = slots.Exists }],
+        new Grid(rows, heads), slots.Exists ? [dy.Tensor, x.Tensor, weight, statistics, dx.Tensor, slots] : [dy.Tensor, x.Tensor, weight, statistics, dx.Tensor]);
 
     /// <summary>dw += gradient of the scale. To be called before <see cref="Backward"/> overwrites dy.</summary>
     /// <param name="device">Device.</param>
@@ -100,12 +103,15 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     /// <param name="statistics">From the forward pass.</param>
     /// <param name="partial">Workspace of <see cref="PartialShape"/>.</param>
     /// <param name="gradient">Like the scales.</param>
-    public void BackwardWeight(Device device, int rows, ColumnSlice dy, ColumnSlice x, Tensor statistics, Tensor partial, Tensor gradient)
+    /// <param name="chosen">As in the forward pass, where it was given; of whole rows only.</param>
+    public void BackwardWeight(Device device, int rows, ColumnSlice dy, ColumnSlice x, Tensor statistics, Tensor partial, Tensor gradient, Tensor chosen = default)
     {
         var (shares, pieces) = ((int)PartialShape(rows)[0], rows * _scales.Pieces);
+        var choice = new Choice(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, dy.RowStride, heads, false) { IsChosen = chosen.Exists };
+        var piecesPerProgram = Blocks.Of(pieces, shares);
         device.Launch(
-            WeightKernels[new(columns, hasHeadScales, epsilon, kind, x.Tensor.DType, x.RowStride, dy.RowStride, heads, false)], new Grid(shares, Blocks.Of(_scales.Columns, WeightWidth(_scales.Columns))),
-            [dy.Tensor, x.Tensor, statistics, partial, pieces, Blocks.Of(pieces, shares)]);
+            WeightKernels[choice], new Grid(shares, Blocks.Of(_scales.Columns, WeightWidth(_scales.Columns))),
+            chosen.Exists ? [dy.Tensor, x.Tensor, statistics, partial, pieces, piecesPerProgram, chosen] : [dy.Tensor, x.Tensor, statistics, partial, pieces, piecesPerProgram]);
         ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
@@ -125,8 +131,9 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var statistics = k.Pointer(accumulator, "statistics");
         k.Warps = choice.Warps;
         var (row, head) = (k.ProgramId(0), k.ProgramId(1));
+        var source = choice.IsChosen ? k.Load(k.Pointer(DType.Int32, "chosen") + row) : row;
         var parts = PartsOf(k, choice.Columns);
-        Tile.Tile[] values = [.. parts.Select(part => k.Load(x + (row.ToInt64() * choice.StrideX + head * choice.Columns + part.Column), part.Inside).ToFloat32())];
+        Tile.Tile[] values = [.. parts.Select(part => k.Load(x + (source.ToInt64() * choice.StrideX + head * choice.Columns + part.Column), part.Inside).ToFloat32())];
         var kept = statistics + (row * k.ProgramCount(1) + head) * choice.Statistics;
         if (choice.Kind == NormKind.Layer)
         {
@@ -158,16 +165,18 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var (row, head) = (k.ProgramId(0), k.ProgramId(1));
         var column = k.Range(Blocks.PowerOfTwo(choice.Columns));
         var inside = column < choice.Columns;
-        var kept = statistics + (row * k.ProgramCount(1) + head) * choice.Statistics;
+        var slot = choice.IsChosen ? k.Load(k.Pointer(DType.Int32, "slots") + row) : row;
+        var source = choice.IsChosen ? Max(slot, 0) : row;
+        var kept = statistics + (source * k.ProgramCount(1) + head) * choice.Statistics;
         var r = k.Load(kept);
         var value = k.Load(x + (row.ToInt64() * choice.StrideX + head * choice.Columns + column), inside).ToFloat32();
         if (choice.Kind == NormKind.Layer) value = Select(inside, value - k.Load(kept + 1), 0);
         var normed = value * r;
         var scale = Scale(k, choice, w, head, column, inside);
-        var u = k.Load(dy + (row.ToInt64() * choice.StrideY + head * choice.Columns + column), inside).ToFloat32() * scale;
+        var u = k.Load(dy + (source.ToInt64() * choice.StrideY + head * choice.Columns + column), inside).ToFloat32() * scale;
         var along = u - normed * (Sum(u * normed) / choice.Columns);
         if (choice.Kind == NormKind.Layer) along -= Sum(u) / choice.Columns;
-        var gradient = r * along;
+        var gradient = choice.IsChosen ? Select(slot >= 0, r * along, 0) : r * along;
         var target = dx + (row.ToInt64() * choice.StrideZ + head * choice.Columns + column);
         if (choice.IsAdded) gradient += k.Load(target, inside).ToFloat32();
         k.Store(target, gradient.To(choice.DType), inside);
@@ -184,6 +193,7 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         var partial = k.Pointer(accumulator, "partial");
         var pieces = k.Scalar(DType.Int32, "pieces");
         var piecesPerProgram = k.Scalar(DType.Int32, "pieces_per_program");
+        Pointer? chosen = choice.IsChosen ? k.Pointer(DType.Int32, "chosen") : null;
         var heads = (int)choice.StrideZ;
         // With scales of its own each head is a block of columns of a whole row; else the heads are pieces one after the other.
         var columns = choice.HasHeadScales ? choice.Columns * heads : choice.Columns;
@@ -198,13 +208,13 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
             var inside = (piece < end).AsColumn() & (column < columns).AsRow();
             var offset = choice.HasHeadScales ? null : ((piece % heads) * choice.Columns).ToInt64();
             var row = (choice.HasHeadScales ? piece : piece / heads).ToInt64();
-            Tile.Tile Read(Pointer from, long stride) => k.Load(from + ((offset is null ? row * stride : row * stride + offset).AsColumn() + column.ToInt64().AsRow()), inside).ToFloat32();
+            Tile.Tile Read(Pointer from, Tile.Tile row, long stride) => k.Load(from + ((offset is null ? row * stride : row * stride + offset).AsColumn() + column.ToInt64().AsRow()), inside).ToFloat32();
             Tile.Tile Kept(int which) => choice.HasHeadScales
                 ? k.Load(statistics + ((piece * heads).AsColumn() + (column / choice.Columns).AsRow()) * choice.Statistics + which, inside)
                 : k.Load(statistics + piece * choice.Statistics + which, piece < end).AsColumn();
-            var value = Read(x, choice.StrideX);
+            var value = Read(x, chosen is null ? row : k.Load(chosen + piece, piece < end).ToInt64(), choice.StrideX);
             if (choice.Kind == NormKind.Layer) value -= Kept(1);
-            return [carried[0] + Read(dy, choice.StrideY) * (value * Kept(0))];
+            return [carried[0] + Read(dy, row, choice.StrideY) * (value * Kept(0))];
         })[0];
         k.Store(partial + (k.ProgramId(0) * columns + column), Sum(sums, 0), column < columns);
     });
@@ -238,6 +248,9 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     {
         /// <summary>s, where the result is added to a residual.</summary>
         public double Factor { get; init; } = 1;
+
+        /// <summary>Whether rows of the normed side are some of x's.</summary>
+        public bool IsChosen { get; init; }
 
         public string Name => Kind == NormKind.Layer ? "layer_norm" : "rms_norm";
 

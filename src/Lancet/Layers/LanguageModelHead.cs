@@ -11,7 +11,8 @@ namespace Lancet.Layers;
 /// <code>
 /// forward and backward of a chunk    z = n·Wᵀ    loss of s·z, dz over z    dW += dzᵀ·n    dn = dz·W over n
 /// </code>
-/// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Logits and their gradient are in the compute
+/// The gradient of the head's input is ready when the loss is; nothing of the head is kept. Rows without a label have neither loss nor gradient: they are left out, as far as the
+/// number of rows is rounded. Logits and their gradient are in the compute
 /// dtype, as under PyTorch's autocast; losses and the sums inside the softmax are fp32.
 /// </summary>
 public sealed class LanguageModelHead
@@ -38,19 +39,21 @@ public sealed class LanguageModelHead
     /// <summary>Makes the head a weight of its own, for now with the embedding's memory.</summary>
     internal Weight Untie() => Weight = new Weight("lm_head.weight", Weight.Shape, WeightRole.Head) { Dense = Weight.Dense, RowStride = Weight.RowStride };
 
-    /// <summary>Losses [T] of all tokens, and the gradient of the stream in a new buffer.</summary>
+    /// <summary>Losses of the head's rows, and the gradient of the stream in a new buffer.</summary>
     /// <param name="c">The step; its labels and loss scale are read.</param>
     /// <param name="x">Output of the last layer.</param>
-    /// <param name="losses">[T] in the accumulator's type.</param>
+    /// <param name="losses">In the accumulator's type; as many are written as the head has rows, see <see cref="StepContext.HeadRows"/>.</param>
     /// <param name="room">Columns behind each row of the gradient.</param>
     internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses, int room)
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
-        var rstd = Norm.Forward(c, x, normed);
-        var buffer = AllocateChunk(c, out var size);
-        for (var start = 0; start < c.TokenCount; start += size)
+        var total = c.SkipsUnlabelled ? c.HeadRows : c.TokenCount;
+        var isChosen = total < c.TokenCount;
+        var rstd = isChosen ? Norm.ForwardLabelled(c, x, normed) : Norm.Forward(c, x, normed);
+        var buffer = AllocateChunk(c, total, out var size);
+        for (var start = 0; start < total; start += size)
         {
-            var count = Math.Min(size, c.TokenCount - start);
+            var count = Math.Min(size, total - start);
             var (rows, logits) = (normed.Rows(start, count), buffer.Rows(0, count));
             Logits(c, rows, logits);
             _crossEntropy.ForwardBackward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count), c.LossScale);
@@ -59,17 +62,29 @@ public sealed class LanguageModelHead
             c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, LeadingDimensionC = normed.Shape[1], Alpha = 1 });
         }
         c.Free(buffer);
-        Norm.Backward(c, normed, x, rstd, normed, false);
-        c.Free(rstd);
-        return normed;
+        if (!c.SkipsUnlabelled)
+        {
+            Norm.Backward(c, normed, x, rstd, normed, false);
+            c.Free(rstd);
+            return normed;
+        }
+        // The same buffers whether rows are left out in this step or not.
+        var d = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
+        if (isChosen) Norm.BackwardLabelled(c, normed, x, rstd, d);
+        else Norm.Backward(c, normed, x, rstd, d, false);
+        c.Free(rstd, normed);
+        return d;
     }
+
+    /// <summary>Whether the gradient of the stream fits where the logits were, so that leaving rows out takes no more memory.</summary>
+    internal bool CanSkipUnlabelled(int tokens, int room, Tile.DType dtype, PlanTarget target) => (long)tokens * (_config.HiddenSize + room) <= (long)ChunkRows(tokens, dtype, target) * _config.VocabularySize;
 
     /// <summary>Losses [T] of all tokens.</summary>
     internal void Forward(StepContext c, Tensor x, Tensor losses)
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
         c.Free(Norm.Forward(c, x, normed));
-        var buffer = AllocateChunk(c, out var size);
+        var buffer = AllocateChunk(c, c.TokenCount, out var size);
         for (var start = 0; start < c.TokenCount; start += size)
         {
             var count = Math.Min(size, c.TokenCount - start);
@@ -104,14 +119,16 @@ public sealed class LanguageModelHead
         Alpha = scale,
     });
 
-    /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when the batch is cut into equal parts that fit.</summary>
-    private Tensor AllocateChunk(StepContext c, out int size)
+    /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when all rows are cut into equal parts that fit.</summary>
+    private Tensor AllocateChunk(StepContext c, int rows, out int size)
     {
-        // A GPU reads the head's weights once a chunk, so chunks are large there.
-        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.DType);
-        var most = (int)Math.Clamp((c.Device.PlanTarget.IsCuda ? CudaChunkBytes : ChunkBytes) / bytes, 1, c.TokenCount);
-        var chunks = (c.TokenCount + most - 1) / most;
-        size = (c.TokenCount + chunks - 1) / chunks;
+        var most = ChunkRows(c.TokenCount, c.DType, c.Device.PlanTarget);
+        var chunks = (rows + most - 1) / most;
+        size = (rows + chunks - 1) / chunks;
         return c.Allocate(MemoryPurpose.Logits, c.DType, new Shape(most, _config.VocabularySize));
     }
+
+    // A GPU reads the head's weights once a chunk, so chunks are large there.
+    private int ChunkRows(int tokens, Tile.DType dtype, PlanTarget target) =>
+        (int)Math.Clamp((target.IsCuda ? CudaChunkBytes : ChunkBytes) / ((long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(dtype)), 1, tokens);
 }

@@ -29,6 +29,21 @@ public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads
         return statistics;
     }
 
+    /// <summary>y = norm of the rows of x that have labels, see <see cref="StepContext.LabelRows"/>. Returns the kept statistics, which belong to the caller.</summary>
+    internal Tensor ForwardLabelled(StepContext c, Tensor x, Tensor y)
+    {
+        var statistics = c.SavedStatistics(_kernel.StatisticsCount(c.TokenCount));
+        _kernel.Forward(c.Device, c.HeadRows, x, weight.Dense, y, statistics, c.LabelRows);
+        return statistics;
+    }
+
+    /// <summary>dx ← gradient of the input of <see cref="ForwardLabelled"/>, zeros where there is no label; dw += gradient of the scale if it is trained.</summary>
+    internal void BackwardLabelled(StepContext c, Tensor dy, Tensor x, Tensor statistics, Tensor dx)
+    {
+        WeightGradient(c, c.HeadRows, dy, x, statistics, c.LabelRows);
+        _kernel.Backward(c.Device, c.TokenCount, dy, x, weight.Dense, statistics, dx, false, c.LabelSlots);
+    }
+
     /// <summary>y = residual + s·norm(x). Returns the kept statistics, which belong to the caller.</summary>
     public Tensor ForwardAdded(StepContext c, Tensor x, Tensor residual, double factor, Tensor y)
     {
@@ -54,12 +69,15 @@ public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads
     /// <param name="isAdded">Whether dx is added to.</param>
     public void Backward(StepContext c, ColumnSlice dy, ColumnSlice x, Tensor statistics, ColumnSlice dx, bool isAdded)
     {
-        if (weight.IsTrained)
-        {
-            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _kernel.PartialShape(c.TokenCount));
-            _kernel.BackwardWeight(c.Device, c.TokenCount, dy, x, statistics, partial, weight.Gradient);
-            c.Free(partial);
-        }
+        WeightGradient(c, c.TokenCount, dy, x, statistics, default);
         _kernel.Backward(c.Device, c.TokenCount, dy, x, weight.Dense, statistics, dx, isAdded);
+    }
+
+    private void WeightGradient(StepContext c, int rows, ColumnSlice dy, ColumnSlice x, Tensor statistics, Tensor chosen)
+    {
+        if (!weight.IsTrained) return;
+        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _kernel.PartialShape(rows));
+        _kernel.BackwardWeight(c.Device, rows, dy, x, statistics, partial, weight.Gradient, chosen);
+        c.Free(partial);
     }
 }

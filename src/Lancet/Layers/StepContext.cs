@@ -43,8 +43,20 @@ public sealed class StepContext
     /// <summary>Position of each token in its sequence: int32 [T].</summary>
     public Tensor Positions { get; set; }
 
-    /// <summary>Labels, already shifted, −100 for none: int32 [T].</summary>
+    /// <summary>Labels, already shifted, −100 for none: int32 [T]; of the head's rows if those are fewer.</summary>
     public Tensor Labels { get; set; }
+
+    /// <summary>Whether a step's head leaves out rows without a label, see <see cref="Models.DecoderModel.CanSkipUnlabelled"/>.</summary>
+    internal bool SkipsUnlabelled { get; init; }
+
+    /// <summary>Rows of the head: tokens with a label, rounded up, where <see cref="SkipsUnlabelled"/>; else all.</summary>
+    internal int HeadRows { get; set; }
+
+    /// <summary>Tokens of the head's rows, any token where the rows are rounded up: int32 [head rows].</summary>
+    internal Tensor LabelRows { get; set; }
+
+    /// <summary>The head's row of each token, −1 for none: int32 [T].</summary>
+    internal Tensor LabelSlots { get; set; }
 
     /// <summary>Token indices in order of their ids, for the embedding's gradient: int32 [T].</summary>
     public Tensor TokenOrder { get; set; }

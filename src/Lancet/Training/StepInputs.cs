@@ -12,7 +12,11 @@ namespace Lancet.Training;
 /// <summary>The device tensors that a batch fills in before each pass: ids, positions, labels, visibility, and the rotary tables.</summary>
 internal sealed class StepInputs : IDisposable
 {
-    private const int IndexArrays = 5;
+    private const int IndexArrays = 7;
+
+    // Steps whose head has as many rows share a recording, so there are few different numbers.
+    private const int HeadShares = 8;
+    private const int LeastHeadShare = 16;
     private const int WindowArrays = 6;
     private readonly Device _device;
     private readonly DeviceBuffer _buffer;
@@ -26,6 +30,7 @@ internal sealed class StepInputs : IDisposable
     private readonly RotaryConfig[] _rotaries;
     private readonly RotaryTensors[] _tables;
     private readonly int[] _rows;
+    private readonly int[] _labels;
 
     public StepInputs(Device device, ModelConfig config, DType dtype, int maxTokens, int maxPositions)
     {
@@ -53,7 +58,7 @@ internal sealed class StepInputs : IDisposable
             _tables[i] = new(rows, _buffer.View(DType.Float32, shape, offset), _buffer.View(DType.Float32, shape, offset + TableBytes(i)));
             offset += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
         }
-        (_order, _ends, _scratch, _rows) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens]);
+        (_order, _ends, _scratch, _rows, _labels) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens], new int[maxTokens]);
         _intervals = [.. Enumerable.Range(0, WindowArrays).Select(_ => new int[maxTokens])];
         if (device is PlanningDevice) return;
         for (var i = 0; i < tables.Length; i++)
@@ -80,7 +85,7 @@ internal sealed class StepInputs : IDisposable
     /// <summary>Points a context at the first tokens of the arrays.</summary>
     public void Bind(StepContext context, int tokens)
     {
-        context.TokenCount = tokens;
+        (context.TokenCount, context.HeadRows) = (tokens, tokens);
         (context.TokenIds, context.Positions, context.Labels) = (_arrays[0].Rows(0, tokens), _arrays[1].Rows(0, tokens), _arrays[2].Rows(0, tokens));
         (context.TokenOrder, context.SegmentEnds) = (_arrays[3].Rows(0, tokens), _arrays[4].Rows(0, tokens));
         (context.LossScale, context.DropoutSeed) = (LossScale, DropoutSeed);
@@ -103,7 +108,7 @@ internal sealed class StepInputs : IDisposable
         Bind(context, tokens);
         Copy(batch.TokenIds, context.TokenIds);
         Copy(batch.Positions, context.Positions);
-        Copy(batch.Labels, context.Labels);
+        SendLabels(context, batch.Labels.AsSpan(0, tokens));
         EmbeddingKernel.SortTokens(batch.TokenIds.AsSpan(0, tokens), _scratch, _order, _ends);
         Copy(_order, context.TokenOrder);
         Copy(_ends, context.SegmentEnds);
@@ -128,6 +133,33 @@ internal sealed class StepInputs : IDisposable
         }
     }
 
+    /// <summary>All labels, or those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
+    private void SendLabels(StepContext context, ReadOnlySpan<int> labels)
+    {
+        var count = labels.Length - labels.Count(PackedBatch.IgnoredLabel);
+        var share = ((((labels.Length + HeadShares - 1) / HeadShares) + LeastHeadShare - 1) / LeastHeadShare) * LeastHeadShare;
+        var rows = Math.Max(1, (count + share - 1) / share) * share;
+        if (!context.SkipsUnlabelled || rows >= labels.Length)
+        {
+            Copy(labels, context.Labels);
+            return;
+        }
+        context.HeadRows = rows;
+        (context.Labels, context.LabelRows, context.LabelSlots) = (_arrays[2].Rows(0, rows), _arrays[5].Rows(0, rows), _arrays[6].Rows(0, labels.Length));
+        var (chosen, tokens, slots) = (_labels, _order, _ends);
+        Array.Fill(chosen, PackedBatch.IgnoredLabel, 0, rows);
+        Array.Clear(tokens, 0, rows);
+        var next = 0;
+        for (var t = 0; t < labels.Length; t++)
+        {
+            slots[t] = labels[t] == PackedBatch.IgnoredLabel ? -1 : next;
+            if (slots[t] >= 0) (tokens[next], chosen[next++]) = (t, labels[t]);
+        }
+        Copy(chosen, context.Labels);
+        Copy(tokens, context.LabelRows);
+        Copy(slots, context.LabelSlots);
+    }
+
     public void Dispose() => _buffer.Dispose();
 
     /// <summary>The parts of a table: how many positions, and the length of the sequences that they are for. Two if the frequencies depend on that.</summary>
@@ -149,5 +181,5 @@ internal sealed class StepInputs : IDisposable
 
     private static long Align(long bytes) => (bytes + 255) / 256 * 256;
 
-    private void Copy(int[] source, Tensor target) => _device.CopyFromHost(MemoryMarshal.AsBytes(source.AsSpan(0, (int)target.Count)), target);
+    private void Copy(ReadOnlySpan<int> source, Tensor target) => _device.CopyFromHost(MemoryMarshal.AsBytes(source[..(int)target.Count]), target);
 }

@@ -81,7 +81,7 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, SkipsUnlabelled = model.Decoder.CanSkipUnlabelled(options.MaxTokens, model.DType, target), MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         if (_plan.Training.HostBytes > 0)
         {
             var host = _device.AllocateHost(_plan.Training.HostBytes, "activations of layers");
@@ -161,8 +161,8 @@ public sealed class TrainingEngine : ITrainingEngine
         _device.CopyFromHost(MemoryMarshal.AsBytes(seed), _inputs.DropoutSeed);
         _inputs.Send(_training, batch);
         _plan.Training.BeginStep();
-        // Everything that changes between micro-batches of as many tokens is in device memory by now, so one recording serves them all.
-        _graphs.Run(batch.TokenCount, _forwardBackward);
+        // Everything that changes between micro-batches of as many tokens and rows of the head is in device memory by now, so one recording serves them all.
+        _graphs.Run(((long)_training.HeadRows << 32) | (uint)batch.TokenCount, _forwardBackward);
     }
 
     /// <inheritdoc/>
@@ -191,7 +191,7 @@ public sealed class TrainingEngine : ITrainingEngine
 
     private void ForwardBackward()
     {
-        var losses = _inputs.Losses.Rows(0, _training.TokenCount);
+        var losses = _inputs.Losses.Rows(0, _training.HeadRows);
         _model.Decoder.ForwardBackward(_training, _plan.Policies, losses, _plan.Lag);
         ElementwiseKernel.AddSum(_device, losses, _lossTotal);
     }

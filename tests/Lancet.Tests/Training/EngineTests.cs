@@ -1,6 +1,8 @@
 using System.Text.Json;
 using Lancet.Adapters;
 using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
 using Lancet.Generation;
 using Lancet.Kernels;
 using Lancet.Models;
@@ -56,6 +58,85 @@ public class EngineTests
         foreach (var (a, b) in chunked.Gradients.Zip(whole.Gradients))
             for (var i = 0; i < a.Length; i++)
                 if (!(Math.Abs(a[i] - b[i]) < 1e-13)) Assert.Fail($"element {i}: {a[i]} and {b[i]}");
+    }
+
+    [Theory]
+    [InlineData("llama")]
+    [InlineData("gemma2")]
+    public void The_head_leaves_out_rows_without_a_label(string family)
+    {
+        const int length = 60;
+        using var folder = new ModelFolder(family, ("vocab_size", HeadSpy.Vocabulary), ("final_logit_softcapping", 3.0), ("tie_word_embeddings", false));
+        using var device = new HeadSpy();
+        using var model = LanguageModel.Load(folder.Path, new LoadOptions { DType = DType.Float64, Device = device, OwnsDevice = true, IsFullyTrained = true, IsFromScratch = true });
+        using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = 2 * length, MaxSequenceLength = length, AdamW = s_adamW, MaxGradientNorm = 0 });
+        var random = new DeterministicRandom(6);
+        PackedBatch Batch(params (int First, int Count)[] labelled)
+        {
+            var batch = new PackedBatch(2 * length, 2);
+            foreach (var (first, count) in labelled)
+            {
+                int[] ids = [.. Enumerable.Range(0, length).Select(_ => random.NextInt32(HeadSpy.Vocabulary))];
+                batch.Add(ids, [.. ids.Select((id, i) => i >= first && i < first + count ? id : PackedBatch.IgnoredLabel)]);
+            }
+            return batch;
+        }
+        double Loss(PackedBatch batch)
+        {
+            device.Rows = 0;
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            return engine.EndStep(0).Loss;
+        }
+        var some = Batch((35, 25), (20, 12));
+        var loss = Loss(some);
+        // 37 labels in whole eighths of 120 rows, which are 16 rows each.
+        Assert.Equal(48, device.Rows);
+        var losses = new float[2 * length];
+        engine.Evaluate(some, losses);
+        Assert.Equal(losses.Where((_, t) => some.Labels[t] != PackedBatch.IgnoredLabel).Average(), loss, 1e-5);
+        foreach (var (weight, gradient) in model.Trained!.Weights.Select(weight => (weight, weight.Gradient.HostSpan<double>().ToArray())).ToList())
+        {
+            for (var i = 0; i < 3; i++)
+            {
+                var at = random.NextInt32(gradient.Length);
+                double At(double change)
+                {
+                    var values = model.Trained.Master(weight).HostSpan<double>();
+                    var value = values[at];
+                    values[at] = value + change;
+                    var changed = Loss(some);
+                    values[at] = value;
+                    return changed;
+                }
+                Assert.Equal((At(1e-5) - At(-1e-5)) / 2e-5, gradient[at], 1e-7);
+            }
+        }
+        // Other steps have other rows, and all of them if nearly all have labels.
+        Loss(Batch((0, length), (4, length)));
+        Assert.Equal(2 * length, device.Rows);
+        Loss(Batch((1, 1), (0, 0)));
+        Assert.Equal(16, device.Rows);
+        Assert.Equal(loss, Loss(some));
+    }
+
+    /// <summary>Counts the rows of logits.</summary>
+    private sealed class HeadSpy() : ForwardingDevice(new CpuDevice())
+    {
+        public const int Vocabulary = 211;
+
+        public int Rows { get; set; }
+
+        public override void MatMul(in MatMul product)
+        {
+            if (product.N == Vocabulary) Rows += product.M;
+            base.MatMul(product);
+        }
+
+        protected override void Dispose(bool disposing)
+        {
+            if (disposing) Inner.Dispose();
+        }
     }
 
     [Theory]

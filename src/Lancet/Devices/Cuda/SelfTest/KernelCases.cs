@@ -102,7 +102,7 @@ internal static partial class KernelCases
     private static IEnumerable<KernelCase> Norms()
     {
         foreach (var (rows, heads, columns, kind, hasHeadScales, padding) in ((int, int, int, NormKind, bool, int)[])[
-            (5, 1, 123, NormKind.RootMeanSquarePlusOne, false, 0), (3, 4, 16, NormKind.RootMeanSquare, false, 8), (70, 1, 576, NormKind.RootMeanSquare, false, 0), (33, 1, 4096, NormKind.RootMeanSquare, false, 0),
+            (5, 1, 123, NormKind.RootMeanSquarePlusOne, false, 0), (3, 4, 16, NormKind.RootMeanSquare, false, 8), (70, 1, 576, NormKind.RootMeanSquare, false, 0), (6, 1, 2304, NormKind.RootMeanSquarePlusOne, false, 0), (33, 1, 4096, NormKind.RootMeanSquare, false, 0),
             (5, 1, 123, NormKind.Layer, false, 0), (33, 1, 4096, NormKind.Layer, false, 0), (9, 6, 12, NormKind.Layer, true, 8), (40, 32, 128, NormKind.Layer, true, 0)])
         {
             yield return new(kind == NormKind.Layer ? "layer norm" : "rms norm", $"{rows} x {heads} x {columns}", s_float, (lab, dtype) =>
@@ -121,6 +121,17 @@ internal static partial class KernelCases
                 lab.Result("dx", dx, rows, heads * columns);
                 kernel.Backward(lab.Device, rows, dy, x, w, statistics, dy, false);
                 lab.Result("dx over dy", dy, rows, heads * columns);
+                kernel.ForwardAdded(lab.Device, rows, x, w, dx, 0.5, y, statistics);
+                lab.Result("added", y, rows, heads * columns);
+                if (heads > 1) return;
+                // Every third row, and the first once more.
+                int[] chosen = [.. Enumerable.Range(0, rows).Where(row => row % 3 == 1), 0], slots = [.. Enumerable.Range(0, rows).Select(row => row % 3 == 1 ? row / 3 : -1)];
+                kernel.Forward(lab.Device, chosen.Length, x, w, y, statistics, lab.Of(chosen));
+                lab.Result("y of rows", y, chosen.Length, columns);
+                kernel.BackwardWeight(lab.Device, chosen.Length, dy, x, statistics, partial, gradient, lab.Of(chosen));
+                lab.Result("dw of rows", gradient);
+                kernel.Backward(lab.Device, rows, y, x, w, statistics, dx, false, lab.Of(slots));
+                lab.Result("dx of rows", dx, rows, columns);
             });
         }
     }
