@@ -25,7 +25,7 @@ def row(what, asked, step):
 
 folder = sys.argv[1]
 found = {budget: step for budget in UNSLOTH if (step := values(folder, f"{budget}gb"))}
-few = {layers: step for layers in (2, 4) if (step := values(folder, f"80gb-{layers}"))}
+few = {layers: step for layers in (2, 3) if (step := values(folder, f"80gb-{layers}"))}
 if found or few:
     print("| 8B QLoRA r 32, batch 1 | issue 4 | tokens | peak GB (planned) | host GB | tokens/s | seconds (predicted) | planned |\n|---|---|---|---|---|---|---|---|")
 for budget, step in found.items():
@@ -33,13 +33,15 @@ for budget, step in found.items():
 for layers, step in few.items():
     row(f"80 GB, {layers} of {LAYERS} layers", "", step)
 if len(few) == 2:
+    (fewer, least), (more, most) = sorted(few.items())
+
     def at(what):
-        return few[2][what] + (LAYERS - 2) * (few[4][what] - few[2][what]) / 2
+        return least[what] + (LAYERS - fewer) * (most[what] - least[what]) / (more - fewer)
     # Inputs of layers that the host has no room for stay on the device.
-    layer = (few[4]["host GB"] - few[2]["host GB"]) / 2
+    layer = (most["host GB"] - least["host GB"]) / (more - fewer)
     stay = max(0, math.ceil((at("host GB") - MOST_HOST_GB) / layer))
-    peak, tokens = at(PEAK) + stay * layer, few[2]["tokens a step"]
-    print(f"\n80 GB, extrapolated from 2 and 4 layers to {LAYERS}: {tokens:,} tokens with a peak of {peak:.2f} GB and {at('host GB') - stay * layer:.1f} GB of host memory, "
+    peak, tokens = at(PEAK) + stay * layer, least["tokens a step"]
+    print(f"\n80 GB, extrapolated from {fewer} and {more} layers to {LAYERS}: {tokens:,} tokens with a peak of {peak:.2f} GB and {at('host GB') - stay * layer:.1f} GB of host memory, "
           f"inputs of {stay} layers on the device ({layer:.2f} GB each); {verdict(f'≥ {TIMES} × {UNSLOTH[80]:,} in 80 GB', TIMES * UNSLOTH[80], tokens, 80, peak)}.")
 if plan := load(os.path.join(folder, "context-80gb-plan.json")):
     print(f"\n80 GB, planned with all layers: up to {plan['max_context']:,} tokens, {(plan['peak_bytes'] + plan['driver_bytes']) / 1e9:.2f} GB, {plan['host_bytes'] / 1e9:.1f} GB of host memory; {plan['activation_policy']}; {plan['predicted_seconds']:.0f} s.")

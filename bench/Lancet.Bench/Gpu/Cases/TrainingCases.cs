@@ -18,18 +18,22 @@ internal static class TrainingCases
     private static IEnumerable<KernelCase> CrossEntropy()
     {
         var (engineRows, engineType) = HeadChunk();
-        var chunks = new HashSet<(int Rows, DType DType)> { (engineRows, engineType), (1024, DType.Float32), (1024, DType.BFloat16), (engineRows, DType.BFloat16) };
-        foreach (var (chunk, dtype) in chunks)
+        const int gemmaRows = 512, gemmaVocabulary = 256000;
+        var chunks = new HashSet<(int Rows, int Columns, DType DType, double SoftCap)>
         {
-            var isEngines = (chunk, dtype) == (engineRows, engineType);
-            yield return new($"cross-entropy forward+backward{(isEngines ? ", the engine's chunk" : "")}", $"{chunk} × {Vocabulary}", dtype, chunk, (lab, type, rows) =>
+            (engineRows, Vocabulary, engineType, 0), (1024, Vocabulary, DType.Float32, 0), (1024, Vocabulary, DType.BFloat16, 0), (engineRows, Vocabulary, DType.BFloat16, 0), (gemmaRows, gemmaVocabulary, DType.BFloat16, 30),
+        };
+        foreach (var (chunk, columns, dtype, softCap) in chunks)
+        {
+            var isEngines = (chunk, columns, dtype) == (engineRows, Vocabulary, engineType);
+            yield return new($"cross-entropy forward+backward{(isEngines ? ", the engine's chunk" : "")}{(softCap > 0 ? $", soft cap {softCap}" : "")}", $"{chunk} × {columns}", dtype, chunk, (lab, type, rows) =>
             {
-                Tensor logits = lab.Rows(type, rows, Vocabulary, 4), labels = lab.Of(lab.RowIntegers(rows, Vocabulary)), losses = lab.Output(type.Accumulator(), new Shape(rows));
+                Tensor logits = lab.Rows(type, rows, columns, 4), labels = lab.Of(lab.RowIntegers(rows, columns)), losses = lab.Output(type.Accumulator(), new Shape(rows));
                 var scale = lab.Of(type.Accumulator(), 0.125);
-                var kernel = new CrossEntropyKernel(Vocabulary, 1, 0);
+                var kernel = new CrossEntropyKernel(columns, 1, softCap);
                 return new(() => kernel.ForwardBackward(lab.Device, logits, labels, losses, scale), [logits], new("losses", losses), new("gradient", logits));
             })
-            { Bytes = (2.0 * chunk * Vocabulary * dtype.SizeInBytes()) + (8.0 * chunk), ComparedRows = 16 };
+            { Bytes = (2.0 * chunk * columns * dtype.SizeInBytes()) + (8.0 * chunk), ComparedRows = 16 };
         }
     }
 
