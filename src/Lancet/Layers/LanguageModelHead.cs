@@ -46,7 +46,9 @@ public sealed class LanguageModelHead
     /// <param name="room">Columns behind each row of the gradient.</param>
     internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses, int room)
     {
-        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
+        var d = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
+        // The same buffers whether rows are left out in this step or not.
+        var normed = c.SkipsUnlabelled ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : d;
         var total = c.SkipsUnlabelled ? c.HeadRows : c.TokenCount;
         var isChosen = total < c.TokenCount;
         var rstd = isChosen ? Norm.ForwardLabelled(c, x, normed) : Norm.Forward(c, x, normed);
@@ -62,22 +64,12 @@ public sealed class LanguageModelHead
             c.Device.MatMul(new MatMul { M = count, N = _config.HiddenSize, K = _config.VocabularySize, A = new(logits), B = Weight.Operand(false), C = rows, LeadingDimensionC = normed.Shape[1], Alpha = 1 });
         }
         c.Free(buffer);
-        if (!c.SkipsUnlabelled)
-        {
-            Norm.Backward(c, normed, x, rstd, normed, false);
-            c.Free(rstd);
-            return normed;
-        }
-        // The same buffers whether rows are left out in this step or not.
-        var d = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
         if (isChosen) Norm.BackwardLabelled(c, normed, x, rstd, d);
         else Norm.Backward(c, normed, x, rstd, d, false);
-        c.Free(rstd, normed);
+        c.Free(rstd);
+        if (c.SkipsUnlabelled) c.Free(normed);
         return d;
     }
-
-    /// <summary>Whether the gradient of the stream fits where the logits were, so that leaving rows out takes no more memory.</summary>
-    internal bool CanSkipUnlabelled(int tokens, int room, Tile.DType dtype, PlanTarget target) => (long)tokens * (_config.HiddenSize + room) <= (long)ChunkRows(tokens, dtype, target) * _config.VocabularySize;
 
     /// <summary>Losses [T] of all tokens.</summary>
     internal void Forward(StepContext c, Tensor x, Tensor losses)
@@ -122,13 +114,11 @@ public sealed class LanguageModelHead
     /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when all rows are cut into equal parts that fit.</summary>
     private Tensor AllocateChunk(StepContext c, int rows, out int size)
     {
-        var most = ChunkRows(c.TokenCount, c.DType, c.Device.PlanTarget);
+        // A GPU reads the head's weights once a chunk, so chunks are large there.
+        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.DType);
+        var most = (int)Math.Clamp((c.Device.PlanTarget.IsCuda ? CudaChunkBytes : ChunkBytes) / bytes, 1, c.TokenCount);
         var chunks = (rows + most - 1) / most;
         size = (rows + chunks - 1) / chunks;
         return c.Allocate(MemoryPurpose.Logits, c.DType, new Shape(most, _config.VocabularySize));
     }
-
-    // A GPU reads the head's weights once a chunk, so chunks are large there.
-    private int ChunkRows(int tokens, Tile.DType dtype, PlanTarget target) =>
-        (int)Math.Clamp((target.IsCuda ? CudaChunkBytes : ChunkBytes) / ((long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(dtype)), 1, tokens);
 }

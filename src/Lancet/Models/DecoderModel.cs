@@ -95,7 +95,7 @@ public sealed class DecoderModel
             Release((2 * layer) + 2);
         }
         c.Trace?.Begin(StepPhase.Head);
-        var d = Head.ForwardBackward(c, x, losses, GradientRoom);
+        var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room)));
         c.Free(x);
         while (released < Layers.Count) Layers[released++].Release(c);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
@@ -110,12 +110,6 @@ public sealed class DecoderModel
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType), Config.HiddenSize);
         c.Free(d);
     }
-
-    /// <summary>Whether steps of up to so many tokens can leave rows without a label out of the head and need no more memory for it.</summary>
-    internal bool CanSkipUnlabelled(int maxTokens, DType dtype, PlanTarget target) => Head.CanSkipUnlabelled(maxTokens, GradientRoom, dtype, target);
-
-    // Columns behind each row of the stream's gradient.
-    private int GradientRoom => Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room));
 
     /// <summary>Loss of every token, forward only.</summary>
     public void Forward(StepContext c, Tensor losses)

@@ -66,7 +66,7 @@ public class EngineTests
     public void The_head_leaves_out_rows_without_a_label(string family)
     {
         const int length = 60;
-        using var folder = new ModelFolder(family, ("vocab_size", HeadSpy.Vocabulary), ("final_logit_softcapping", 3.0), ("tie_word_embeddings", false));
+        using var folder = new ModelFolder(family, ("vocab_size", HeadSpy.Vocabulary), ("intermediate_size", 256), ("final_logit_softcapping", 3.0), ("tie_word_embeddings", false));
         using var device = new HeadSpy();
         using var model = LanguageModel.Load(folder.Path, new LoadOptions { DType = DType.Float64, Device = device, OwnsDevice = true, IsFullyTrained = true, IsFromScratch = true });
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = 2 * length, MaxSequenceLength = length, AdamW = s_adamW, MaxGradientNorm = 0 });
