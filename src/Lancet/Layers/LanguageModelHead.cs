@@ -47,9 +47,8 @@ public sealed class LanguageModelHead
     internal Tensor ForwardBackward(StepContext c, Tensor x, Tensor losses, int room)
     {
         var d = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize + room);
-        // The same buffers whether rows are left out in this step or not.
-        var normed = c.SkipsUnlabelled ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : d;
-        var total = c.SkipsUnlabelled ? c.HeadRows : c.TokenCount;
+        var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
+        var total = c.HeadRows;
         var isChosen = total < c.TokenCount;
         var rstd = isChosen ? Norm.ForwardLabelled(c, x, normed) : Norm.Forward(c, x, normed);
         var buffer = AllocateChunk(c, total, out var size);
@@ -66,8 +65,7 @@ public sealed class LanguageModelHead
         c.Free(buffer);
         if (isChosen) Norm.BackwardLabelled(c, normed, x, rstd, d);
         else Norm.Backward(c, normed, x, rstd, d, false);
-        c.Free(rstd);
-        if (c.SkipsUnlabelled) c.Free(normed);
+        c.Free(rstd, normed);
         return d;
     }
 

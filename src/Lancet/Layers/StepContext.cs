@@ -46,10 +46,7 @@ public sealed class StepContext
     /// <summary>Labels, already shifted, −100 for none: int32 [T]; of the head's rows if those are fewer.</summary>
     public Tensor Labels { get; set; }
 
-    /// <summary>Whether a step's head leaves out rows without a label, see <see cref="StepPlan.SkipsUnlabelled"/>.</summary>
-    internal bool SkipsUnlabelled { get; init; }
-
-    /// <summary>Rows of the head: tokens with a label, rounded up, where <see cref="SkipsUnlabelled"/>; else all.</summary>
+    /// <summary>Rows of the head: tokens with a label, rounded up.</summary>
     internal int HeadRows { get; set; }
 
     /// <summary>Tokens of the head's rows, any token where the rows are rounded up: int32 [head rows].</summary>

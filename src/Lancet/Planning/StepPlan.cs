@@ -26,9 +26,6 @@ public sealed class StepPlan
     /// <summary>Whether the token embedding moves to host memory, where a GPU reads the rows that it needs.</summary>
     public bool MovesEmbedding { get; internal init; }
 
-    /// <summary>Whether the head leaves out rows without a label: where the buffer that takes fits the budget and hardly counts.</summary>
-    public bool SkipsUnlabelled { get; internal init; }
-
     /// <summary>Predicted seconds of the forward and backward pass of one micro-batch, see <see cref="PlanTarget.Rates"/>.</summary>
     public double PredictedSeconds { get; internal set; }
 

@@ -13,9 +13,6 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     // Page-locked memory is taken from everybody else on the machine.
     private const double ShareOfHostMemory = 0.5;
 
-    // What a step's memory may grow by so that the head can leave out rows without a label.
-    private const double ShareForSkipping = 1.0 / 32;
-
     private readonly int _layers = decoder.Layers.Count;
     private readonly long _budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
 
@@ -83,16 +80,9 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
 
     private StepPlan Run(PolicyChoice choice, bool movesEmbedding)
     {
-        var skipping = Run(choice, movesEmbedding, true);
-        var plain = Run(choice, movesEmbedding, false);
-        return skipping.Memory.PeakBytes <= _budget && skipping.Training.RequiredBytes <= plain.Training.RequiredBytes * (1 + ShareForSkipping) ? skipping : plain;
-    }
-
-    private StepPlan Run(PolicyChoice choice, bool movesEmbedding, bool skipsUnlabelled)
-    {
         using var device = new PlanningDevice(target);
         StepMemory training = new(), evaluation = new();
-        DryRun(device, training, choice.Policies, choice.Lag, null, skipsUnlabelled);
+        DryRun(device, training, choice.Policies, choice.Lag, null);
         var operations = device.MatMulOperations;
         DryRun(device, evaluation, null, 0, null);
 
@@ -115,7 +105,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
         var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0);
-        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding, SkipsUnlabelled = skipsUnlabelled };
+        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
     }
 
     /// <summary>What a step asks for in which all layers keep the same.</summary>
@@ -128,10 +118,10 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     }
 
     /// <summary>Runs a training step without computing, or a forward pass if there are no policies.</summary>
-    private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, int lag, StepTrace? trace, bool skipsUnlabelled = false)
+    private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, int lag, StepTrace? trace)
     {
         var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, SkipsUnlabelled = skipsUnlabelled, Trace = trace, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         inputs.Bind(context, options.MaxTokens);
         memory.BeginPlanning();
         if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), lag);

@@ -133,13 +133,13 @@ internal sealed class StepInputs : IDisposable
         }
     }
 
-    /// <summary>All labels, or those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
+    /// <summary>All labels; or, for training, those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
     private void SendLabels(StepContext context, ReadOnlySpan<int> labels)
     {
         var count = labels.Length - labels.Count(PackedBatch.IgnoredLabel);
         var share = ((((labels.Length + HeadShares - 1) / HeadShares) + LeastHeadShare - 1) / LeastHeadShare) * LeastHeadShare;
         var rows = Math.Max(1, (count + share - 1) / share) * share;
-        if (!context.SkipsUnlabelled || rows >= labels.Length)
+        if (!context.IsTraining || rows >= labels.Length)
         {
             Copy(labels, context.Labels);
             return;

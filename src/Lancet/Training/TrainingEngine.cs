@@ -81,7 +81,7 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, SkipsUnlabelled = _plan.SkipsUnlabelled, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         if (_plan.Training.HostBytes > 0)
         {
             var host = _device.AllocateHost(_plan.Training.HostBytes, "activations of layers");
