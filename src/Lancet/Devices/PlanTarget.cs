@@ -23,7 +23,7 @@ public sealed class PlanTarget
     /// <summary>
     /// What the driver, its code of the kernels and cuBLASLt take of a GPU's memory once a step has run, about: 22 to 42 MB were measured on an H100
     /// (driver 580), the more the smaller the model, whose allocations fill fewer of the driver's pages; and 8 bytes of page tables for each 4 KiB of page-locked host memory. With
-    /// those, 18 steps on an H200 with up to 40 GB of host memory took between 35 MB and a few hundred KB less.
+    /// those, 30 steps on an H200 with up to 40 GB of host memory took 1 to 35 MB less.
     /// </summary>
     /// <param name="hostBytes">Page-locked host memory in bytes.</param>
     public long DriverBytes(long hostBytes) => IsCuda ? (40 << 20) + (hostBytes / 512) : 0;

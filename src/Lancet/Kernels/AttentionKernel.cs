@@ -172,7 +172,7 @@ public sealed class AttentionKernel(AttentionShape shape)
                 var fade = Exp2(carried[0] * parts.Unit - pivot);
                 var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
                 return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: choice.ForwardStages, warpSpecialized: choice.Width == 128, startsAhead: true);
+            }, stages: choice.ForwardStages, warpSpecialized: choice.HasProducer, startsAhead: true);
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
@@ -510,6 +510,9 @@ public sealed class AttentionKernel(AttentionShape shape)
 
         /// <summary>Steps of loading ahead where rows are keys: warp groups have room for one more, and use it.</summary>
         public int KeyStages => IsForWarpGroups ? 3 : Stages;
+
+        /// <summary>Whether the forward pass has warps that only copy; heads of 256 need the registers that those take.</summary>
+        public bool HasProducer => Width == 128;
 
         /// <summary>Warps of the forward kernel. Two warp groups share what is read of a step's wide heads; narrow ones rather make more programs.</summary>
         public int ForwardWarps => IsForWarpGroups && Width > 64 ? 8 : 4;
