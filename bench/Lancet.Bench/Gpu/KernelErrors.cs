@@ -142,12 +142,7 @@ internal static class KernelErrors
         int[] offsets = [0, 512, 800, 816, 1024], lengths = [.. offsets.Skip(1).Zip(offsets, (end, start) => end - start)];
         var tokens = lengths.Sum();
         int queryColumns = shape.QueryHeads * shape.HeadDimension, keyColumns = shape.KeyValueHeads * shape.HeadDimension;
-        int[] keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens];
-        AttentionIntervals.Fill(offsets, window, keyBegin, keyEnd, queryBegin, queryEnd);
-        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
-        AttentionIntervals.OrderKeys(queryBegin, queryEnd, keyOrder);
-        AttentionIntervals.OrderQueries(keyBegin, keyEnd, queryOrder);
-        var intervals = new AttentionIntervals(c.Lab.Of(keyBegin), c.Lab.Of(keyEnd), c.Lab.Of(queryBegin), c.Lab.Of(queryEnd), c.Lab.Of(keyOrder), c.Lab.Of(queryOrder));
+        var intervals = AttentionIntervals.Of(offsets, window, values => c.Lab.Of(values));
         Tensor x = c.In("qkv", c.Lab.Rows(Narrow, tokens, queryColumns + (2 * keyColumns), 2)), dy = c.In("dy", c.Lab.Rows(Narrow, tokens, queryColumns));
         Tensor o = c.Lab.Output(Narrow, dy.Shape), log = c.Lab.Output(DType.Float32, new Shape(shape.QueryHeads, tokens)), dx = c.Lab.Output(Narrow, x.Shape);
         ColumnSlice q = ColumnSlice.Of(x, 0), k = ColumnSlice.Of(x, queryColumns), v = ColumnSlice.Of(x, queryColumns + keyColumns);

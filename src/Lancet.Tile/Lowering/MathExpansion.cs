@@ -38,9 +38,6 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
     /// <summary>2ˣ; 0 where that is subnormal.</summary>
     public Source Exp2(Source x) => builder.Pure(ThreadOpcode.Exp2Approximate, F, x, immediate: 1);
 
-    // What is at most a half and will be taken from 1 needs no more than the hardware's power of a rounded product and its reciprocal.
-    private Source CoarseExp(Source x, float factor) => Exp2(Multiply(x, factor * Log2E));
-
     /// <summary>
     /// a / b. The correctly rounded instruction calls a function for operands of unusual size, and calls keep the assembler from running warp
     /// groups' products beside other work. Without calls: Newton's method from an approximate 1/b, right but for an ulp as long as 1/b and a/b are
@@ -147,6 +144,9 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         for (var i = coefficients.Length - 2; i >= 0; i--) p = builder.Fma(p, x, C(coefficients[i]));
         return p;
     }
+
+    // What is at most a half and will be taken from 1 needs no more than the hardware's power of a rounded product and its reciprocal.
+    private Source CoarseExp(Source x, float factor) => Exp2(Multiply(x, factor * Log2E));
 
     private Source CopySign(Source magnitude, Source sign) =>
         builder.Or(ThreadType.B32, builder.And(ThreadType.B32, magnitude, Source.Constant(0x7fffffff)), builder.And(ThreadType.B32, sign, Source.Constant(unchecked((int)0x80000000))));

@@ -20,6 +20,20 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
     /// <summary>Tokens.</summary>
     public int Count => (int)KeyBegin.Count;
 
+    /// <summary>Intervals of causal attention within each sequence, with the orders of their blocks, in arrays of their own.</summary>
+    /// <param name="cuSeqlens">Offsets of the sequences, and the token count.</param>
+    /// <param name="window">Sliding window W, 0 ≤ i − j &lt; W; 0 for none.</param>
+    /// <param name="send">Copies an array to the device.</param>
+    public static AttentionIntervals Of(ReadOnlySpan<int> cuSeqlens, int window, Func<int[], Tensor> send)
+    {
+        var tokens = cuSeqlens[^1];
+        int[] keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens], keyOrder = new int[Blocks(tokens)], queryOrder = new int[keyOrder.Length];
+        Fill(cuSeqlens, window, keyBegin, keyEnd, queryBegin, queryEnd);
+        OrderKeys(queryBegin, queryEnd, keyOrder);
+        OrderQueries(keyBegin, keyEnd, queryOrder);
+        return new(send(keyBegin), send(keyEnd), send(queryBegin), send(queryEnd), send(keyOrder), send(queryOrder));
+    }
+
     /// <summary>Fills in the intervals of causal attention within each sequence, on the host.</summary>
     /// <param name="cuSeqlens">Offsets of the sequences, and the token count.</param>
     /// <param name="window">Sliding window W, 0 ≤ i − j &lt; W; 0 for none.</param>
@@ -52,6 +66,7 @@ public readonly record struct AttentionIntervals(Tensor KeyBegin, Tensor KeyEnd,
     public static void OrderQueries(ReadOnlySpan<int> keyBegin, ReadOnlySpan<int> keyEnd, Span<int> order)
     {
         const int mostOnStack = 1024;
+        // Ascending negative sizes, with the number below: larger blocks first, and of equals the later.
         var sizes = order.Length <= mostOnStack ? stackalloc long[order.Length] : new long[order.Length];
         for (var block = 0; block < order.Length; block++)
         {

@@ -13,11 +13,11 @@ namespace Lancet.Training;
 internal sealed class StepInputs : IDisposable
 {
     private const int IndexArrays = 7;
+    private const int WindowArrays = 6;
 
     // Steps whose head has as many rows share a recording, so there are few different numbers.
     private const int HeadShares = 8;
     private const int LeastHeadShare = 16;
-    private const int WindowArrays = 6;
     private readonly Device _device;
     private readonly DeviceBuffer _buffer;
     private readonly int _maxTokens;
@@ -30,7 +30,6 @@ internal sealed class StepInputs : IDisposable
     private readonly RotaryConfig[] _rotaries;
     private readonly RotaryTensors[] _tables;
     private readonly int[] _rows;
-    private readonly int[] _labels;
 
     public StepInputs(Device device, ModelConfig config, DType dtype, int maxTokens, int maxPositions)
     {
@@ -58,7 +57,7 @@ internal sealed class StepInputs : IDisposable
             _tables[i] = new(rows, _buffer.View(DType.Float32, shape, offset), _buffer.View(DType.Float32, shape, offset + TableBytes(i)));
             offset += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
         }
-        (_order, _ends, _scratch, _rows, _labels) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens], new int[maxTokens]);
+        (_order, _ends, _scratch, _rows) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens]);
         _intervals = [.. Enumerable.Range(0, WindowArrays).Select(_ => new int[maxTokens])];
         if (device is PlanningDevice) return;
         for (var i = 0; i < tables.Length; i++)
@@ -137,8 +136,8 @@ internal sealed class StepInputs : IDisposable
     private void SendLabels(StepContext context, ReadOnlySpan<int> labels)
     {
         var count = labels.Length - labels.Count(PackedBatch.IgnoredLabel);
-        var share = ((((labels.Length + HeadShares - 1) / HeadShares) + LeastHeadShare - 1) / LeastHeadShare) * LeastHeadShare;
-        var rows = Math.Max(1, (count + share - 1) / share) * share;
+        var share = Blocks.Of(Blocks.Of(labels.Length, HeadShares), LeastHeadShare) * LeastHeadShare;
+        var rows = Math.Max(1, Blocks.Of(count, share)) * share;
         if (!context.IsTraining || rows >= labels.Length)
         {
             Copy(labels, context.Labels);
@@ -146,7 +145,7 @@ internal sealed class StepInputs : IDisposable
         }
         context.HeadRows = rows;
         (context.Labels, context.LabelRows, context.LabelSlots) = (_arrays[2].Rows(0, rows), _arrays[5].Rows(0, rows), _arrays[6].Rows(0, labels.Length));
-        var (chosen, tokens, slots) = (_labels, _order, _ends);
+        var (chosen, tokens, slots) = (_rows, _order, _ends);
         Array.Fill(chosen, PackedBatch.IgnoredLabel, 0, rows);
         Array.Clear(tokens, 0, rows);
         var next = 0;

@@ -157,12 +157,7 @@ public class AttentionKernelTests
     {
         var offsets = new int[lengths.Length + 1];
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
-        int[][] arrays = [.. Enumerable.Range(0, 4).Select(_ => new int[offsets[^1]])];
-        AttentionIntervals.Fill(offsets, window, arrays[0], arrays[1], arrays[2], arrays[3]);
-        int[] keyOrder = new int[AttentionIntervals.Blocks(arrays[0].Length)], queryOrder = new int[keyOrder.Length];
-        AttentionIntervals.OrderKeys(arrays[2], arrays[3], keyOrder);
-        AttentionIntervals.OrderQueries(arrays[0], arrays[1], queryOrder);
-        return new(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(keyOrder), lab.Of(queryOrder));
+        return AttentionIntervals.Of(offsets, window, values => lab.Of(values));
     }
 
     private static double[] Reference(double[] qkv, AttentionShape shape, int[] lengths, int window) => Compute(qkv, shape, lengths, window, value => value, value => value);

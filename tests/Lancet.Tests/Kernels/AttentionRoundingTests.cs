@@ -43,13 +43,8 @@ public class AttentionRoundingTests
         Tensor qkv = lab.Random(dtype, new Shape(tokens, width), 2), dOut = lab.Random(dtype, new Shape(tokens, heads * dimension)), gradient = lab.New(dtype, qkv.Shape), o = lab.New(dtype, dOut.Shape);
         var logSum = lab.New(DType.Float32, new Shape(heads, tokens));
         ColumnSlice Part(Tensor tensor, int head) => ColumnSlice.Of(tensor, head * dimension);
-        int[][] arrays = [.. Enumerable.Range(0, 4).Select(_ => new int[tokens])];
         int[] offsets = [0, .. lengths.Select((_, i) => lengths[..(i + 1)].Sum())];
-        AttentionIntervals.Fill(offsets, 0, arrays[0], arrays[1], arrays[2], arrays[3]);
-        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
-        AttentionIntervals.OrderKeys(arrays[2], arrays[3], keyOrder);
-        AttentionIntervals.OrderQueries(arrays[0], arrays[1], queryOrder);
-        var intervals = new AttentionIntervals(lab.Of(arrays[0]), lab.Of(arrays[1]), lab.Of(arrays[2]), lab.Of(arrays[3]), lab.Of(keyOrder), lab.Of(queryOrder));
+        var intervals = AttentionIntervals.Of(offsets, 0, values => lab.Of(values));
         var kernel = new AttentionKernel(shape);
         kernel.Forward(lab.Device, Part(qkv, 0), Part(qkv, heads), Part(qkv, heads + 1), intervals, o, logSum);
         kernel.Backward(lab.Device, Part(qkv, 0), Part(qkv, heads), Part(qkv, heads + 1), intervals, o, logSum, dOut, kernel.Workspace(lab.Device, dtype, tokens, lab.New), Part(gradient, 0), Part(gradient, heads), Part(gradient, heads + 1));

@@ -44,12 +44,8 @@ internal static class AttentionCases
     private static PreparedKernel Prepare(BenchLab lab, DType dtype, int tokens, AttentionShape shape, int length, bool isBackward)
     {
         int queryColumns = shape.QueryHeads * shape.HeadDimension, keyColumns = shape.KeyValueHeads * shape.HeadDimension;
-        int[] offsets = [.. Enumerable.Range(0, (tokens / length) + 1).Select(i => i * length)], keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens];
-        AttentionIntervals.Fill(offsets, 0, keyBegin, keyEnd, queryBegin, queryEnd);
-        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
-        AttentionIntervals.OrderKeys(queryBegin, queryEnd, keyOrder);
-        AttentionIntervals.OrderQueries(keyBegin, keyEnd, queryOrder);
-        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd), lab.Of(keyOrder), lab.Of(queryOrder));
+        int[] offsets = [.. Enumerable.Range(0, (tokens / length) + 1).Select(i => i * length)];
+        var intervals = AttentionIntervals.Of(offsets, 0, values => lab.Of(values));
         Tensor projected = lab.Rows(dtype, tokens, queryColumns + (2 * keyColumns), 2), o = lab.Output(dtype, new Shape(tokens, queryColumns)), log = lab.Output(dtype.Accumulator(), new Shape(shape.QueryHeads, tokens));
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         var kernel = new AttentionKernel(shape);

@@ -26,13 +26,9 @@ internal static partial class KernelCases
     {
         var tokens = lengths.Sum();
         int queryColumns = shape.QueryHeads * shape.HeadDimension, keyColumns = shape.KeyValueHeads * shape.HeadDimension, width = queryColumns + (2 * keyColumns);
-        int[] offsets = new int[lengths.Length + 1], keyBegin = new int[tokens], keyEnd = new int[tokens], queryBegin = new int[tokens], queryEnd = new int[tokens];
+        var offsets = new int[lengths.Length + 1];
         for (var i = 0; i < lengths.Length; i++) offsets[i + 1] = offsets[i] + lengths[i];
-        AttentionIntervals.Fill(offsets, window, keyBegin, keyEnd, queryBegin, queryEnd);
-        int[] keyOrder = new int[AttentionIntervals.Blocks(tokens)], queryOrder = new int[keyOrder.Length];
-        AttentionIntervals.OrderKeys(queryBegin, queryEnd, keyOrder);
-        AttentionIntervals.OrderQueries(keyBegin, keyEnd, queryOrder);
-        var intervals = new AttentionIntervals(lab.Of(keyBegin), lab.Of(keyEnd), lab.Of(queryBegin), lab.Of(queryEnd), lab.Of(keyOrder), lab.Of(queryOrder));
+        var intervals = AttentionIntervals.Of(offsets, window, values => lab.Of(values));
         Tensor projected = lab.Random(dtype, new Shape(tokens, width), 2), gradients = lab.Output(dtype, projected.Shape);
         ColumnSlice q = ColumnSlice.Of(projected, 0), k = ColumnSlice.Of(projected, queryColumns), v = ColumnSlice.Of(projected, queryColumns + keyColumns);
         Tensor o = lab.Output(dtype, new Shape(tokens, queryColumns)), log = lab.Output(dtype.Accumulator(), new Shape(shape.QueryHeads, tokens));
