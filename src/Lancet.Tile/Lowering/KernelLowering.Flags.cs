@@ -89,16 +89,21 @@ internal sealed partial class KernelLowering
         return layout;
     }
 
-    /// <summary>Where a register lies: the threads' first four registers behind each other, then their next four.</summary>
+    /// <summary>
+    /// Where a register lies: warp after warp; in a warp's part the lanes' first four registers behind each other, then their next four. (With all warps' first four in front, sums of attention's
+    /// backward pass took 2 % longer.)
+    /// </summary>
     private (Func<int, (Source Address, long Offset)> Place, int Run) OpaquePlaces(PointerItem pointer, LinearLayout layout)
     {
-        const int widest = 4;
+        const int widest = 4, lanes = 32;
         long size = pointer.Type.Element.SizeInBytes();
         var together = Math.Min(widest, layout.RegisterCount);
         var start = Affine(pointer.Offset!, pointer.Offset!.DType)!;
         var first = _builder.Add(ThreadType.U64, pointer.Address, InBytes(start.Start, start.DType, size));
         var isAligned = size * together <= WidestAccess && Math.Min(_builder.Divisor(pointer.Address), _builder.Divisor(start.Start) * size) >= size * together;
-        var mine = _builder.Add(ThreadType.U64, first, _builder.Pure(ThreadOpcode.MultiplyWide, ThreadType.U32, _builder.Special(SpecialRegister.ThreadId), Source.Constant(together * size)));
-        return (register => (mine, ((register / together * 32 * _kernel.Warps * together) + (register % together)) * size), isAligned ? together : 1);
+        Source Part(int mask, long bytes) => _builder.Pure(
+            ThreadOpcode.MultiplyWide, ThreadType.U32, _builder.And(ThreadType.B32, _builder.Special(SpecialRegister.ThreadId), Source.Constant(mask)), Source.Constant(bytes));
+        var mine = _builder.Add(ThreadType.U64, _builder.Add(ThreadType.U64, first, Part(~(lanes - 1), layout.RegisterCount * size)), Part(lanes - 1, together * size));
+        return (register => (mine, ((register / together * lanes * together) + (register % together)) * size), isAligned ? together : 1);
     }
 }

@@ -26,6 +26,8 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
     // Of shared memory, beside the blocks.
     private const int ReductionBytes = 1024;
     private const double Lowest = -1e30;
+    // The smallest power of a bounded score, e^(−2c), is a normal fp32 number, and so is what it gives the sum.
+    private const double LargestBound = 40;
     private const double Log2E = 1.4426950408889634;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
 
@@ -61,7 +63,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var gradientScale = k.Pointer(accumulator, "gradient_scale");
         // A block of height × width elements, one row of lanes below the other, which a thread reduces over the height by itself. Large vocabularies: one
         // program of 1024 threads a multiprocessor, each of whose rows of lanes is 16 bytes a thread.
-        var (isLarge, size) = (choice.Vocabulary > LargeVocabulary, choice.DType.SizeInBytes());
+        var (isLarge, isHalf, size) = (choice.Vocabulary > LargeVocabulary, choice.DType.SizeInBytes() == 2, choice.DType.SizeInBytes());
         k.Warps = isLarge ? 32 : 8;
         var (height, width) = isLarge ? (size, LargeBlock / size) : (1, Math.Min(2048, Blocks.PowerOfTwo(choice.Vocabulary)));
         var block = height * width;
@@ -79,25 +81,30 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var start = logits + k.ProgramId(0).ToInt64() * choice.Vocabulary;
         var scratch = isNarrow ? k.Scratch(choice.DType, kept) : null;
 
-        // Capped scores are kept as z/c, and powers are taken of differences times c.
+        // Capped scores are kept as z/c. Maxima and logarithms of sums are in units of log₂, so that e^(z − m) is one multiply-add and one power of two.
         var unit = choice.SoftCap == 0 ? 1 : choice.SoftCap;
+        var scoreUnit = unit * Log2E;
         Tile.Tile Score(Tile.Tile logit)
         {
             var value = logit.ToFloat32();
             var factor = choice.Scale / unit;
             if (factor != 1) value *= factor;
-            return choice.SoftCap == 0 ? value : choice.DType.SizeInBytes() == 2 ? TanhAbsolute(value) : Tanh(value);
+            return choice.SoftCap == 0 ? value : isHalf ? TanhAbsolute(value) : Tanh(value);
         }
 
-        // e^d for d ≤ 0 as 2^(d·log₂e): rounding the product changes the result by |d|·e^d·2⁻²⁴ at most, which is less than a rounding of the sum.
-        Tile.Tile Power(Tile.Tile d) => Exp2(d * (unit * Log2E));
+        // Rounding the exponent d changes the result by |d|·2^d·2⁻²⁴ at most, which is less than a rounding of the sum.
+        Tile.Tile Power(Tile.Tile score, Tile.Tile logarithm) => Exp2(score * scoreUnit - logarithm);
 
         // Each lane keeps its own maximum and sum Σ exp(z − m); they meet once, at the row's end. Maxima start from a number so low that its power vanishes
-        // when the lanes meet.
+        // when the lanes meet. Where a soft cap bounds scores of 16-bit logits, the bound takes the maximum's place.
+        var isBounded = isHalf && choice.SoftCap is > 0 and <= LargestBound;
+        var bound = k.Full(accumulator, scoreUnit);
+        Tile.Tile[] nothing = isBounded ? [k.Zeros(accumulator, lanes)] : [k.Full(accumulator, Lowest, lanes), k.Zeros(accumulator, lanes)];
         Tile.Tile[] Add(Tile.Tile[] running, Tile.Tile value)
         {
-            var maximum = Max(running[0], Reduced((x, axis) => ReduceMax(x, axis), value));
-            return [maximum, running[1] * Power(running[0] - maximum) + Reduced((x, axis) => Sum(x, axis), Power(value - Spread(maximum)))];
+            if (isBounded) return [running[0] + Reduced((x, axis) => Sum(x, axis), Power(value, bound))];
+            var maximum = Max(running[0], Reduced((x, axis) => ReduceMax(x, axis), value) * scoreUnit);
+            return [maximum, running[1] * Exp2(running[0] - maximum) + Reduced((x, axis) => Sum(x, axis), Power(value, Spread(maximum)))];
         }
 
         void Keep(int first) => k.Copy(start + (first + column), scratch! + (first + column));
@@ -114,7 +121,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             if (factor is not null && choice.Scale != 1) factor *= choice.Scale;
             // Missing columns are −∞, whose power is 0; a soft cap would turn that into −c, so they are masked after it.
             var logit = k.Load(start + (last + column), inLast, double.NegativeInfinity);
-            Tile.Tile[] running = [k.Full(accumulator, Lowest, lanes), k.Zeros(accumulator, lanes)];
+            var running = nothing;
             for (var first = 0; first < kept; first += block)
             {
                 k.AwaitCopies((kept - first) / block - 1);
@@ -124,29 +131,29 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             var score = Score(logit);
             if (choice.SoftCap != 0) score = Select(inLast, score, double.NegativeInfinity);
             running = Add(running, score);
-            var largest = ReduceMax(running[0]);
-            var logOfPowers = Log(Sum(running[1] * Power(running[0] - largest)));
-            k.Store(losses + row, (largest - target) * unit + logOfPowers);
+            var largest = isBounded ? bound : ReduceMax(running[0]);
+            var logOfPowers = Log2(isBounded ? Sum(running[0]) : Sum(running[1] * Exp2(running[0] - largest)));
+            var logSum = largest + logOfPowers;
+            k.Store(losses + row, (largest - target * scoreUnit + logOfPowers) * (1 / Log2E));
             if (factor is null) return;
-            var logSum = largest + logOfPowers * (1 / unit);
             Tile.Tile Gradient(Tile.Tile z, Tile.Tile difference) => (difference * (choice.SoftCap == 0 ? factor : (1 - z * z) * factor)).To(choice.DType);
-            k.Store(start + (last + column), Gradient(score, Power(score - logSum)), inLast);
+            k.Store(start + (last + column), Gradient(score, Power(score, logSum)), inLast);
             // Blocks that are read again from the end, because those that were read last are the likeliest to be cached.
             k.For(0, last - kept, block, [], (distance, _) =>
             {
                 var place = start + (last - block - distance + column);
                 var value = Score(k.Load(place));
-                k.Store(place, Gradient(value, Power(value - logSum)));
+                k.Store(place, Gradient(value, Power(value, logSum)));
                 return [];
             });
             if (scratch is not null) k.For(0, kept, block, [], (first, _) =>
             {
                 var value = Score(k.Load(scratch + (first + column)));
-                k.Store(start + (first + column), Gradient(value, Power(value - logSum)));
+                k.Store(start + (first + column), Gradient(value, Power(value, logSum)));
                 return [];
             });
             // The label's column once more, instead of asking every column whether it is the label's.
-            k.Store(start + label, Gradient(target, Power(target - logSum) - 1));
+            k.Store(start + label, Gradient(target, Power(target, logSum) - 1));
         });
         k.If(label < 0, () =>
         {

@@ -63,7 +63,7 @@ public class TranscendentalTests
         float[] inputs = [0, -0f, float.PositiveInfinity, float.NegativeInfinity, 1e-30f, 100, -100, .. Enumerable.Range(0, 4089).Select(i => (float)((random.NextDouble() - 0.5) * Math.ScaleB(1, i % 8)))];
         long[] bits = [.. inputs.Select(x => Elements.FromDouble(DType.Float32, x))];
         var outputs = RunLowered(Opcode.TanhAbsolute, bits);
-        for (var i = 0; i < inputs.Length; i++) Assert.Equal(Math.Tanh(inputs[i]), Elements.ToDouble(DType.Float32, outputs[i]), Math.ScaleB(1, -23));
+        for (var i = 0; i < inputs.Length; i++) Assert.Equal(Math.Tanh(inputs[i]), Elements.ToDouble(DType.Float32, outputs[i]), Math.ScaleB(1, -22));
         Assert.True(double.IsNaN(Elements.ToDouble(DType.Float32, RunLowered(Opcode.TanhAbsolute, [Elements.FromDouble(DType.Float32, double.NaN)])[0])));
         Assert.Equal(Run(Opcode.Tanh, DType.Float32, bits), Run(Opcode.TanhAbsolute, DType.Float32, bits));
     }

@@ -9,7 +9,7 @@ internal static class AttentionCases
 {
     private static readonly (int Sequences, int Length, AttentionShape Shape)[] s_shapes =
     [
-        (4, 2048, Shape(32, 8, 128)), (4, 8192, Shape(32, 8, 128)), (4, 2048, Shape(32, 8, 64)), (4, 2048, Shape(16, 4, 256)), (4, 2048, Shape(8, 4, 256, 50)),
+        (4, 2048, Shape(32, 8, 128)), (4, 8192, Shape(32, 8, 128)), (1, 32768, Shape(32, 8, 128)), (4, 2048, Shape(32, 8, 64)), (4, 2048, Shape(16, 4, 256)), (4, 2048, Shape(8, 4, 256, 50)),
     ];
 
     public static IEnumerable<KernelCase> All
