@@ -69,6 +69,18 @@ internal sealed unsafe class BusyTrace : IDisposable
         return busy / 1e6;
     }
 
+    /// <summary>Milliseconds between spans, one number for each time that none was under way.</summary>
+    /// <param name="spans">Sorted by their start, in nanoseconds.</param>
+    public static IEnumerable<double> Gaps(IEnumerable<(ulong Start, ulong End)> spans)
+    {
+        ulong until = 0;
+        foreach (var (start, end) in spans)
+        {
+            if (until > 0 && start > until) yield return (start - until) / 1e6;
+            until = Math.Max(until, end);
+        }
+    }
+
     public void Dispose()
     {
         foreach (var kind in s_kinds) _ = _disable(kind);

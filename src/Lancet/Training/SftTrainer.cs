@@ -106,17 +106,19 @@ public sealed class SftTrainer
         var clock = Stopwatch.StartNew();
         var saved = _options.Resume ? done : -1;
         if (done == 0 && !cancellation.IsCancellationRequested) Evaluate(0);
+        if (done < total) Fill(done + 1);
         for (var step = done + 1; step <= total && !cancellation.IsCancellationRequested; step++)
         {
             var start = clock.Elapsed;
-            for (var i = 0; i < batches.Length; i++) sampler.Fill(((step - 1L) * batches.Length) + i, batches[i]);
             var rate = schedule.Rate(step - 1);
+            var stepTokens = batches.Sum(batch => (long)batch.TokenCount);
             engine.BeginStep(step, batches.Sum(batch => (long)batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
+            // The engine has copied the batches: a GPU computes while the next step's are made.
+            if (step < total) Fill(step + 1);
             var result = engine.EndStep(rate);
             if (!double.IsFinite(result.Loss) || !double.IsFinite(result.GradientNorm))
                 throw new LancetException($"Step {step}: the loss is {result.Loss}, the gradient norm {result.GradientNorm}. Lower --learning-rate, or look at the rows of this step. {(saved > 0 ? $"The checkpoint of step {saved} is kept." : "No checkpoint was made yet.")}");
-            var stepTokens = batches.Sum(batch => (long)batch.TokenCount);
             tokens += stepTokens;
             var metrics = new StepMetrics(
                 step, (double)step * unitsPerStep / sampler.UnitCount, result.Loss, result.GradientNorm, rate, tokens, stepTokens / (clock.Elapsed - start).TotalSeconds,
@@ -139,6 +141,11 @@ public sealed class SftTrainer
         }
         ModelWriter.SaveTrained(_options.Output, _model);
         return new(run, steps, evaluations, isInterrupted);
+
+        void Fill(int step)
+        {
+            for (var i = 0; i < batches.Length; i++) sampler.Fill(((step - 1L) * batches.Length) + i, batches[i]);
+        }
 
         void Save(int step)
         {

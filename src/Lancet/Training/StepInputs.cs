@@ -9,10 +9,12 @@ using Lancet.Tile;
 
 namespace Lancet.Training;
 
-/// <summary>The device tensors that a batch fills in before each pass: ids, positions, labels, visibility, and the rotary tables.</summary>
+/// <summary>
+/// The device tensors that a batch fills in before each pass: ids, positions, labels, visibility, and the rotary tables. The arrays of a batch lie one behind the other, so that one copy sends
+/// them: the device waits for it between two steps.
+/// </summary>
 internal sealed class StepInputs : IDisposable
 {
-    private const int IndexArrays = 7;
     private const int WindowArrays = 6;
 
     // Steps whose head has as many rows share a recording, so there are few different numbers.
@@ -21,30 +23,38 @@ internal sealed class StepInputs : IDisposable
     private readonly Device _device;
     private readonly DeviceBuffer _buffer;
     private readonly int _maxTokens;
+    private readonly bool _sortsTokens;
     private readonly int[] _windows;
-    private readonly Tensor[] _arrays;
-    private readonly int[] _order;
-    private readonly int[] _ends;
-    private readonly int[][] _intervals;
+    private readonly int[] _host;
     private readonly long[] _scratch;
     private readonly RotaryConfig[] _rotaries;
     private readonly RotaryTensors[] _tables;
-    private readonly int[] _rows;
+    private readonly int[] _rowsOfTables;
+    private readonly int _arrays;
+    private int _stride;
 
-    public StepInputs(Device device, ModelConfig config, DType dtype, int maxTokens, int maxPositions)
+    /// <summary>Allocates the tensors and computes the tables.</summary>
+    /// <param name="device">Device.</param>
+    /// <param name="config">Model.</param>
+    /// <param name="dtype">Dtype of activations.</param>
+    /// <param name="maxTokens">Most tokens of a batch.</param>
+    /// <param name="maxPositions">Longest sequence.</param>
+    /// <param name="sortsTokens">Whether batches come with the order of their ids, which a trained embedding's gradient needs.</param>
+    public StepInputs(Device device, ModelConfig config, DType dtype, int maxTokens, int maxPositions, bool sortsTokens = false)
     {
-        (_device, _maxTokens) = (device, maxTokens);
+        (_device, _maxTokens, _sortsTokens) = (device, maxTokens, sortsTokens);
         _windows = [.. config.Windows.Distinct()];
         _rotaries = [.. config.Rotaries];
         var tables = Array.ConvertAll(_rotaries, rotary => Tables(rotary, maxPositions));
-        var indexCount = IndexArrays + (WindowArrays * _windows.Length);
+        var arrays = FirstOfWindow(_windows.Length);
+        // Positions are a table's rows, unless it has two parts.
+        _rowsOfTables = Array.ConvertAll(tables, parts => parts.Length > 1 ? arrays++ : (int)IndexArray.Positions);
+        _arrays = arrays;
         long indexBytes = Align((long)maxTokens * sizeof(int)), lossBytes = Align((long)maxTokens * dtype.Accumulator().SizeInBytes());
         long TableBytes(int i) => Align((long)tables[i].Sum(part => part.Positions) * _rotaries[i].Dimension / 2 * sizeof(float));
-        Bytes = (indexCount * indexBytes) + lossBytes + 512;
-        for (var i = 0; i < tables.Length; i++) Bytes += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
+        var offset = _arrays * indexBytes;
+        Bytes = offset + lossBytes + 512 + Enumerable.Range(0, tables.Length).Sum(i => 2 * TableBytes(i));
         _buffer = device.Allocate(Bytes, "index arrays");
-        _arrays = [.. Enumerable.Range(0, indexCount).Select(i => _buffer.View(DType.Int32, new Shape(maxTokens), i * indexBytes))];
-        var offset = indexCount * indexBytes;
         Losses = _buffer.View(dtype.Accumulator(), new Shape(maxTokens), offset);
         LossScale = _buffer.View(dtype.Accumulator(), new Shape(1), offset + lossBytes);
         DropoutSeed = _buffer.View(DType.Int64, new Shape(1), offset + lossBytes + 256);
@@ -53,13 +63,12 @@ internal sealed class StepInputs : IDisposable
         for (var i = 0; i < tables.Length; i++)
         {
             var shape = new Shape(tables[i].Sum(part => part.Positions), _rotaries[i].Dimension / 2);
-            var rows = tables[i].Length > 1 ? _buffer.View(DType.Int32, new Shape(maxTokens), offset + (2 * TableBytes(i))) : _arrays[1];
-            _tables[i] = new(rows, _buffer.View(DType.Float32, shape, offset), _buffer.View(DType.Float32, shape, offset + TableBytes(i)));
-            offset += (2 * TableBytes(i)) + (tables[i].Length > 1 ? indexBytes : 0);
+            _tables[i] = new(default, _buffer.View(DType.Float32, shape, offset), _buffer.View(DType.Float32, shape, offset + TableBytes(i)));
+            offset += 2 * TableBytes(i);
         }
-        (_order, _ends, _scratch, _rows) = (new int[maxTokens], new int[maxTokens], new long[maxTokens], new int[maxTokens]);
-        _intervals = [.. Enumerable.Range(0, WindowArrays).Select(_ => new int[maxTokens])];
+        (_host, _scratch) = ([], []);
         if (device is PlanningDevice) return;
+        (_host, _scratch) = (new int[_arrays * indexBytes / sizeof(int)], new long[sortsTokens ? maxTokens : 0]);
         for (var i = 0; i < tables.Length; i++)
         {
             var first = 0;
@@ -73,6 +82,21 @@ internal sealed class StepInputs : IDisposable
         }
     }
 
+    /// <summary>Arrays of one number a token, in the order in which they lie.</summary>
+    private enum IndexArray
+    {
+        TokenIds,
+        Positions,
+        Labels,
+        TokenOrder,
+        SegmentEnds,
+        LabelRows,
+        LabelSlots,
+
+        // For each window its intervals and orders, then rows of rotary tables.
+        OfWindows,
+    }
+
     public long Bytes { get; }
 
     public Tensor Losses { get; }
@@ -81,21 +105,21 @@ internal sealed class StepInputs : IDisposable
 
     public Tensor DropoutSeed { get; }
 
-    /// <summary>Points a context at the first tokens of the arrays.</summary>
+    /// <summary>Points a context at the arrays of so many tokens.</summary>
     public void Bind(StepContext context, int tokens)
     {
+        _stride = (int)(Align((long)tokens * sizeof(int)) / sizeof(int));
+        Tensor Whole(IndexArray array) => Device((int)array, tokens);
         (context.TokenCount, context.HeadRows) = (tokens, tokens);
-        (context.TokenIds, context.Positions, context.Labels) = (_arrays[0].Rows(0, tokens), _arrays[1].Rows(0, tokens), _arrays[2].Rows(0, tokens));
-        (context.TokenOrder, context.SegmentEnds) = (_arrays[3].Rows(0, tokens), _arrays[4].Rows(0, tokens));
+        (context.TokenIds, context.Positions, context.Labels) = (Whole(IndexArray.TokenIds), Whole(IndexArray.Positions), Whole(IndexArray.Labels));
+        (context.TokenOrder, context.SegmentEnds) = (Whole(IndexArray.TokenOrder), Whole(IndexArray.SegmentEnds));
         (context.LossScale, context.DropoutSeed) = (LossScale, DropoutSeed);
         context.RotaryTables.Clear();
-        foreach (var table in _tables) context.RotaryTables.Add(table with { Rows = table.Rows.Rows(0, tokens) });
+        for (var i = 0; i < _tables.Length; i++) context.RotaryTables.Add(_tables[i] with { Rows = Device(_rowsOfTables[i], tokens) });
         for (var i = 0; i < _windows.Length; i++)
         {
-            var at = IndexArrays + (WindowArrays * i);
-            context.Intervals[_windows[i]] = new AttentionIntervals(
-                _arrays[at].Rows(0, tokens), _arrays[at + 1].Rows(0, tokens), _arrays[at + 2].Rows(0, tokens), _arrays[at + 3].Rows(0, tokens),
-                _arrays[at + 4].Rows(0, AttentionIntervals.Blocks(tokens)), _arrays[at + 5].Rows(0, AttentionIntervals.Blocks(tokens)));
+            var (at, blocks) = (FirstOfWindow(i), AttentionIntervals.Blocks(tokens));
+            context.Intervals[_windows[i]] = new AttentionIntervals(Device(at, tokens), Device(at + 1, tokens), Device(at + 2, tokens), Device(at + 3, tokens), Device(at + 4, blocks), Device(at + 5, blocks));
         }
     }
 
@@ -105,58 +129,46 @@ internal sealed class StepInputs : IDisposable
         var tokens = batch.TokenCount;
         if (tokens > _maxTokens) throw new ArgumentException($"A batch of {tokens} tokens; the engine was built for {_maxTokens}.");
         Bind(context, tokens);
-        Copy(batch.TokenIds, context.TokenIds);
-        Copy(batch.Positions, context.Positions);
-        SendLabels(context, batch.Labels.AsSpan(0, tokens));
-        EmbeddingKernel.SortTokens(batch.TokenIds.AsSpan(0, tokens), _scratch, _order, _ends);
-        Copy(_order, context.TokenOrder);
-        Copy(_ends, context.SegmentEnds);
+        Span<int> Whole(IndexArray array) => Host((int)array, tokens);
+        batch.TokenIds.AsSpan(0, tokens).CopyTo(Whole(IndexArray.TokenIds));
+        batch.Positions.AsSpan(0, tokens).CopyTo(Whole(IndexArray.Positions));
+        FillLabels(context, batch.Labels.AsSpan(0, tokens));
+        if (_sortsTokens && context.IsTraining) EmbeddingKernel.SortTokens(batch.TokenIds.AsSpan(0, tokens), _scratch, Whole(IndexArray.TokenOrder), Whole(IndexArray.SegmentEnds));
         for (var i = 0; i < _tables.Length; i++)
+            if (_rowsOfTables[i] != (int)IndexArray.Positions) FindRows(batch, _rotaries[i].OriginalMaxPositions, Host(_rowsOfTables[i], tokens));
+        for (var i = 0; i < _windows.Length; i++)
         {
-            if (_tables[i].Rows.Address == _arrays[1].Address) continue;
-            FindRows(batch, _rotaries[i].OriginalMaxPositions);
-            Copy(_rows, context.RotaryTables[i].Rows);
+            var (at, blocks) = (FirstOfWindow(i), AttentionIntervals.Blocks(tokens));
+            Span<int> keyBegin = Host(at, tokens), keyEnd = Host(at + 1, tokens), queryBegin = Host(at + 2, tokens), queryEnd = Host(at + 3, tokens);
+            AttentionIntervals.Fill(batch.CuSeqlens.AsSpan(0, batch.SequenceCount + 1), _windows[i], keyBegin, keyEnd, queryBegin, queryEnd);
+            AttentionIntervals.OrderKeys(queryBegin, queryEnd, Host(at + 4, blocks));
+            AttentionIntervals.OrderQueries(keyBegin, keyEnd, Host(at + 5, blocks));
         }
-        foreach (var window in _windows)
-        {
-            AttentionIntervals.Fill(batch.CuSeqlens.AsSpan(0, batch.SequenceCount + 1), window, _intervals[0], _intervals[1], _intervals[2], _intervals[3]);
-            var target = context.Intervals[window];
-            Copy(_intervals[0], target.KeyBegin);
-            Copy(_intervals[1], target.KeyEnd);
-            Copy(_intervals[2], target.QueryBegin);
-            Copy(_intervals[3], target.QueryEnd);
-            AttentionIntervals.OrderKeys(_intervals[2].AsSpan(0, tokens), _intervals[3].AsSpan(0, tokens), _intervals[4].AsSpan(0, (int)target.KeyOrder.Count));
-            Copy(_intervals[4], target.KeyOrder);
-            AttentionIntervals.OrderQueries(_intervals[0].AsSpan(0, tokens), _intervals[1].AsSpan(0, tokens), _intervals[5].AsSpan(0, (int)target.QueryOrder.Count));
-            Copy(_intervals[5], target.QueryOrder);
-        }
+        _device.CopyFromHost(MemoryMarshal.AsBytes(_host.AsSpan(0, _arrays * _stride)), Device(0, _arrays * _stride));
     }
 
     /// <summary>All labels; or, for training, those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
-    private void SendLabels(StepContext context, ReadOnlySpan<int> labels)
+    private void FillLabels(StepContext context, ReadOnlySpan<int> labels)
     {
         var count = labels.Length - labels.Count(PackedBatch.IgnoredLabel);
         var share = Blocks.Of(Blocks.Of(labels.Length, HeadShares), LeastHeadShare) * LeastHeadShare;
         var rows = Math.Max(1, Blocks.Of(count, share)) * share;
         if (!context.IsTraining || rows >= labels.Length)
         {
-            Copy(labels, context.Labels);
+            labels.CopyTo(Host((int)IndexArray.Labels, labels.Length));
             return;
         }
         context.HeadRows = rows;
-        (context.Labels, context.LabelRows, context.LabelSlots) = (_arrays[2].Rows(0, rows), _arrays[5].Rows(0, rows), _arrays[6].Rows(0, labels.Length));
-        var (chosen, tokens, slots) = (_rows, _order, _ends);
-        Array.Fill(chosen, PackedBatch.IgnoredLabel, 0, rows);
-        Array.Clear(tokens, 0, rows);
+        (context.Labels, context.LabelRows, context.LabelSlots) = (Device((int)IndexArray.Labels, rows), Device((int)IndexArray.LabelRows, rows), Device((int)IndexArray.LabelSlots, labels.Length));
+        Span<int> chosen = Host((int)IndexArray.Labels, rows), tokens = Host((int)IndexArray.LabelRows, rows), slots = Host((int)IndexArray.LabelSlots, labels.Length);
+        chosen.Fill(PackedBatch.IgnoredLabel);
+        tokens.Clear();
         var next = 0;
         for (var t = 0; t < labels.Length; t++)
         {
             slots[t] = labels[t] == PackedBatch.IgnoredLabel ? -1 : next;
             if (slots[t] >= 0) (tokens[next], chosen[next++]) = (t, labels[t]);
         }
-        Copy(chosen, context.Labels);
-        Copy(tokens, context.LabelRows);
-        Copy(slots, context.LabelSlots);
     }
 
     public void Dispose() => _buffer.Dispose();
@@ -167,18 +179,22 @@ internal sealed class StepInputs : IDisposable
         : [(maxPositions, maxPositions)];
 
     /// <summary>Rows of a table in two parts: sequences that go beyond the original context read the second.</summary>
-    private void FindRows(PackedBatch batch, int original)
+    private static void FindRows(PackedBatch batch, int original, Span<int> rows)
     {
         for (var sequence = 0; sequence < batch.SequenceCount; sequence++)
         {
             var (begin, end) = (batch.CuSeqlens[sequence], batch.CuSeqlens[sequence + 1]);
             // The last position, so that a row of generation, which is one token, counts what came before it.
             var first = end > begin && batch.Positions[end - 1] >= original ? original : 0;
-            for (var token = begin; token < end; token++) _rows[token] = first + batch.Positions[token];
+            for (var token = begin; token < end; token++) rows[token] = first + batch.Positions[token];
         }
     }
 
     private static long Align(long bytes) => (bytes + 255) / 256 * 256;
 
-    private void Copy(ReadOnlySpan<int> source, Tensor target) => _device.CopyFromHost(MemoryMarshal.AsBytes(source[..(int)target.Count]), target);
+    private static int FirstOfWindow(int window) => (int)IndexArray.OfWindows + (WindowArrays * window);
+
+    private Tensor Device(int array, int count) => _buffer.View(DType.Int32, new Shape(count), (long)array * _stride * sizeof(int));
+
+    private Span<int> Host(int array, int count) => _host.AsSpan(array * _stride, count);
 }

@@ -77,7 +77,7 @@ public sealed class TrainingEngine : ITrainingEngine
         if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
-        _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength);
+        _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength, model.Decoder.Embedding.IsTrained);
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
