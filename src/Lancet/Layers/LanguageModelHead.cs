@@ -69,15 +69,16 @@ public sealed class LanguageModelHead
         return d;
     }
 
-    /// <summary>Losses [T] of all tokens.</summary>
+    /// <summary>Losses of the head's rows, see <see cref="StepContext.HeadRows"/>.</summary>
     internal void Forward(StepContext c, Tensor x, Tensor losses)
     {
         var normed = c.Activations(MemoryPurpose.Workspace, _config.HiddenSize);
-        c.Free(Norm.Forward(c, x, normed));
-        var buffer = AllocateChunk(c, c.TokenCount, out var size);
-        for (var start = 0; start < c.TokenCount; start += size)
+        var total = c.HeadRows;
+        c.Free(total < c.TokenCount ? Norm.ForwardLabelled(c, x, normed) : Norm.Forward(c, x, normed));
+        var buffer = AllocateChunk(c, total, out var size);
+        for (var start = 0; start < total; start += size)
         {
-            var count = Math.Min(size, c.TokenCount - start);
+            var count = Math.Min(size, total - start);
             var logits = buffer.Rows(0, count);
             Logits(c, normed.Rows(start, count), logits);
             _crossEntropy.Forward(c.Device, logits, c.Labels.Rows(start, count), losses.Rows(start, count));

@@ -111,7 +111,7 @@ public sealed class DecoderModel
         c.Free(d);
     }
 
-    /// <summary>Loss of every token, forward only.</summary>
+    /// <summary>Losses of the head's rows, see <see cref="StepContext.HeadRows"/>, forward only.</summary>
     public void Forward(StepContext c, Tensor losses)
     {
         var x = Hidden(c);

@@ -45,7 +45,7 @@ public sealed class EvaluationEngine : IEvaluationEngine
     {
         _inputs.Send(_context, batch);
         _memory.BeginStep();
-        ReadLosses(_model, _context, _inputs, batch.TokenCount, tokenLosses);
+        ReadLosses(_model, _context, _inputs, batch, tokenLosses);
     }
 
     /// <inheritdoc/>
@@ -55,18 +55,24 @@ public sealed class EvaluationEngine : IEvaluationEngine
         _inputs.Dispose();
     }
 
-    /// <summary>Runs the forward pass and copies the losses to the host as fp32.</summary>
-    internal static void ReadLosses(LanguageModel model, StepContext context, StepInputs inputs, int tokens, Span<float> tokenLosses)
+    /// <summary>Runs the forward pass of a batch that was sent, and copies the losses to the host as fp32: 0 where a token has no label.</summary>
+    internal static void ReadLosses(LanguageModel model, StepContext context, StepInputs inputs, PackedBatch batch, Span<float> tokenLosses)
     {
-        var losses = inputs.Losses.Rows(0, tokens);
+        var losses = inputs.Losses.Rows(0, context.HeadRows);
         model.Decoder.Forward(context, losses);
+        var read = new float[context.HeadRows];
         if (losses.DType == DType.Float32)
         {
-            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(tokenLosses[..tokens]));
-            return;
+            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(read.AsSpan()));
         }
-        var wide = new double[tokens];
-        model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
-        for (var i = 0; i < wide.Length; i++) tokenLosses[i] = (float)wide[i];
+        else
+        {
+            var wide = new double[read.Length];
+            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
+            for (var i = 0; i < wide.Length; i++) read[i] = (float)wide[i];
+        }
+        var isChosen = context.HeadRows < batch.TokenCount;
+        var next = 0;
+        for (var t = 0; t < batch.TokenCount; t++) tokenLosses[t] = !isChosen ? read[t] : batch.Labels[t] == PackedBatch.IgnoredLabel ? 0 : read[next++];
     }
 }

@@ -147,13 +147,13 @@ internal sealed class StepInputs : IDisposable
         _device.CopyFromHost(MemoryMarshal.AsBytes(_host.AsSpan(0, _arrays * _stride)), Device(0, _arrays * _stride));
     }
 
-    /// <summary>All labels; or, for training, those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
+    /// <summary>All labels; or those that are there and which tokens have them, if that spares the head an eighth of its rows or more.</summary>
     private void FillLabels(StepContext context, ReadOnlySpan<int> labels)
     {
         var count = labels.Length - labels.Count(PackedBatch.IgnoredLabel);
         var share = Blocks.Of(Blocks.Of(labels.Length, HeadShares), LeastHeadShare) * LeastHeadShare;
         var rows = Math.Max(1, Blocks.Of(count, share)) * share;
-        if (!context.IsTraining || rows >= labels.Length)
+        if (rows >= labels.Length)
         {
             labels.CopyTo(Host((int)IndexArray.Labels, labels.Length));
             return;

@@ -186,7 +186,7 @@ public sealed class TrainingEngine : ITrainingEngine
     {
         _inputs.Send(_evaluation, batch);
         _plan.Evaluation.BeginStep();
-        EvaluationEngine.ReadLosses(_model, _evaluation, _inputs, batch.TokenCount, tokenLosses);
+        EvaluationEngine.ReadLosses(_model, _evaluation, _inputs, batch, tokenLosses);
     }
 
     private void ForwardBackward()

@@ -92,9 +92,17 @@ public class EngineTests
         var loss = Loss(some);
         // 37 labels in whole eighths of 120 rows, which are 16 rows each.
         Assert.Equal(48, device.Rows);
-        var losses = new float[2 * length];
+        float[] losses = new float[2 * length], all = new float[2 * length];
+        device.Rows = 0;
         engine.Evaluate(some, losses);
+        Assert.Equal(48, device.Rows);
         Assert.Equal(losses.Where((_, t) => some.Labels[t] != PackedBatch.IgnoredLabel).Average(), loss, 1e-5);
+        // Each loss is the token's own, and that of a batch in which all tokens have labels.
+        var whole = new PackedBatch(2 * length, 2);
+        for (var row = 0; row < 2; row++) whole.Add(some.TokenIds[(row * length)..((row + 1) * length)], some.TokenIds[(row * length)..((row + 1) * length)]);
+        engine.Evaluate(whole, all);
+        Assert.Equal(48 + (2 * length), device.Rows);
+        for (var t = 0; t < losses.Length; t++) Assert.Equal(some.Labels[t] == PackedBatch.IgnoredLabel ? 0 : all[t], losses[t], 1e-6f);
         foreach (var (weight, gradient) in model.Trained!.Weights.Select(weight => (weight, weight.Gradient.HostSpan<double>().ToArray())).ToList())
         {
             for (var i = 0; i < 3; i++)
