@@ -57,17 +57,7 @@ internal sealed unsafe class BusyTrace : IDisposable
 
     /// <summary>Milliseconds in which at least one of the spans was under way.</summary>
     /// <param name="spans">Sorted by their start, in nanoseconds.</param>
-    public static double BusyMilliseconds(IEnumerable<(ulong Start, ulong End)> spans)
-    {
-        ulong busy = 0, until = 0;
-        foreach (var (start, end) in spans)
-        {
-            if (end <= until) continue;
-            busy += end - Math.Max(start, until);
-            until = end;
-        }
-        return busy / 1e6;
-    }
+    public static double BusyMilliseconds(List<(ulong Start, ulong End)> spans) => spans.Count == 0 ? 0 : ((spans.Max(span => span.End) - spans[0].Start) / 1e6) - Gaps(spans).Sum();
 
     /// <summary>Milliseconds between spans, one number for each time that none was under way.</summary>
     /// <param name="spans">Sorted by their start, in nanoseconds.</param>

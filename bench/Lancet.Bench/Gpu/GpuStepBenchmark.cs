@@ -24,8 +24,7 @@ internal sealed class GpuStepBenchmark
     private const int Warmup = 3;
     private const int MostSteps = 200;
     private const int ProfiledSteps = 2;
-    // Milliseconds.
-    private const double LongGap = 0.02;
+    private const double LongGapMilliseconds = 0.02;
     private const int TracedSteps = 10;
     private readonly CudaDevice _device;
     private readonly Arguments _arguments;
@@ -227,8 +226,8 @@ internal sealed class GpuStepBenchmark
             _report.Row("ms a step", Cell.Of(milliseconds, "F3"));
             _report.Row("ms busy", Cell.Of(busy, "F3"));
             _report.Row("gaps", Cell.Percent(1 - (busy / milliseconds)));
-            var longGaps = BusyTrace.Gaps(spans).Where(gap => gap > LongGap).ToList();
-            _report.Row($"ms of gaps above {LongGap * 1e3:F0} µs, between steps above all", Cell.Of(longGaps.Sum() / TracedSteps, "F3"));
+            var longGaps = BusyTrace.Gaps(spans).Where(gap => gap > LongGapMilliseconds).ToList();
+            _report.Row($"ms of gaps above {LongGapMilliseconds * 1e3:F0} µs, between steps above all", Cell.Of(longGaps.Sum() / TracedSteps, "F3"));
             _report.Row("such gaps a step", Cell.Of((double)longGaps.Count / TracedSteps));
             _report.Row("kernels, clears and copies a step", Cell.Of((double)spans.Count / TracedSteps, "F0"));
             _report.Row("ms a step while traced", Cell.Of(traced, "F3"));

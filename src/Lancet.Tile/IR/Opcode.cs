@@ -93,7 +93,7 @@ public enum Opcode
     /// <summary>Hyperbolic tangent.</summary>
     Tanh,
 
-    /// <summary>Hyperbolic tangent within 2⁻²¹ of 1, not of itself.</summary>
+    /// <summary>Hyperbolic tangent within 2⁻²² of 1, not of itself.</summary>
     TanhAbsolute,
 
     /// <summary>Gauss error function.</summary>

@@ -28,8 +28,7 @@ public static class TileMath
     public static Tile Tanh(Tile x) => x.Builder.Unary(Opcode.Tanh, x);
 
     /// <summary>
-    /// Hyperbolic tangent whose error is at most 2⁻²¹, whatever the result: where small results need not be exact to a part of themselves, in a third of the instructions. A NaN may spread
-    /// to other elements of its thread. For what
+    /// Hyperbolic tangent whose error is at most 2⁻²², whatever the result: where small results need not be exact to a part of themselves, in a third of the instructions. For what
     /// is multiplied by a constant and added to, or rounded to 16 bits, such as capped scores of 16-bit models.
     /// </summary>
     public static Tile TanhAbsolute(Tile x) => x.Builder.Unary(Opcode.TanhAbsolute, x);

@@ -110,7 +110,7 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
             Opcode.Log => _math.Log(a),
             Opcode.Rsqrt => _math.Rsqrt(a),
             Opcode.Tanh => _math.Tanh(a),
-            Opcode.TanhAbsolute => _math.TanhAbsolute([a], 1)[0],
+            Opcode.TanhAbsolute => _math.TanhAbsolute(a),
             Opcode.Erf => _math.Erf(a),
             Opcode.Sin => _math.Sin(a),
             Opcode.Cos => _math.Cos(a),
@@ -118,8 +118,8 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
         });
     }
 
-    /// <summary>tanh(x·<paramref name="factor"/>) of the elements of one thread, which share reciprocals; the factor is positive.</summary>
-    public Element[] TanhAbsolute(Element[] x, float factor) => [.. _math.TanhAbsolute([.. x.Select(element => element.Source)], factor).Select(value => new Element(value))];
+    /// <summary>tanh(x·<paramref name="factor"/>) within a part of 1, where the factor is positive.</summary>
+    public Element[] TanhAbsolute(Element[] x, float factor) => Array.ConvertAll(x, element => new Element(_math.TanhAbsolute(element.Source, factor)));
 
     public Element Binary(Opcode opcode, DType dtype, Element x, Element y)
     {

@@ -226,11 +226,7 @@ internal sealed partial class KernelLowering
     private Element[] ApplyAll(Operation operation, Element[][] inputs, int count)
     {
         if (operation.Opcode == Opcode.Cast) return _arithmetic.Cast(inputs[0], operation.Operands[0].Type.Element, operation.Result.Type.Element);
-        if (operation.Opcode == Opcode.TanhAbsolute && operation.Result.Type.Element == DType.Float32)
-        {
-            var (x, factor) = Unscaled(operation.Operands[0]);
-            return _arithmetic.TanhAbsolute(factor == 1 ? inputs[0] : Get(x).In(_plan.Of(operation.Result)), factor);
-        }
+        if (operation.Opcode == Opcode.TanhAbsolute && Scaled(operation.Operands[0]) is { } scaled) return _arithmetic.TanhAbsolute(Get(scaled.X).In(_plan.Of(operation.Result)), scaled.Factor);
         var result = new Element[count];
         var arguments = new Element[inputs.Length];
         for (var register = 0; register < count; register++)
@@ -241,17 +237,13 @@ internal sealed partial class KernelLowering
         return result;
     }
 
-    // x and c of a value that is x·c for a constant c > 0.
-    private static (Value X, float Factor) Unscaled(Value value)
+    // x and c of an fp32 value that is x·c for a constant c > 0.
+    private static (Value X, float Factor)? Scaled(Value value)
     {
-        if (value.Definition is not { Opcode: Opcode.Multiply } product) return (value, 1);
+        if (value.Definition is not { Opcode: Opcode.Multiply } product || value.Type.Element != DType.Float32) return null;
         for (var i = 0; i < 2; i++)
-        {
-            var factor = product.Operands[i];
-            while (factor.Definition is { Opcode: Opcode.Broadcast } broadcast) factor = broadcast.Operands[0];
-            if (factor.Definition is { Opcode: Opcode.Constant, Number: > 0 } constant) return (product.Operands[1 - i], (float)constant.Number);
-        }
-        return (value, 1);
+            if (IR.Passes.Folding.Constant(product.Operands[i]) is { Number: > 0 } constant) return (product.Operands[1 - i], (float)constant.Number);
+        return null;
     }
 
     private Element Apply(Operation operation, Element[] x)

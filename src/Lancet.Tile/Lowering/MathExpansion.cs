@@ -74,23 +74,15 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         var u = Multiply(x, x);
         var small = builder.Fma(Multiply(x, u), Polynomial(s_tanh, u), x);
         var isSmall = builder.Compare(F, Comparison.Less, builder.Pure(ThreadOpcode.Absolute, F, x), C(0.57f));
-        return builder.Select(ThreadType.B32, isSmall, small, FromReciprocal(builder.Pure(ThreadOpcode.ReciprocalApproximate, F, Add(PowerOfTwice(x, 1), C(1f)), immediate: 1), x));
+        return builder.Select(ThreadType.B32, isSmall, small, TanhAbsolute(x));
     }
 
-    /// <summary>
-    /// tanh(x·factor). Reciprocals are a sixteenth of the arithmetic's speed, so four elements share one: 1/a = b·(1/ab). Powers beyond 2³⁰ give 1 as 2³⁰ does, and four of those have a product.
-    /// </summary>
-    public Source[] TanhAbsolute(IReadOnlyList<Source> x, float factor)
+    /// <summary>tanh(x·factor), within a part of 1; the factor is positive.</summary>
+    public Source TanhAbsolute(Source x, float factor = 1)
     {
-        const int Group = 4;
-        var result = new Source[x.Count];
-        for (var first = 0; first < x.Count; first += Group)
-        {
-            var group = x.Skip(first).Take(Group).ToArray();
-            var reciprocals = Reciprocals([.. group.Select(element => Add(Min(PowerOfTwice(element, factor), 1 << 30), C(1f)))]);
-            for (var i = 0; i < group.Length; i++) result[first + i] = FromReciprocal(reciprocals[i], group[i]);
-        }
-        return result;
+        var power = CoarseExp(builder.Pure(ThreadOpcode.Absolute, F, x), 2 * factor);
+        var reciprocal = builder.Pure(ThreadOpcode.ReciprocalApproximate, F, Add(power, C(1f)), immediate: 1);
+        return CopySign(builder.Fma(reciprocal, C(-2f), C(1f)), x);
     }
 
     public Source Erf(Source x)
@@ -152,18 +144,6 @@ internal sealed class MathExpansion(ThreadBuilder builder, bool avoidsCalls)
         var p = C(coefficients[^1]);
         for (var i = coefficients.Length - 2; i >= 0; i--) p = builder.Fma(p, x, C(coefficients[i]));
         return p;
-    }
-
-    private Source PowerOfTwice(Source x, float factor) => CoarseExp(builder.Pure(ThreadOpcode.Absolute, F, x), 2 * factor);
-
-    private Source FromReciprocal(Source reciprocal, Source x) => CopySign(builder.Fma(reciprocal, C(-2f), C(1f)), x);
-
-    // Of normal numbers whose product is one.
-    private Source[] Reciprocals(Source[] x)
-    {
-        if (x.Length == 1) return [builder.Pure(ThreadOpcode.ReciprocalApproximate, F, x[0], immediate: 1)];
-        var pairs = Reciprocals([.. x.Chunk(2).Select(pair => pair.Length == 1 ? pair[0] : Multiply(pair[0], pair[1]))]);
-        return [.. x.Select((_, i) => (i ^ 1) < x.Length ? Multiply(pairs[i / 2], x[i ^ 1]) : pairs[i / 2])];
     }
 
     // What is at most a half and will be taken from 1 needs no more than the hardware's power of a rounded product and its reciprocal.

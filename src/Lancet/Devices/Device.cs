@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Lancet.Tensors;
 using Lancet.Tile;
 
@@ -71,6 +72,19 @@ public abstract class Device : IDisposable
 
     /// <summary>Waits for all queued work and copies a tensor to the host.</summary>
     public abstract void CopyToHost(Tensor source, Span<byte> destination);
+
+    /// <summary>Waits for all queued work and copies an fp32 or fp64 tensor to the host as fp32.</summary>
+    internal void CopyToHostAsFloat32(Tensor source, Span<float> destination)
+    {
+        if (source.DType == DType.Float32)
+        {
+            CopyToHost(source, MemoryMarshal.AsBytes(destination));
+            return;
+        }
+        var wide = new double[destination.Length];
+        CopyToHost(source, MemoryMarshal.AsBytes(wide.AsSpan()));
+        for (var i = 0; i < wide.Length; i++) destination[i] = (float)wide[i];
+    }
 
     /// <summary>Queues a copy between tensors of equal size in bytes.</summary>
     public abstract void Copy(Tensor source, Tensor destination);

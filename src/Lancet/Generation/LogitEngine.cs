@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Lancet.Data;
 using Lancet.Devices;
 using Lancet.Layers;
@@ -71,16 +70,7 @@ public sealed class LogitEngine : IDisposable
         var logits = LogitsOf(rows);
         _model.Decoder.Logits(_context, ids.Length - rows, logits);
         var result = new float[logits.Count];
-        if (logits.DType == DType.Float32)
-        {
-            _model.Device.CopyToHost(logits, MemoryMarshal.AsBytes(result.AsSpan()));
-        }
-        else
-        {
-            var wide = new double[logits.Count];
-            _model.Device.CopyToHost(logits, MemoryMarshal.AsBytes(wide.AsSpan()));
-            for (var i = 0; i < wide.Length; i++) result[i] = (float)wide[i];
-        }
+        _model.Device.CopyToHostAsFloat32(logits, result);
         if (_model.Config.LogitSoftCap is var cap && cap > 0)
             for (var i = 0; i < result.Length; i++) result[i] = (float)(cap * Math.Tanh(result[i] / cap));
         return result;

@@ -136,14 +136,8 @@ public sealed class TextGenerator : IDisposable
         var logits = _logits.Rows(0, rows);
         _model.Decoder.Logits(context, firstRow, logits);
         var result = new float[logits.Count];
-        if (logits.DType == DType.Float32)
-        {
-            _model.Device.CopyToHost(logits, MemoryMarshal.AsBytes(result.AsSpan()));
-            return result;
-        }
-        var wide = new double[logits.Count];
-        _model.Device.CopyToHost(logits, MemoryMarshal.AsBytes(wide.AsSpan()));
-        return [.. wide.Select(value => (float)value)];
+        _model.Device.CopyToHostAsFloat32(logits, result);
+        return result;
     }
 
     private void Plan(StepMemory memory, int tokens, bool isDecoding)

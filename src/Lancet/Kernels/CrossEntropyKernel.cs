@@ -63,7 +63,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
         var gradientScale = k.Pointer(accumulator, "gradient_scale");
         // A block of height × width elements, one row of lanes below the other, which a thread reduces over the height by itself. Large vocabularies: one
         // program of 1024 threads a multiprocessor, each of whose rows of lanes is 16 bytes a thread.
-        var (isLarge, isHalf, size) = (choice.Vocabulary > LargeVocabulary, choice.DType.SizeInBytes() == 2, choice.DType.SizeInBytes());
+        var (isLarge, size) = (choice.Vocabulary > LargeVocabulary, choice.DType.SizeInBytes());
         k.Warps = isLarge ? 32 : 8;
         var (height, width) = isLarge ? (size, LargeBlock / size) : (1, Math.Min(2048, Blocks.PowerOfTwo(choice.Vocabulary)));
         var block = height * width;
@@ -89,7 +89,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
             var value = logit.ToFloat32();
             var factor = choice.Scale / unit;
             if (factor != 1) value *= factor;
-            return choice.SoftCap == 0 ? value : isHalf ? TanhAbsolute(value) : Tanh(value);
+            return choice.SoftCap == 0 ? value : size == 2 ? TanhAbsolute(value) : Tanh(value);
         }
 
         // Rounding the exponent d changes the result by |d|·2^d·2⁻²⁴ at most, which is less than a rounding of the sum.
@@ -97,7 +97,7 @@ public sealed class CrossEntropyKernel(int vocabulary, double scale, double soft
 
         // Each lane keeps its own maximum and sum Σ exp(z − m); they meet once, at the row's end. Maxima start from a number so low that its power vanishes
         // when the lanes meet. Where a soft cap bounds scores of 16-bit logits, the bound takes the maximum's place.
-        var isBounded = isHalf && choice.SoftCap is > 0 and <= LargestBound;
+        var isBounded = size == 2 && choice.SoftCap is > 0 and <= LargestBound;
         var bound = k.Full(accumulator, scoreUnit);
         Tile.Tile[] nothing = isBounded ? [k.Zeros(accumulator, lanes)] : [k.Full(accumulator, Lowest, lanes), k.Zeros(accumulator, lanes)];
         Tile.Tile[] Add(Tile.Tile[] running, Tile.Tile value)

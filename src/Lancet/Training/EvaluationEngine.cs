@@ -1,10 +1,8 @@
-using System.Runtime.InteropServices;
 using Lancet.Data;
 using Lancet.Devices;
 using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Planning;
-using Lancet.Tile;
 
 namespace Lancet.Training;
 
@@ -58,21 +56,11 @@ public sealed class EvaluationEngine : IEvaluationEngine
     /// <summary>Runs the forward pass of a batch that was sent, and copies the losses to the host as fp32: 0 where a token has no label.</summary>
     internal static void ReadLosses(LanguageModel model, StepContext context, StepInputs inputs, PackedBatch batch, Span<float> tokenLosses)
     {
-        var losses = inputs.Losses.Rows(0, context.HeadRows);
-        model.Decoder.Forward(context, losses);
-        var read = new float[context.HeadRows];
-        if (losses.DType == DType.Float32)
-        {
-            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(read.AsSpan()));
-        }
-        else
-        {
-            var wide = new double[read.Length];
-            model.Device.CopyToHost(losses, MemoryMarshal.AsBytes(wide.AsSpan()));
-            for (var i = 0; i < wide.Length; i++) read[i] = (float)wide[i];
-        }
-        var isChosen = context.HeadRows < batch.TokenCount;
-        var next = 0;
-        for (var t = 0; t < batch.TokenCount; t++) tokenLosses[t] = !isChosen ? read[t] : batch.Labels[t] == PackedBatch.IgnoredLabel ? 0 : read[next++];
+        model.Decoder.Forward(context, inputs.Losses.Rows(0, context.HeadRows));
+        model.Device.CopyToHostAsFloat32(inputs.Losses.Rows(0, context.HeadRows), tokenLosses[..context.HeadRows]);
+        if (context.HeadRows == batch.TokenCount) return;
+        // Each goes to its token, from the last on: none lies behind it.
+        var next = batch.LabelTokenCount;
+        for (var t = batch.TokenCount - 1; t >= 0; t--) tokenLosses[t] = batch.Labels[t] == PackedBatch.IgnoredLabel ? 0 : tokenLosses[--next];
     }
 }

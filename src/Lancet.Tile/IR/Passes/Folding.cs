@@ -41,7 +41,7 @@ internal sealed class Folding(Rewriter rewriter)
     }
 
     /// <summary>The constant that a value is or is filled with.</summary>
-    private static Operation? Constant(Value value) => Scalar(value)?.Definition is { Opcode: Opcode.Constant } constant ? constant : null;
+    internal static Operation? Constant(Value value) => Scalar(value)?.Definition is { Opcode: Opcode.Constant } constant ? constant : null;
 
     /// <summary>The scalar that a value is or is filled with; null if it holds more.</summary>
     private static Value? Scalar(Value value) => value.Type.IsScalar
