@@ -128,6 +128,9 @@ internal sealed class Settings
 
     public ActivationPolicy? Policy(string name) => OneOf(name, ["auto", .. ActivationPolicies.Names]) is var value && value == "auto" ? null : ActivationPolicies.Parse(value);
 
+    /// <summary>The number of layers whose weights wait in host memory; null for auto.</summary>
+    public int? StreamedLayers() => Text("streamed-layers") is null or "auto" ? null : Count("streamed-layers", 0);
+
     /// <summary>The resolved values as YAML, a key a line.</summary>
     public string ToYaml() => string.Concat(Definitions.Where(definition => definition.Name is not ("config" or "dry-run" or "json" or "dump-ptx")).Select(definition => $"{definition.Name}: {Scalar(_values[definition.Name])}\n"));
 

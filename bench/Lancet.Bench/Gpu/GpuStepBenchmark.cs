@@ -55,6 +55,7 @@ internal sealed class GpuStepBenchmark
             HasEightBitState = arguments.Has("--adamw-8bit"),
             MemoryBudget = arguments.Bytes("--memory-budget"),
             HostMemoryBudget = arguments.Bytes("--host-memory-budget"),
+            StreamedLayers = arguments.Has("--streamed-layers") ? arguments.Number("--streamed-layers", 0) : null,
             Policy = arguments.Text("--policy") is null or "auto" ? null : ActivationPolicies.Parse(arguments.Text("--policy")!),
         };
     }

@@ -43,6 +43,7 @@ internal static class PlanCommand
             Policy = settings.Policy("activation-policy"),
             MemoryBudget = settings.Bytes("memory-budget"),
             HostMemoryBudget = settings.Bytes("host-memory-budget"),
+            StreamedLayers = settings.StreamedLayers(),
         };
         StepPlan plan;
         if (findsLength) (length, plan, _) = ContextSearch.Longest(decoder, dtype, weightBytes, rows, options, target);
@@ -82,6 +83,7 @@ internal static class PlanCommand
         if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.HostBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"host memory besides",-28}{plan.Memory.HostBytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
+        if (plan.StreamedLayers.Count > 0) Console.WriteLine($"frozen matrices of {plan.StreamedLayers.Count} of {plan.Policies.Length} layers wait in host memory");
         if (plan.MovesEmbedding) Console.WriteLine("the token embedding is in host memory");
         // The rates of a processor are a guess, good enough to choose by.
         if (!isCuda) return;
@@ -104,6 +106,7 @@ internal static class PlanCommand
         json.WriteNumber("driver_bytes", plan.Memory.DriverBytes);
         json.WriteNumber("host_bytes", plan.Memory.HostBytes);
         json.WriteString("activation_policy", plan.Memory.ActivationPolicy);
+        json.WriteNumber("streamed_layers", plan.StreamedLayers.Count);
         json.WriteNumber("predicted_seconds", plan.PredictedSeconds);
         json.WriteNumber("predicted_step_seconds", plan.PredictedSeconds * microBatches);
         json.WriteStartArray("choices");

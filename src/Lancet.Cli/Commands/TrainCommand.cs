@@ -135,6 +135,7 @@ internal static class TrainCommand
         Resume = settings.Flag("resume"),
         MemoryBudget = settings.Bytes("memory-budget"),
         HostMemoryBudget = settings.Bytes("host-memory-budget"),
+        StreamedLayers = settings.StreamedLayers(),
         ActivationPolicy = settings.Policy("activation-policy"),
     };
 

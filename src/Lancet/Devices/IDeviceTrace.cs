@@ -12,8 +12,11 @@ internal interface IDeviceTrace
     /// <summary>Operations of experts' products, beyond the bytes of their kernels.</summary>
     void GroupedOperations(double operations);
 
-    /// <summary>A copy between device and host that runs beside what follows.</summary>
-    void Copy(long bytes, int channel);
+    /// <summary>A copy to the host that runs beside what follows.</summary>
+    void CopyOut(long bytes, int channel);
+
+    /// <summary>A copy from the host, likewise.</summary>
+    void CopyIn(long bytes, int channel);
 
     /// <summary>Waiting for a copy.</summary>
     void Await(int channel);

@@ -106,10 +106,10 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void Copy(Tensor source, Tensor destination) => Trace?.Kernel(2 * source.Bytes);
 
     /// <inheritdoc/>
-    public override void CopyOut(Tensor source, Tensor host, int channel) => Trace?.Copy(source.Bytes, channel);
+    public override void CopyOut(Tensor source, Tensor host, int channel) => Trace?.CopyOut(source.Bytes, channel);
 
     /// <inheritdoc/>
-    public override void CopyIn(Tensor host, Tensor destination, int channel) => Trace?.Copy(host.Bytes, channel);
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => Trace?.CopyIn(host.Bytes, channel);
 
     /// <inheritdoc/>
     public override void AwaitCopy(int channel) => Trace?.Await(channel);

@@ -19,6 +19,7 @@ public sealed class DecoderLayer
     // What is kept as the forward pass wrote it: what goes to host memory is still here until the copies are awaited.
     private State _here;
     private Tensor _normedGradient;
+    private bool _hasFetchedAttention;
 
     /// <summary>Describes a layer.</summary>
     internal DecoderLayer(ModelConfig config, int layer, WeightList weights)
@@ -42,6 +43,12 @@ public sealed class DecoderLayer
 
     /// <summary>Matrices of the layer's adapters.</summary>
     public IEnumerable<Weight> Adapters => AttentionGroups.SelectMany(group => group.Adapters).Concat(Mlp.Adapters);
+
+    /// <summary>Bytes of <see cref="FrozenBlocks"/>, one behind the other.</summary>
+    internal long FrozenBytes => FrozenBlocks().Sum(block => block.AlignedBytes);
+
+    /// <summary>Memory of the layer's frozen matrices; bordered groups first, one behind the other as they lie in their buffer.</summary>
+    internal IEnumerable<WeightBlock> FrozenBlocks() => Groups.OrderByDescending(group => group.HoldsWeights).SelectMany(group => group.FrozenBlocks()).Concat(Mlp.ExpertBlocks());
 
     private ProjectionGroup[] AttentionGroups => [Attention.Projections, Attention.Output.Projection];
 
@@ -95,7 +102,9 @@ public sealed class DecoderLayer
     }
 
     /// <summary>Starts to bring back from host memory what <see cref="BackwardMlp"/> needs at once; called half a layer ahead.</summary>
-    internal void Fetch(StepContext c)
+    /// <param name="c">The step.</param>
+    /// <param name="isEarly">Whether to bring back what attention needs as well.</param>
+    internal void Fetch(StepContext c, bool isEarly)
     {
         c.Trace?.Begin(StepPhase.Fetch, _layer);
         var fetch = new FetchMap(c, CopyChannel);
@@ -103,6 +112,8 @@ public sealed class DecoderLayer
         if (_parts.Attended == Place.Host && MakesMiddle) _state.Attention.MapAttended(fetch);
         if (_parts.Middle == Place.Host) MapMiddle(fetch, ref _state);
         if (_parts.Mlp == Place.Host) Mlp.Fetch(c, CopyChannel);
+        _hasFetchedAttention = false;
+        if (isEarly) FetchAttention(c);
     }
 
     /// <summary>d ← gradient of the MLP's input from that of the layer's output, after what was not kept is made again. In a parallel block d is attention's as well and stays.</summary>
@@ -141,9 +152,11 @@ public sealed class DecoderLayer
 
     private bool MlpReadsInput => _config.IsParallel || MakesMiddle;
 
-    /// <summary>The rest of <see cref="Fetch"/>: what attention's backward pass reads. It starts when the MLP's largest buffers are gone.</summary>
+    /// <summary>The rest of <see cref="Fetch"/>: what attention's backward pass reads. Unless it came early it starts when the MLP's largest buffers are gone.</summary>
     private void FetchAttention(StepContext c)
     {
+        if (_hasFetchedAttention) return;
+        _hasFetchedAttention = true;
         var fetch = new FetchMap(c, AttentionChannel);
         if (_parts.Attended == Place.Host && !MakesMiddle) _state.Attention.MapAttended(fetch);
         if (_parts.Qkv == Place.Host) _state.Attention.MapQkv(fetch);

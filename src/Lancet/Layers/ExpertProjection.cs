@@ -57,6 +57,9 @@ public sealed class ExpertProjection
 
     private float Scale => _experts[0].Scale;
 
+    /// <summary>Memory of the experts' frozen weights.</summary>
+    internal IEnumerable<WeightBlock> FrozenBlocks() => _experts[0].Weight.IsTrained ? [] : WeightBlock.OfStack(_experts.Select(expert => expert.Weight));
+
     /// <summary>Checks that all experts or none have adapters, of one rank and scale.</summary>
     /// <exception cref="LancetException">They do not.</exception>
     internal void CheckAdapters()

@@ -15,6 +15,9 @@ public abstract class FeedForward
     /// <summary>All adapters' matrices.</summary>
     public virtual IEnumerable<Weight> Adapters => Groups.SelectMany(group => group.Adapters);
 
+    /// <summary>Memory of experts' frozen matrices.</summary>
+    internal virtual IEnumerable<WeightBlock> ExpertBlocks() => [];
+
     /// <summary>Columns that rows of the output's gradient need behind their own.</summary>
     internal virtual int Room => 0;
 

@@ -80,6 +80,9 @@ public sealed class MixtureOfExperts : FeedForward
     public override IEnumerable<LoraLinear> Projections => [Router, .. Gate.Experts, .. Up.Experts, .. Down.Experts];
 
     /// <inheritdoc/>
+    internal override IEnumerable<WeightBlock> ExpertBlocks() => [.. Gate.FrozenBlocks(), .. Up.FrozenBlocks(), .. Down.FrozenBlocks()];
+
+    /// <inheritdoc/>
     public override IEnumerable<Weight> Adapters => [.. Router.Adapter, .. Gate.Adapters, .. Up.Adapters, .. Down.Adapters];
 
     /// <summary>What the backward pass reads.</summary>

@@ -79,6 +79,9 @@ public sealed class ProjectionGroup
     /// <summary>Weights and biases of the checkpoint that the bordered form replaces.</summary>
     internal IEnumerable<Weight> BaseWeights => _projections.Select(projection => projection.Weight).Concat(_projections.Select(projection => projection.Bias).OfType<Weight>());
 
+    /// <summary>Whether the base weights themselves are in the bordered form, and not only copies of A and s·B.</summary>
+    internal bool HoldsWeights => IsBordered && !_isQuantized;
+
     private IEnumerable<LoraLinear> Adapted => _projections.Where(projection => projection.A is not null);
 
     private int Stride => InFeatures + Room;
@@ -142,6 +145,17 @@ public sealed class ProjectionGroup
                 projection.Bias.Dense = part;
             }
         }
+    }
+
+    /// <summary>Memory of the frozen weights: the bordered form's, or each projection's own.</summary>
+    internal IEnumerable<WeightBlock> FrozenBlocks() => HoldsWeights
+        ? [new(_stored.Address, StoredElements * _stored.DType.SizeInBytes(), MoveStored)]
+        : _projections.Where(projection => !projection.Weight.IsTrained).SelectMany(projection => projection.Weight.Blocks());
+
+    private void MoveStored(nint delta)
+    {
+        (_stored, _a, _scaledB) = (_stored.MovedBy(delta), _a.MovedBy(delta), _scaledB.MovedBy(delta));
+        foreach (var projection in _projections) projection.Weight.Dense = projection.Weight.Dense.MovedBy(delta);
     }
 
     /// <summary>Where the copies of A and s·B lie, which <see cref="ParameterArena.RefreshCopy"/> makes again.</summary>

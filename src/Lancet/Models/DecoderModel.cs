@@ -44,6 +44,9 @@ public sealed class DecoderModel
     /// <summary>All weights of the checkpoint, in order.</summary>
     public IReadOnlyList<Weight> Weights { get; private set; }
 
+    /// <summary>Frozen weights of layers that wait in host memory; null without any.</summary>
+    internal StreamedWeights? Stream { get; set; }
+
     /// <summary>Whether embedding and head are one matrix.</summary>
     public bool IsTied => Head.Weight == Embedding;
 
@@ -77,21 +80,24 @@ public sealed class DecoderModel
     /// <param name="c">The step, with <see cref="StepContext.IsTraining"/> set.</param>
     /// <param name="policies">What each layer keeps.</param>
     /// <param name="losses">[T] in the accumulator's type.</param>
-    /// <param name="lag">Halves of layers after which a layer's copies to host memory are awaited and what they copied is freed here: 0 for at once. Time for the copies, which takes memory.</param>
-    public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses, int lag = 0)
+    /// <param name="timing">When activations are copied to host memory and back.</param>
+    public void ForwardBackward(StepContext c, ReadOnlySpan<ActivationPolicy> policies, Tensor losses, CopyTiming timing = default)
     {
+        Stream?.Begin(c);
         c.Trace?.Begin(StepPhase.Start);
         var x = Embed(c);
         var released = 0;
         void Release(int halves)
         {
-            if (released < Layers.Count && (2 * released) + 2 + lag <= halves) Layers[released++].Release(c);
+            if (released < Layers.Count && (2 * released) + 2 + timing.Lag <= halves) Layers[released++].Release(c);
         }
         for (var layer = 0; layer < Layers.Count; layer++)
         {
+            Stream?.Enter(c, layer);
             Layers[layer].ForwardAttention(c, x, policies[layer]);
             Release((2 * layer) + 1);
             x = Layers[layer].ForwardMlp(c);
+            Stream?.LeaveForward(c, layer);
             Release((2 * layer) + 2);
         }
         c.Trace?.Begin(StepPhase.Head);
@@ -101,10 +107,13 @@ public sealed class DecoderModel
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
             var needsInput = layer > 0 || Embedding.IsTrained || Layers[0].Attention.Input.IsTrained;
+            Stream?.Enter(c, layer);
             Layers[layer].BackwardMlp(c, d, needsInput);
             // What the next layer's MLP needs comes while attention computes.
-            if (layer > 0) Layers[layer - 1].Fetch(c);
+            if (layer > 0) Layers[layer - 1].Fetch(c, timing.FetchesEarly);
+            Stream?.Fetched(c);
             Layers[layer].BackwardAttention(c, d, needsInput);
+            Stream?.LeaveBackward(c, layer);
         }
         c.Trace?.Begin(StepPhase.End);
         if (Embedding.IsTrained) EmbeddingKernel.Backward(c.Device, c.TokenIds, c.TokenOrder, c.SegmentEnds, d, Embedding.Gradient, EmbeddingScale(c.DType), Config.HiddenSize);
@@ -169,11 +178,14 @@ public sealed class DecoderModel
 
     private Tensor Hidden(StepContext c)
     {
+        Stream?.Begin(c);
         var x = Embed(c);
-        foreach (var layer in Layers)
+        for (var layer = 0; layer < Layers.Count; layer++)
         {
-            layer.ForwardAttention(c, x, ActivationPolicy.Keep);
-            x = layer.ForwardMlp(c);
+            Stream?.Enter(c, layer);
+            Layers[layer].ForwardAttention(c, x, ActivationPolicy.Keep);
+            x = Layers[layer].ForwardMlp(c);
+            Stream?.LeaveForward(c, layer);
         }
         return x;
     }

@@ -6,6 +6,7 @@ using Lancet.Devices.Cpu;
 using Lancet.Formats;
 using Lancet.Generation;
 using Lancet.Layers;
+using Lancet.Planning;
 using Lancet.Tensors;
 using Lancet.Tile;
 using Lancet.Tokenization;
@@ -221,6 +222,60 @@ public sealed partial class LanguageModel : IDisposable
         (weight.Dense, weight.IsInHostMemory) = (target, true);
         _owned.Remove(former);
         former.Dispose();
+    }
+
+    /// <summary>Moves the frozen matrices of layers to page-locked host memory, from where passes have them copied shortly before they read them; the device keeps slots for them.</summary>
+    /// <param name="layers">Layers, ascending.</param>
+    /// <exception cref="LancetException">The host memory is not there.</exception>
+    internal void StreamLayers(IReadOnlyList<int> layers)
+    {
+        if (Decoder.Stream is not null) throw new InvalidOperationException("Layers are streamed already.");
+        var memory = Device.AllocateHost(layers.Sum(layer => Decoder.Layers[layer].FrozenBytes), "frozen weights");
+        _hostOwned.Add(memory);
+        long offset = 0;
+        var hosts = new List<Tensor>();
+        foreach (var layer in layers)
+        {
+            hosts.Add(memory.View(DType.UInt8, new Shape(Decoder.Layers[layer].FrozenBytes), offset));
+            MoveToHost(Decoder.Layers[layer], hosts[^1]);
+            offset += hosts[^1].Bytes;
+        }
+        var slotBytes = StreamedWeights.SlotBytes(Decoder, layers);
+        var slots = new Tensor[StreamSchedule.Slots];
+        for (var slot = 0; slot < slots.Length; slot++)
+        {
+            _owned.Add(Device.Allocate(slotBytes, "slots of streamed weights"));
+            slots[slot] = _owned[^1].View(DType.UInt8, new Shape(slotBytes));
+        }
+        Decoder.Stream = new StreamedWeights(Decoder, new StreamSchedule(Decoder.Layers.Count, layers), hosts, slots);
+    }
+
+    /// <summary>Moves a layer's frozen matrices and frees what they leave.</summary>
+    private void MoveToHost(DecoderLayer layer, Tensor host)
+    {
+        WeightBlock[] blocks = [.. layer.FrozenBlocks()];
+        long offset = 0;
+        foreach (var block in blocks)
+        {
+            var shape = new Shape(block.Bytes);
+            Device.CopyOut(new Tensor(block.Address, DType.UInt8, shape), new Tensor((nint)(host.Address + offset), DType.UInt8, shape), 0);
+            Device.AwaitCopy(0);
+            offset += block.AlignedBytes;
+        }
+        Device.Synchronize();
+        offset = 0;
+        foreach (var block in blocks)
+        {
+            var delta = (nint)(host.Address + offset - block.Address);
+            block.Move(delta);
+            Trained?.Moved(block.Address, block.Bytes, delta);
+            offset += block.AlignedBytes;
+        }
+        foreach (var buffer in _owned.Where(buffer => Array.Exists(blocks, block => block.Address >= buffer.Address && block.Address - buffer.Address < buffer.Bytes)).ToList())
+        {
+            _owned.Remove(buffer);
+            buffer.Dispose();
+        }
     }
 
     /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>

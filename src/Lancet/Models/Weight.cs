@@ -84,6 +84,22 @@ public sealed class Weight(string name, Shape shape, WeightRole role)
     /// <param name="isTransposed">True for X · Wᵀ, false for dY · W.</param>
     public MatMulOperand Operand(bool isTransposed) => new(Dense, isTransposed, RowStride, Quantized);
 
+    /// <summary>The memory of a frozen weight that is worth moving: its elements, or its NF4 codes and their scales.</summary>
+    internal IEnumerable<WeightBlock> Blocks()
+    {
+        if (Quantized is null)
+        {
+            yield return WeightBlock.Of(Dense, delta => Dense = Dense.MovedBy(delta));
+            yield break;
+        }
+        yield return WeightBlock.Of(Quantized.Codes, delta =>
+        {
+            Dense = Dense.MovedBy(delta);
+            Quantized = Quantized with { Codes = Dense };
+        });
+        yield return WeightBlock.Of(Quantized.AbsMaxCodes, delta => Quantized = Quantized with { AbsMaxCodes = Quantized.AbsMaxCodes.MovedBy(delta) });
+    }
+
     /// <inheritdoc/>
     public override string ToString() => $"{Name} {Shape}";
 }

@@ -1,4 +1,6 @@
+using Lancet.Devices;
 using Lancet.Layers;
+using Lancet.Models;
 
 namespace Lancet.Planning;
 
@@ -9,13 +11,37 @@ namespace Lancet.Planning;
 /// <param name="StallSeconds">The part of the time in which computation waits for copies.</param>
 internal readonly record struct StepPrediction(double Seconds, long PeakBytes, long HostBytes, double StallSeconds);
 
+/// <summary>Copies of frozen weights in a step.</summary>
+/// <param name="Schedule">When they are made.</param>
+/// <param name="Seconds">What each streamed layer's takes.</param>
+/// <param name="HostBytes">Host memory that the weights take.</param>
+/// <param name="SlotBytes">Memory of the slots on the device.</param>
+internal sealed record StreamForecast(StreamSchedule Schedule, double[] Seconds, long HostBytes, long SlotBytes)
+{
+    /// <summary>Memory that is free without the weights there.</summary>
+    public long SavedBytes => HostBytes - SlotBytes;
+
+    /// <summary>Predicts copies.</summary>
+    /// <param name="decoder">Model.</param>
+    /// <param name="layers">Streamed layers.</param>
+    /// <param name="rates">How fast the device is.</param>
+    public static StreamForecast Of(DecoderModel decoder, IReadOnlyList<int> layers, DeviceRates rates)
+    {
+        long[] bytes = [.. layers.Select(layer => decoder.Layers[layer].FrozenBytes)];
+        return new(new StreamSchedule(decoder.Layers.Count, layers), Array.ConvertAll(bytes, each => each / rates.HostBytes), bytes.Sum(), StreamSchedule.Slots * bytes.Max());
+    }
+}
+
 /// <summary>Plays the pieces of uniform runs in the order of a step whose layers keep different things, as <see cref="Models.DecoderModel.ForwardBackward"/> runs them.</summary>
 /// <param name="layers">Layers of the model.</param>
 internal sealed class PolicyMix(int layers)
 {
-    private readonly double[] _ends = new double[DecoderLayer.CopyChannels * layers];
+    private readonly double[] _ends = new double[(DecoderLayer.CopyChannels * layers) + StreamSchedule.Slots];
     private double _compute;
-    private double _copy;
+
+    // The link takes copies of one direction one after the other, and both directions at the same time.
+    private double _copyOut;
+    private double _copyIn;
     private double _stall;
     private long _alive;
     private long _peak;
@@ -23,17 +49,22 @@ internal sealed class PolicyMix(int layers)
 
     /// <summary>Predicts a step.</summary>
     /// <param name="traces">For each layer the trace of a step in which all layers keep what it keeps.</param>
-    /// <param name="lag">See <see cref="Models.DecoderModel.ForwardBackward"/>.</param>
-    public StepPrediction Predict(ReadOnlySpan<StepTrace> traces, int lag)
+    /// <param name="lag">See <see cref="CopyTiming.Lag"/>.</param>
+    /// <param name="stream">Frozen weights that wait in host memory, or null.</param>
+    public StepPrediction Predict(ReadOnlySpan<StepTrace> traces, int lag, StreamForecast? stream = null)
     {
         Array.Clear(_ends);
-        (_compute, _copy, _stall, _alive, _peak, _host) = (0, 0, 0, 0, 0, 0);
+        (_compute, _copyOut, _copyIn, _stall, _alive, _peak, _host) = (0, 0, 0, 0, 0, 0, 0);
+        var (schedule, weights) = (stream?.Schedule, new WeightCopies(this, stream));
+        schedule?.Begin(weights);
         Play(traces[0][StepPhase.Start]);
         var released = 0;
         for (var half = 0; half < 2 * layers; half++)
         {
             var layer = half / 2;
+            if (half % 2 == 0) schedule?.Enter(weights, layer);
             Play(traces[layer][half % 2 == 0 ? StepPhase.ForwardAttention : StepPhase.ForwardMlp, layer]);
+            if (half % 2 == 1) schedule?.LeaveForward(weights, layer);
             if ((2 * released) + 2 + lag > half + 1) continue;
             Play(traces[released][StepPhase.Release, released]);
             released++;
@@ -42,9 +73,12 @@ internal sealed class PolicyMix(int layers)
         for (; released < layers; released++) Play(traces[released][StepPhase.Release, released]);
         for (var layer = layers - 1; layer >= 0; layer--)
         {
+            schedule?.Enter(weights, layer);
             Play(traces[layer][StepPhase.BackwardMlp, layer]);
             if (layer > 0) Play(traces[layer - 1][StepPhase.Fetch, layer - 1]);
+            schedule?.Fetched(weights);
             Play(traces[layer][StepPhase.BackwardAttention, layer]);
+            schedule?.LeaveBackward(weights, layer);
         }
         Play(traces[0][StepPhase.End]);
         return new(_compute, _peak, _host, _stall);
@@ -62,14 +96,33 @@ internal sealed class PolicyMix(int layers)
                 case TraceKind.Compute:
                     _compute += item.Seconds;
                     break;
-                case TraceKind.Copy:
-                    _ends[item.Channel] = _copy = Math.Max(_copy, _compute) + item.Seconds;
+                case TraceKind.CopyOut:
+                    _ends[item.Channel] = _copyOut = Math.Max(_copyOut, _compute) + item.Seconds;
+                    break;
+                case TraceKind.CopyIn:
+                    CopyIn(item.Seconds, item.Channel);
                     break;
                 default:
-                    _stall += Math.Max(0, _ends[item.Channel] - _compute);
-                    _compute = Math.Max(_compute, _ends[item.Channel]);
+                    Await(item.Channel);
                     break;
             }
         }
+    }
+
+    private void CopyIn(double seconds, int channel) => _ends[channel] = _copyIn = Math.Max(_copyIn, _compute) + seconds;
+
+    private void Await(int channel)
+    {
+        _stall += Math.Max(0, _ends[channel] - _compute);
+        _compute = Math.Max(_compute, _ends[channel]);
+    }
+
+    private readonly struct WeightCopies(PolicyMix mix, StreamForecast? stream) : IWeightCopies
+    {
+        public void Start(int index, int start, int count) => mix.CopyIn(stream!.Seconds[index] * count / StreamSchedule.Parts, Channel(index));
+
+        public void Await(int index) => mix.Await(Channel(index));
+
+        private int Channel(int index) => mix._ends.Length - StreamSchedule.Slots + StreamSchedule.SlotOf(index);
     }
 }

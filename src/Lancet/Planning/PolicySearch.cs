@@ -4,9 +4,10 @@ namespace Lancet.Planning;
 
 /// <summary>What each layer keeps, and what that is predicted to take.</summary>
 /// <param name="Policies">By layer.</param>
-/// <param name="Lag">See <see cref="Models.DecoderModel.ForwardBackward"/>.</param>
-/// <param name="Prediction">Time and memory.</param>
-internal sealed record PolicyChoice(ActivationPolicy[] Policies, int Lag, StepPrediction Prediction);
+/// <param name="Timing">When activations are copied.</param>
+/// <param name="Stream">Weights that wait in host memory, or null.</param>
+/// <param name="Prediction">Time, and memory of the step's buffers.</param>
+internal sealed record PolicyChoice(ActivationPolicy[] Policies, CopyTiming Timing, StreamForecast? Stream, StepPrediction Prediction);
 
 /// <summary>
 /// Finds the mix of policies with the least predicted time that fits: from every policy that fits in all layers it moves layers to other policies, one kind at a time and then
@@ -34,15 +35,18 @@ internal sealed class PolicySearch
     private readonly PolicyMix _mix;
     private readonly StepTrace[] _byLayer;
     private readonly int _mostLag;
+    private readonly bool _fetchesEarly;
     private long _mostBytes;
     private long _mostHostBytes;
+    private StreamForecast? _stream;
 
     /// <summary>Starts a search.</summary>
     /// <param name="layers">Layers of the model.</param>
     /// <param name="traces">Traces of steps in which all layers keep the same, for the policies to choose from.</param>
-    public PolicySearch(int layers, IReadOnlyDictionary<ActivationPolicy, StepTrace> traces)
+    /// <param name="fetchesEarly">See <see cref="CopyTiming.FetchesEarly"/>; as in the traces.</param>
+    public PolicySearch(int layers, IReadOnlyDictionary<ActivationPolicy, StepTrace> traces, bool fetchesEarly)
     {
-        _layers = layers;
+        (_layers, _fetchesEarly) = (layers, fetchesEarly);
         _policies = [.. s_order.Where(traces.ContainsKey)];
         _traces = [.. _policies.Select(policy => traces[policy])];
         (_mix, _byLayer) = (new PolicyMix(layers), new StepTrace[layers]);
@@ -50,15 +54,21 @@ internal sealed class PolicySearch
     }
 
     /// <summary>What all layers with the same policy take, fastest policy first.</summary>
-    public IEnumerable<(ActivationPolicy Policy, StepPrediction Prediction)> Uniform() =>
-        _policies.Select((policy, index) => (policy, Predict(Only(index), 0))).OrderBy(item => Score(item.Item2)).ThenByDescending(item => item.policy);
+    /// <param name="stream">Weights that wait in host memory, or null.</param>
+    public IEnumerable<(ActivationPolicy Policy, StepPrediction Prediction)> Uniform(StreamForecast? stream)
+    {
+        _stream = stream;
+        return _policies.Select((policy, index) => (policy, Predict(Only(index), 0))).OrderBy(item => Score(item.Item2)).ThenByDescending(item => item.policy).ToArray();
+    }
 
     /// <summary>The fastest choice within bounds, or null if none is known.</summary>
     /// <param name="mostBytes">Memory of the step's buffers.</param>
-    /// <param name="mostHostBytes">Host memory.</param>
-    public PolicyChoice? Best(long mostBytes, long mostHostBytes)
+    /// <param name="mostHostBytes">Host memory of the step's activations.</param>
+    /// <param name="stream">Weights that wait in host memory, or null.</param>
+    /// <param name="known">Another search's choice, from which to go on as well, or null.</param>
+    public PolicyChoice? Best(long mostBytes, long mostHostBytes, StreamForecast? stream, StepPlan? known)
     {
-        (_mostBytes, _mostHostBytes) = (mostBytes, mostHostBytes);
+        (_mostBytes, _mostHostBytes, _stream) = (mostBytes, mostHostBytes, stream);
         (int[] Counts, int Lag, double Score)? best = null;
         for (var policy = _policies.Length - 1; policy >= 0; policy--)
         {
@@ -67,10 +77,15 @@ internal sealed class PolicySearch
             var found = Climb(counts, 0, score);
             if (best is null || found.Score < best.Value.Score) best = found;
         }
+        if (known is not null)
+        {
+            int[] counts = [.. _policies.Select(policy => known.Policies.Count(other => other == policy))];
+            if (Fitting(counts, known.Timing.Lag) is { } score && Climb(counts, known.Timing.Lag, score) is var found && (best is null || found.Score < best.Value.Score)) best = found;
+        }
         best ??= BestOfTwo();
         if (best is not { } choice) return null;
         choice = ClimbInPairs(choice);
-        return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], choice.Lag, Predict(choice.Counts, choice.Lag));
+        return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], new(choice.Lag, _fetchesEarly), stream, Predict(choice.Counts, choice.Lag));
     }
 
     /// <summary>Where no policy fits everywhere, one by the device's memory and another by the host's, two together may.</summary>
@@ -168,7 +183,7 @@ internal sealed class PolicySearch
         var layer = 0;
         for (var policy = 0; policy < counts.Length; policy++)
             for (var i = 0; i < counts[policy]; i++) _byLayer[layer++] = _traces[policy];
-        return _mix.Predict(_byLayer, lag);
+        return _mix.Predict(_byLayer, lag, _stream);
     }
 
     private static double Score(StepPrediction prediction) => prediction.Seconds + (prediction.HostBytes * SecondsPerHostByte);

@@ -14,17 +14,20 @@ namespace Lancet.Planning;
 public sealed class StepPlan
 {
     internal StepPlan(PolicyChoice choice, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
-        (Policies, Lag, PredictedSeconds, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) =
-        (choice.Policies, choice.Lag, choice.Prediction.Seconds, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
+        (Policies, Timing, StreamedLayers, PredictedSeconds, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) =
+        (choice.Policies, choice.Timing, choice.Stream?.Schedule.Layers ?? [], choice.Prediction.Seconds, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
 
     /// <summary>What each layer keeps.</summary>
     public ActivationPolicy[] Policies { get; }
 
-    /// <summary>See <see cref="DecoderModel.ForwardBackward"/>.</summary>
-    public int Lag { get; }
+    /// <summary>When activations are copied.</summary>
+    public CopyTiming Timing { get; }
 
     /// <summary>Whether the token embedding moves to host memory, where a GPU reads the rows that it needs.</summary>
     public bool MovesEmbedding { get; internal init; }
+
+    /// <summary>Layers whose frozen matrices wait in host memory, ascending.</summary>
+    public IReadOnlyList<int> StreamedLayers { get; }
 
     /// <summary>Predicted seconds of the forward and backward pass of one micro-batch, see <see cref="PlanTarget.Rates"/>.</summary>
     public double PredictedSeconds { get; internal set; }

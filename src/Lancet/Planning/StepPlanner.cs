@@ -13,6 +13,16 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     // Page-locked memory is taken from everybody else on the machine.
     private const double ShareOfHostMemory = 0.5;
 
+    // Weights go to host memory only for a gain that is more than what predictions of one model differ by.
+    private const double StreamGain = 0.005;
+
+    // How finely the number of streamed layers is searched, and after how many numbers without a gain it ends.
+    private const int StreamSteps = 8;
+    private const int StreamPatience = 2;
+
+    // Pieces of the checkpoint that wait to be converted.
+    private const long StagingBytes = 64 << 20;
+
     private readonly int _layers = decoder.Layers.Count;
     private readonly long _budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
 
@@ -27,7 +37,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
 
     /// <summary>The plan.</summary>
     /// <exception cref="LancetException">No policy fits the budget; the message says what would.</exception>
-    public StepPlan Plan() => options.Mix is { } mix ? Run(new(mix.Policies, mix.Lag, default), false) : Find(out var leanest) ?? throw DoesNotFit(Run(leanest, MayMoveEmbedding));
+    public StepPlan Plan() => options.Mix is { } mix ? Run(new(mix.Policies, mix.Timing, Streams().LastOrDefault(), default), false) : Find(out var leanest) ?? throw DoesNotFit(Run(leanest, MayMoveEmbedding));
 
     /// <summary>The plan, or null if none fits the budget.</summary>
     /// <param name="leanest">The choice that takes least memory.</param>
@@ -37,25 +47,67 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         // A processor's memory is the host's: there is nowhere to go.
         ActivationPolicy[] candidates = options.Policy is { } only ? [target.IsCuda ? only : SavedParts.OnDevice(only)]
             : [.. Enum.GetValues<ActivationPolicy>().Where(policy => (target.IsCuda || !SavedParts.Of(policy).UsesHost) && (hasChunks || SavedParts.Of(policy).MlpShare is 0 or 1))];
-        var search = new PolicySearch(_layers, candidates.ToDictionary(policy => policy, Trace));
-        var uniform = search.Uniform().ToList();
-        leanest = Everywhere(uniform.MinBy(item => item.Prediction.PeakBytes));
-        var lean = Run(leanest, false);
+        var search = Search(false);
+        PolicySearch? early = null;
+        var uniform = search.Uniform(null);
+        var lean = Run(Everywhere(uniform.MinBy(item => item.Prediction.PeakBytes), null), false);
         var besides = lean.Memory.PeakBytes - Math.Max(lean.Training.RequiredBytes, lean.Evaluation.RequiredBytes);
-        var plan = options.Policy is not null && options.MemoryBudget == 0 ? lean : Fit(search, uniform, besides, false);
-        if (MayMoveEmbedding && Fit(search, uniform, besides - EmbeddingBytes, true) is { } other && (plan is null || other.PredictedSeconds < plan.PredictedSeconds)) plan = other;
-        plan?.Forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
-        return plan;
+        var streams = Streams();
+        leanest = Everywhere(uniform.MinBy(item => item.Prediction.PeakBytes), streams[^1]);
+        if (options is { Policy: not null, MemoryBudget: 0, StreamedLayers: null or 0 }) return WithForecasts(lean);
+        StepPlan? plan = null;
+        var misses = 0;
+        foreach (var stream in streams)
+        {
+            if (plan is not null && (misses == StreamPatience || Array.TrueForAll(plan.Policies, policy => policy == ActivationPolicy.Keep))) break;
+            var found = Faster(Fit(search, besides, false, stream), MayMoveEmbedding ? Fit(search, besides, true, stream) : null);
+            // Where copies are on the way, they may be the better for an earlier start.
+            if (found is not null && Array.Exists(found.Policies, policy => SavedParts.Of(policy).UsesHost)) found = Faster(found, Fit(early ??= Search(true), besides, found.MovesEmbedding, stream, found));
+            if (found is not null && (plan is null || found.PredictedSeconds < plan.PredictedSeconds * (1 - StreamGain))) (plan, misses) = (found, 0);
+            else misses++;
+        }
+        return plan is null ? null : WithForecasts(plan);
+
+        PolicySearch Search(bool fetchesEarly) => new(_layers, candidates.ToDictionary(policy => policy, policy => Trace(policy, fetchesEarly)), fetchesEarly);
+
+        static StepPlan? Faster(StepPlan? first, StepPlan? second) => first is null || second?.PredictedSeconds < first.PredictedSeconds ? second : first;
+
+        StepPlan WithForecasts(StepPlan chosen)
+        {
+            chosen.Forecasts = [.. uniform.Select(item => new PolicyForecast(item.Policy, item.Prediction.Seconds, besides + item.Prediction.PeakBytes, item.Prediction.HostBytes))];
+            return chosen;
+        }
+    }
+
+    /// <summary>What may be streamed, fewest layers first: nothing, or numbers of layers to choose from; what is streamed already, or was asked for, alone.</summary>
+    private List<StreamForecast?> Streams()
+    {
+        if (decoder.Stream is { } streamed) return [StreamForecast.Of(decoder, streamed.Schedule.Layers, target.Rates)];
+        StreamForecast Of(int count) => StreamForecast.Of(decoder, StreamSchedule.Spread(_layers, count), target.Rates);
+        if (options.StreamedLayers is { } asked)
+        {
+            if (asked < 0 || asked > _layers) throw new LancetException($"--streamed-layers {asked}: the model has {_layers} layers.");
+            if (asked > 0 && !decoder.Layers.All(layer => layer.FrozenBytes > 0)) throw new LancetException($"--streamed-layers {asked}: only layers with frozen matrices can be streamed; with --method full there are none.");
+            return [asked == 0 || !target.IsCuda ? null : Of(asked)];
+        }
+        var streams = new List<StreamForecast?> { null };
+        if (!target.IsCuda || options.MemoryBudget == 0 || !decoder.Layers.All(layer => layer.FrozenBytes > 0)) return streams;
+        var step = Math.Max(1, _layers / StreamSteps);
+        for (var count = Math.Max(StreamSchedule.Slots + 1, 2 * step); count <= _layers; count += step)
+            if (Of(count) is { } stream && stream.HostBytes <= weightBytes) streams.Add(stream);
+        return streams;
     }
 
     /// <summary>The fastest plan that fits, or null.</summary>
     /// <param name="search">Policies to choose from.</param>
-    /// <param name="uniform">Each of them in all layers.</param>
-    /// <param name="besides">Bytes of everything but the step's buffers.</param>
+    /// <param name="besides">Bytes of everything but the step's buffers, if all weights are on the device.</param>
     /// <param name="movesEmbedding">Whether the embedding is in host memory.</param>
-    private StepPlan? Fit(PolicySearch search, List<(ActivationPolicy Policy, StepPrediction Prediction)> uniform, long besides, bool movesEmbedding)
+    /// <param name="stream">Weights of layers that are, or null.</param>
+    /// <param name="known">See <see cref="PolicySearch.Best"/>.</param>
+    private StepPlan? Fit(PolicySearch search, long besides, bool movesEmbedding, StreamForecast? stream, StepPlan? known = null)
     {
-        var hostBytes = MostHostBytes - (movesEmbedding ? EmbeddingBytes : 0);
+        besides -= Saved(stream) + (movesEmbedding ? EmbeddingBytes : 0);
+        var hostBytes = MostHostBytes - (movesEmbedding ? EmbeddingBytes : 0) - (stream?.HostBytes ?? 0);
         StepPlan? Try(PolicyChoice choice, out StepPlan plan)
         {
             plan = Run(choice, movesEmbedding);
@@ -63,16 +115,19 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
             return plan.Memory.PeakBytes <= _budget && choice.Prediction.HostBytes <= hostBytes ? plan : null;
         }
         var room = _budget - besides;
-        while (search.Best(room, hostBytes) is { } choice)
+        while (search.Best(room, hostBytes, stream, known) is { } choice)
         {
             if (Try(choice, out var tried) is { } found) return found;
             // The search counts what lives at the same time; placed in one piece of memory that takes a little more, for another mix perhaps less.
             room = choice.Prediction.PeakBytes - Math.Max(1, (tried.Training.RequiredBytes - choice.Prediction.PeakBytes) / 4);
         }
-        return uniform.Where(item => besides + item.Prediction.PeakBytes <= _budget && item.Prediction.HostBytes <= hostBytes).Select(item => Try(Everywhere(item), out _)).FirstOrDefault(found => found is not null);
+        return search.Uniform(stream).Where(item => besides + item.Prediction.PeakBytes <= _budget && item.Prediction.HostBytes <= hostBytes).Select(item => Try(Everywhere(item, stream), out _)).FirstOrDefault(found => found is not null);
     }
 
-    private PolicyChoice Everywhere((ActivationPolicy Policy, StepPrediction Prediction) item) => new([.. Enumerable.Repeat(item.Policy, _layers)], 0, item.Prediction);
+    private PolicyChoice Everywhere((ActivationPolicy Policy, StepPrediction Prediction) item, StreamForecast? stream) => new([.. Enumerable.Repeat(item.Policy, _layers)], default, stream, item.Prediction);
+
+    // The bytes of weights that are streamed already are not among those of the device's.
+    private long Saved(StreamForecast? stream) => decoder.Stream is null && stream is not null ? stream.SavedBytes : 0;
 
     private LancetException DoesNotFit(StepPlan plan) => new(
         $"The run needs {plan.Memory.PeakBytes / 1048576.0:N0} MiB, the budget is {_budget / 1048576.0:N0} MiB. " +
@@ -82,9 +137,9 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     {
         using var device = new PlanningDevice(target);
         StepMemory training = new(), evaluation = new();
-        DryRun(device, training, choice.Policies, choice.Lag, null);
+        DryRun(device, training, choice.Policies, choice.Timing, null);
         var operations = device.MatMulOperations;
-        DryRun(device, evaluation, null, 0, null);
+        DryRun(device, evaluation, null, default, null);
 
         var trained = decoder.TrainedWeights.ToList();
         var count = ParameterArena.CountOf(trained);
@@ -92,7 +147,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         var state = options.HasEightBitState ? (count * 2) + (count / AdamWKernel.StateBlock * 2 * sizeof(float)) : count * 2 * master;
         var entries = new List<MemoryPlanEntry>
         {
-            new("base weights", weightBytes - (movesEmbedding ? EmbeddingBytes : 0)),
+            new("base weights", weightBytes - (movesEmbedding ? EmbeddingBytes : 0) - Saved(choice.Stream)),
             new("trained parameters", (count * master) + (ParameterArena.NeedsCopy(trained, dtype) ? count * dtype.SizeInBytes() : 0) + ScatteredCopies.TableBytes(trained.Where(weight => weight.IsInBorder).Select(weight => weight.Shape.Count))),
             new("gradients", count * master),
             new("optimiser state", state),
@@ -103,28 +158,31 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         foreach (var (purpose, name) in ((MemoryPurpose, string)[])[(MemoryPurpose.SavedActivations, "saved activations"), (MemoryPurpose.Workspace, "step workspace"), (MemoryPurpose.Logits, "logits chunk")])
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
+        // Before they are in host memory all weights are on the device, and a layer's twice while its adapters get their border.
+        var loading = Saved(choice.Stream) > 0 ? weightBytes + decoder.Layers.Max(layer => layer.FrozenBytes) + StagingBytes : 0;
+        if (loading > entries.Sum(entry => entry.Bytes)) entries.Add(new("loading beyond training", loading - entries.Sum(entry => entry.Bytes)));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
-        var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0);
+        var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0) + (choice.Stream?.HostBytes ?? 0);
         return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
     }
 
     /// <summary>What a step asks for in which all layers keep the same.</summary>
-    private StepTrace Trace(ActivationPolicy policy)
+    private StepTrace Trace(ActivationPolicy policy, bool fetchesEarly)
     {
         var trace = new StepTrace(target.Rates, options.MaxSequenceLength);
         using var device = new PlanningDevice(target) { Trace = trace };
-        DryRun(device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], 0, trace);
+        DryRun(device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], new(0, fetchesEarly), trace);
         return trace;
     }
 
     /// <summary>Runs a training step without computing, or a forward pass if there are no policies.</summary>
-    private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, int lag, StepTrace? trace)
+    private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, CopyTiming timing, StepTrace? trace)
     {
         var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
         var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         inputs.Bind(context, options.MaxTokens);
         memory.BeginPlanning();
-        if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), lag);
+        if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), timing);
         else decoder.Forward(context, inputs.Losses.Rows(0, options.MaxTokens));
         // Traces are told of lives, so offsets are only needed without.
         if (trace is null) memory.EndPlanning();

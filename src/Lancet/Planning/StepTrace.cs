@@ -63,7 +63,10 @@ internal sealed class StepTrace(DeviceRates rates, int maxSequenceLength) : IDev
     public void GroupedOperations(double operations) => _current.Compute(rates.GroupedSeconds(operations));
 
     /// <inheritdoc/>
-    public void Copy(long bytes, int channel) => _current.Events.Add(new(TraceKind.Copy, bytes / rates.HostBytes, channel));
+    public void CopyOut(long bytes, int channel) => _current.Events.Add(new(TraceKind.CopyOut, bytes / rates.HostBytes, channel));
+
+    /// <inheritdoc/>
+    public void CopyIn(long bytes, int channel) => _current.Events.Add(new(TraceKind.CopyIn, bytes / rates.HostBytes, channel));
 
     /// <inheritdoc/>
     public void Await(int channel) => _current.Events.Add(new(TraceKind.Await, 0, channel));
@@ -78,20 +81,23 @@ internal sealed class StepTrace(DeviceRates rates, int maxSequenceLength) : IDev
     public void AllocateHost(long bytes) => _current.HostBytes += bytes;
 }
 
-/// <summary>What happens on the two streams.</summary>
+/// <summary>What happens on the streams.</summary>
 internal enum TraceKind
 {
     /// <summary>The compute stream is busy.</summary>
     Compute,
 
-    /// <summary>The copy stream is busy from now on, or from when it has done what it has to do already.</summary>
-    Copy,
+    /// <summary>The stream of copies to the host is busy from now on, or from when it has done what it has to do already.</summary>
+    CopyOut,
+
+    /// <summary>The stream of copies from the host, likewise.</summary>
+    CopyIn,
 
     /// <summary>The compute stream waits for a copy.</summary>
     Await,
 }
 
-/// <summary>Something that happens on the two streams.</summary>
+/// <summary>Something that happens on the streams.</summary>
 /// <param name="Kind">What.</param>
 /// <param name="Seconds">How long.</param>
 /// <param name="Channel">Which copy.</param>

@@ -42,6 +42,9 @@ public readonly struct Tensor
         return new((nint)(Address + start * Shape.RowCount * DType.SizeInBytes()), DType, Shape.WithFirst(count));
     }
 
+    /// <summary>The same view of memory that has moved by a number of bytes; the absent tensor stays absent.</summary>
+    internal Tensor MovedBy(nint delta) => Exists ? new(Address + delta, DType, Shape) : this;
+
     /// <summary>As a launch argument.</summary>
     public static implicit operator KernelArgument(Tensor tensor) => KernelArgument.Pointer(tensor.Address, tensor.DType, tensor.Count);
 

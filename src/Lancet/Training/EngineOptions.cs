@@ -27,8 +27,14 @@ public sealed record EngineOptions
     /// <summary>What layers keep; null lets the planner choose the fastest that fits <see cref="MemoryBudget"/>.</summary>
     public ActivationPolicy? Policy { get; init; }
 
-    /// <summary>Policies layer by layer, and the lag of their copies, instead of <see cref="Policy"/>; null for none.</summary>
-    internal (ActivationPolicy[] Policies, int Lag)? Mix { get; init; }
+    /// <summary>Policies layer by layer, and when their copies are made, instead of <see cref="Policy"/>; null for none.</summary>
+    internal (ActivationPolicy[] Policies, CopyTiming Timing)? Mix { get; init; }
+
+    /// <summary>
+    /// Layers of a GPU's model whose frozen matrices wait in host memory and are copied to the device for each pass; null lets the planner choose, which takes some where that makes a
+    /// step within <see cref="MemoryBudget"/> faster. All numbers give the same bits.
+    /// </summary>
+    public int? StreamedLayers { get; init; }
 
     /// <summary>Tokens that MLPs take at a time.</summary>
     internal int MlpChunkTokens { get; init; } = TokenChunks.DefaultTokens;

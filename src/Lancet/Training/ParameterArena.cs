@@ -103,6 +103,12 @@ public sealed class ParameterArena : IDisposable
         if (ComputeCopy.Exists) ElementwiseKernel.Convert(device, Parameters, ComputeCopy);
     }
 
+    /// <summary>Tells that a piece of memory with copies has moved, see <see cref="ScatteredCopies.Moved"/>.</summary>
+    internal void Moved(nint address, long bytes, nint delta)
+    {
+        foreach (var copies in _copies) copies.Moved(address, bytes, delta);
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -74,6 +74,9 @@ public sealed record SftOptions
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
+    /// <summary>See <see cref="EngineOptions.StreamedLayers"/>.</summary>
+    public int? StreamedLayers { get; init; }
+
     /// <summary>See <see cref="EngineOptions.HostMemoryBudget"/>.</summary>
     public long HostMemoryBudget { get; init; }
 

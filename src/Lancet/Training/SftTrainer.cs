@@ -88,6 +88,7 @@ public sealed class SftTrainer
             Policy = _options.ActivationPolicy,
             MemoryBudget = _options.MemoryBudget,
             HostMemoryBudget = _options.HostMemoryBudget,
+            StreamedLayers = _options.StreamedLayers,
             Seed = _options.Seed,
         });
         var store = new CheckpointStore(_options.Output);

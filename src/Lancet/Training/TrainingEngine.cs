@@ -75,6 +75,7 @@ public sealed class TrainingEngine : ITrainingEngine
         _device.Prepare(_plan.Kernels);
         Note("kernels");
         if (_plan.MovesEmbedding) model.MoveEmbeddingToHost();
+        if (_plan.StreamedLayers.Count > 0 && model.Decoder.Stream is null) model.StreamLayers(_plan.StreamedLayers);
         _device.ReserveMatMulWorkspace(_plan.MatMulWorkspaceBytes);
         _arena.AllocateGradients(_device);
         _inputs = new StepInputs(_device, model.Config, model.DType, options.MaxTokens, options.MaxSequenceLength, model.Decoder.Embedding.IsTrained);
@@ -192,7 +193,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private void ForwardBackward()
     {
         var losses = _inputs.Losses.Rows(0, _training.HeadRows);
-        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses, _plan.Lag);
+        _model.Decoder.ForwardBackward(_training, _plan.Policies, losses, _plan.Timing);
         ElementwiseKernel.AddSum(_device, losses, _lossTotal);
     }
 

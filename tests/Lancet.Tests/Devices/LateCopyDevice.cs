@@ -6,12 +6,12 @@ using Lancet.Tile;
 namespace Lancet.Tests.Devices;
 
 /// <summary>
-/// Laid out as on a GPU, with a copy stream as unkind as streams may be: a copy happens when it is waited for and not before, its target is noise until then, and nothing may be
-/// launched that overwrites its source.
+/// Laid out as on a GPU, with copy streams, one a direction, as unkind as streams may be: a copy happens when it is waited for and not before, its target is noise until then, and
+/// nothing may be launched that overwrites its source.
 /// </summary>
 internal sealed class LateCopyDevice() : ForwardingDevice(new CpuDevice())
 {
-    private readonly List<(Tensor Source, Tensor Target, int Channel, byte[] Expected)> _pending = [];
+    private readonly List<(Tensor Source, Tensor Target, bool IsOut, int Channel, byte[] Expected)> _pending = [];
 
     public override PlanTarget PlanTarget => PlanTarget.Cuda;
 
@@ -23,22 +23,24 @@ internal sealed class LateCopyDevice() : ForwardingDevice(new CpuDevice())
     /// <summary>Most copies that were under way at the same time.</summary>
     public int MostPending { get; private set; }
 
-    public override void CopyOut(Tensor source, Tensor host, int channel) => Start(source, host, channel);
+    public override void CopyOut(Tensor source, Tensor host, int channel) => Start(source, host, true, channel);
 
-    public override void CopyIn(Tensor host, Tensor destination, int channel) => Start(host, destination, channel);
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => Start(host, destination, false, channel);
 
     public override void AwaitCopy(int channel)
     {
-        // One stream: what was started before is done as well.
+        // What was started before in the same direction is done as well.
         var last = _pending.FindLastIndex(copy => copy.Channel == channel);
-        for (var i = 0; i <= last; i++)
+        if (last < 0) return;
+        var arrived = _pending.Take(last + 1).Where(copy => copy.IsOut == _pending[last].IsOut).ToArray();
+        foreach (var copy in arrived)
         {
-            var (source, target, _, expected) = _pending[i];
+            var (source, target, _, _, expected) = copy;
             Assert.True(source.HostSpan<byte>(source.Bytes).SequenceEqual(expected), $"{source} was overwritten while it was copied");
             Inner.Copy(source, target);
             CopyCount++;
+            _pending.Remove(copy);
         }
-        _pending.RemoveRange(0, last + 1);
     }
 
     public override void Synchronize() => Assert.Empty(_pending);
@@ -50,12 +52,12 @@ internal sealed class LateCopyDevice() : ForwardingDevice(new CpuDevice())
         Inner.Dispose();
     }
 
-    private void Start(Tensor source, Tensor target, int channel)
+    private void Start(Tensor source, Tensor target, bool isOut, int channel)
     {
-        // What is on its way here may be what an earlier copy still brings.
-        var expected = _pending.FindLastIndex(copy => copy.Target.Address == source.Address) is >= 0 and var former ? _pending[former].Expected : source.HostSpan<byte>(source.Bytes).ToArray();
+        Assert.DoesNotContain(_pending, copy => copy.Target.Address == source.Address);
+        var expected = source.HostSpan<byte>(source.Bytes).ToArray();
         target.HostSpan<byte>(target.Bytes).Fill(0x7f);
-        _pending.Add((source, target, channel, expected));
+        _pending.Add((source, target, isOut, channel, expected));
         MostPending = Math.Max(MostPending, _pending.Count);
     }
 }

@@ -5,6 +5,7 @@ using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Planning;
+using Lancet.Tensors;
 using Lancet.Tests.Devices;
 using Lancet.Tests.Training;
 using Lancet.Tile;
@@ -24,24 +25,24 @@ public class ActivationPolicyTests
     public void Copies_that_arrive_at_the_last_moment_change_no_bit(string name, int lag)
     {
         var fixture = new Fixture(name);
-        (double, double)[] Run(Device device, ActivationPolicy[] policies)
+        (double, double)[] Run(Device device, ActivationPolicy[] policies, bool fetchesEarly)
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = (policies, lag) });
+            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = (policies, new(lag, fetchesEarly)) });
             return [.. Enumerable.Range(0, 2).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))];
         }
         var layers = ModelConfig.Load(fixture.Model).LayerCount;
-        var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)]);
-        foreach (var policy in s_all.Where(policy => SavedParts.Of(policy).UsesHost))
+        var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)], false);
+        foreach (var (policy, fetchesEarly) in s_all.Where(policy => SavedParts.Of(policy).UsesHost).SelectMany(policy => new[] { (policy, false), (policy, true) }))
         {
             var device = new LateCopyDevice();
-            Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)]));
+            Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)], fetchesEarly));
             // An input alone is one copy a layer, which is awaited at once without a lag.
             Assert.True(device.CopyCount > 0 && device.MostPending > (policy == ActivationPolicy.OffloadInput && lag == 0 ? 0 : 1));
         }
         // Every policy beside every other.
-        for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])]));
+        for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])], shift % 2 == 0));
     }
 
     [Theory]
@@ -57,7 +58,7 @@ public class ActivationPolicyTests
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, IsFullyTrained = isFullyTrained });
             if (!isFullyTrained) model.LoadAdapter(fixture.Adapter);
             var layers = model.Config.LayerCount;
-            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], 1), MlpChunkTokens = tokens });
+            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], new(1, tokens == chunk)), MlpChunkTokens = tokens });
             // The second batch is shorter: its last chunks are empty.
             var results = new[] { Step(engine, fixture, 0), Step(engine, fixture, 0, 1) }.Select(result => (result.Loss, result.GradientNorm)).ToArray();
             return (results, model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => model.Trained.Master(weight).HostSpan<float>().ToArray()));
@@ -119,20 +120,22 @@ public class ActivationPolicyTests
 
     [Fact]
     public void A_mix_is_predicted_as_a_dry_run_of_it_goes() =>
-        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 13], Gen.Bool).Sample(
-            (choice, lag, isQuantized) =>
+        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 13], Gen.Bool, Gen.Bool, Gen.Int[0, 6]).Sample(
+            (choice, lag, fetchesEarly, isQuantized, streamed) =>
             {
                 var (decoder, inputs) = Describe(6, isQuantized);
                 ActivationPolicy[] policies = [.. choice.Select(index => s_all[index])];
                 StepTrace Uniform(ActivationPolicy policy)
                 {
                     var trace = new StepTrace(DeviceRates.H100, Length);
-                    Dry(decoder, inputs, trace, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, 6)], 0, trace);
+                    Dry(decoder, inputs, trace, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, 6)], new(0, fetchesEarly), trace);
                     return trace;
                 }
-                var predicted = new PolicyMix(6).Predict([.. policies.Select(Uniform)], lag);
+                var stream = streamed == 0 ? null : StreamForecast.Of(decoder, StreamSchedule.Spread(6, streamed), DeviceRates.H100);
+                var predicted = new PolicyMix(6).Predict([.. policies.Select(Uniform)], lag, stream);
+                decoder.Stream = stream is null ? null : DescribeStream(decoder, stream.Schedule);
                 var (clock, memory) = (new Clock(), new StepMemory());
-                Dry(decoder, inputs, clock, memory, policies, lag, clock);
+                Dry(decoder, inputs, clock, memory, policies, new(lag, fetchesEarly), clock);
                 Assert.Equal(1, predicted.Seconds / clock.Seconds, 1e-9);
                 Assert.Equal(memory.MostAliveBytes, predicted.PeakBytes);
                 Assert.Equal(memory.HostBytes, predicted.HostBytes);
@@ -155,7 +158,7 @@ public class ActivationPolicyTests
             var budget = least + ((most.Memory.PeakBytes - least) * share / 16);
             var plan = Plan(null, budget);
             Assert.InRange(plan.Memory.PeakBytes, 0, budget);
-            Assert.True(plan.PredictedSeconds >= seconds * 0.999, $"{share}/16: {plan.Memory.ActivationPolicy}");
+            Assert.True(plan.PredictedSeconds >= seconds * 0.999, $"{share}/16: {plan.PredictedSeconds} after {seconds}: {plan.Memory.ActivationPolicy}");
             // Forecasts count what lives at the same time, which placed in one piece of memory takes a little more.
             Assert.All(plan.Forecasts.Where(forecast => forecast.PeakBytes <= budget * 0.97), forecast => Assert.True(plan.PredictedSeconds <= forecast.Seconds * 1.001, $"{share}/16: {forecast} before {plan.Memory.ActivationPolicy}"));
             Assert.Equal(plan.Policies, Plan(null, budget).Policies);
@@ -185,13 +188,19 @@ public class ActivationPolicyTests
         return (decoder, new StepInputs(new PlanningDevice(PlanTarget.Cuda), decoder.Config, DType.BFloat16, Length, Length));
     }
 
-    private static void Dry(DecoderModel decoder, StepInputs inputs, IDeviceTrace device, StepMemory memory, ActivationPolicy[] policies, int lag, IStepTrace trace)
+    private static void Dry(DecoderModel decoder, StepInputs inputs, IDeviceTrace device, StepMemory memory, ActivationPolicy[] policies, CopyTiming timing, IStepTrace trace)
     {
         using var planning = new PlanningDevice(PlanTarget.Cuda) { Trace = device };
         var context = new StepContext(planning, memory, DType.BFloat16) { IsTraining = true, Trace = trace };
         inputs.Bind(context, Length);
         memory.BeginPlanning();
-        decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, Length), lag);
+        decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, Length), timing);
+    }
+
+    private static StreamedWeights DescribeStream(DecoderModel decoder, StreamSchedule schedule)
+    {
+        Tensor Memory(long bytes) => new(DecoderModel.DescribedAddress, DType.UInt8, new Shape(bytes));
+        return new(decoder, schedule, [.. schedule.Layers.Select(layer => Memory(decoder.Layers[layer].FrozenBytes))], [.. Enumerable.Repeat(Memory(StreamedWeights.SlotBytes(decoder, schedule.Layers)), StreamSchedule.Slots)]);
     }
 
     private static StepResult Step(TrainingEngine engine, Fixture fixture, int step, int rows = 2)
@@ -204,12 +213,13 @@ public class ActivationPolicyTests
 
     private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens };
 
-    /// <summary>Two clocks, for the compute stream and the copy stream, that run as the calls come.</summary>
+    /// <summary>Three clocks, for the compute stream and the copy streams, that run as the calls come.</summary>
     private sealed class Clock : IDeviceTrace, IStepTrace
     {
         private readonly Dictionary<int, double> _ends = [];
         private double _now;
-        private double _copies;
+        private double _copiesOut;
+        private double _copiesIn;
 
         public double Seconds => _now;
 
@@ -219,7 +229,9 @@ public class ActivationPolicyTests
 
         public void GroupedOperations(double operations) => Run(DeviceRates.H100.GroupedSeconds(operations));
 
-        public void Copy(long bytes, int channel) => _ends[channel] = _copies = Math.Max(_copies, _now) + (bytes / DeviceRates.H100.HostBytes);
+        public void CopyOut(long bytes, int channel) => _ends[channel] = _copiesOut = Math.Max(_copiesOut, _now) + (bytes / DeviceRates.H100.HostBytes);
+
+        public void CopyIn(long bytes, int channel) => _ends[channel] = _copiesIn = Math.Max(_copiesIn, _now) + (bytes / DeviceRates.H100.HostBytes);
 
         public void Await(int channel) => _now = Math.Max(_now, _ends[channel]);
 

@@ -60,10 +60,10 @@ public sealed partial class CudaDevice
     }
 
     /// <inheritdoc/>
-    public override void CopyOut(Tensor source, Tensor host, int channel) => CopyBeside(channel, () => Driver.cuMemcpyDtoHAsync(host.Address, source.Address, (nuint)source.Bytes, _copy.Value));
+    public override void CopyOut(Tensor source, Tensor host, int channel) => CopyBeside(_copyOut.Value, channel, stream => Driver.cuMemcpyDtoHAsync(host.Address, source.Address, (nuint)source.Bytes, stream));
 
     /// <inheritdoc/>
-    public override void CopyIn(Tensor host, Tensor destination, int channel) => CopyBeside(channel, () => Driver.cuMemcpyHtoDAsync(destination.Address, host.Address, (nuint)destination.Bytes, _copy.Value));
+    public override void CopyIn(Tensor host, Tensor destination, int channel) => CopyBeside(_copyIn.Value, channel, stream => Driver.cuMemcpyHtoDAsync(destination.Address, host.Address, (nuint)destination.Bytes, stream));
 
     /// <inheritdoc/>
     public override void AwaitCopy(int channel)
@@ -72,16 +72,16 @@ public sealed partial class CudaDevice
         CudaCheck.Driver(Driver.cuStreamWaitEvent(_compute.Value, _copies[channel].End.Value, 0));
     }
 
-    // While a graph is recorded the events make the copy stream a part of it, and the copies its parallel branches.
-    private void CopyBeside(int channel, Func<int> copy)
+    // While a graph is recorded the events make the copy streams a part of it, and the copies its parallel branches.
+    private void CopyBeside(nint stream, int channel, Func<nint, int> copy)
     {
         MakeCurrent();
         while (_copies.Count <= channel) _copies.Add((EventHandle.Create(), EventHandle.Create()));
         var (start, end) = _copies[channel];
         CudaCheck.Driver(Driver.cuEventRecord(start.Value, _compute.Value));
-        CudaCheck.Driver(Driver.cuStreamWaitEvent(_copy.Value, start.Value, 0));
-        CudaCheck.Driver(copy(), "a copy between device and host");
-        CudaCheck.Driver(Driver.cuEventRecord(end.Value, _copy.Value));
+        CudaCheck.Driver(Driver.cuStreamWaitEvent(stream, start.Value, 0));
+        CudaCheck.Driver(copy(stream), "a copy between device and host");
+        CudaCheck.Driver(Driver.cuEventRecord(end.Value, stream));
     }
 
     /// <inheritdoc/>

@@ -31,7 +31,8 @@ public sealed partial class CudaDevice : Device
     private readonly long _id = Interlocked.Increment(ref s_devices);
     private readonly ContextHandle _context;
     private readonly StreamHandle _compute;
-    private readonly StreamHandle _copy;
+    private readonly StreamHandle _copyOut;
+    private readonly StreamHandle _copyIn;
     private readonly List<(EventHandle Start, EventHandle End)> _copies = [];
     private readonly PinnedRing _ring;
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaFunction>> _functions = new();
@@ -60,7 +61,7 @@ public sealed partial class CudaDevice : Device
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);
         MakeCurrent();
-        (_compute, _copy) = (StreamHandle.Create(), StreamHandle.Create());
+        (_compute, _copyOut, _copyIn) = (StreamHandle.Create(), StreamHandle.Create(), StreamHandle.Create());
         _ring = new PinnedRing();
         _cubins = new CubinCache(Path.Combine(CacheFolder.Path, "cubin"), version, Info.ComputeCapability);
         _matMul = new CudaMatMul(this, usesCublasLt ? CublasLtEngine.TryCreate(this, version) : null, Info.MaxSharedMemoryPerBlock, this);
@@ -210,7 +211,8 @@ public sealed partial class CudaDevice : Device
     {
         MakeCurrent();
         CudaCheck.Driver(Driver.cuStreamSynchronize(_compute.Value));
-        CudaCheck.Driver(Driver.cuStreamSynchronize(_copy.Value));
+        CudaCheck.Driver(Driver.cuStreamSynchronize(_copyOut.Value));
+        CudaCheck.Driver(Driver.cuStreamSynchronize(_copyIn.Value));
     }
 
     /// <summary>Makes the device's context the calling thread's.</summary>
@@ -265,7 +267,8 @@ public sealed partial class CudaDevice : Device
             end.Dispose();
         }
         _compute.Dispose();
-        _copy.Dispose();
+        _copyOut.Dispose();
+        _copyIn.Dispose();
         _isDisposed = true;
         _ = Driver.cuCtxSetCurrent(0);
         t_current = 0;

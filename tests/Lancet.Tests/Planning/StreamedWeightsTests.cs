@@ -1,0 +1,153 @@
+using Lancet.Adapters;
+using Lancet.Devices;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tests.Devices;
+using Lancet.Tests.Training;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Planning;
+
+/// <summary>Frozen weights that wait in host memory: what a run computes with them, what memory it takes, and when a plan has any.</summary>
+public sealed class StreamedWeightsTests : IDisposable
+{
+    private readonly string _folder = Directory.CreateTempSubdirectory("lancet-streamed-").FullName;
+
+    public void Dispose() => Directory.Delete(_folder, true);
+
+    public static TheoryData<string, bool> Models() => new(new[] { "llama", "gemma2", "qwen2", "cohere2", "mixtral", "qwen3-moe" }.SelectMany(name => new[] { (name, false), (name, true) }));
+
+    [Theory]
+    [MemberData(nameof(Models))]
+    public void Streamed_weights_change_no_bit_and_can_be_read_at_any_time(string name, bool isQuantized)
+    {
+        var fixture = new Fixture(name);
+        var batch = fixture.Batch([0, 1]);
+        (List<double> Results, Dictionary<string, float[]> Weights, float[] Losses) Run(Device device, int streamed)
+        {
+            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, QuantizesToNf4 = isQuantized });
+            model.LoadAdapter(fixture.Adapter);
+            using var engine = new TrainingEngine(model, Options(fixture) with { StreamedLayers = streamed, Policy = ActivationPolicy.OffloadAttention });
+            Assert.Equal(streamed == 0, model.Decoder.Stream is null);
+            var results = new List<double>();
+            for (var step = 0; step < 3; step++)
+            {
+                var result = Step(engine, fixture, step);
+                results.AddRange([result.Loss, result.GradientNorm]);
+            }
+            var losses = new float[batch.TokenCount];
+            engine.Evaluate(batch, losses);
+            return (results, model.Decoder.Weights.Concat(model.Trained!.Weights).DistinctBy(weight => weight.Name).ToDictionary(weight => weight.Name, model.Read), losses);
+        }
+        var expected = Run(new GpuPlanDevice(), 0);
+        var layers = ModelConfig.Load(fixture.Model).LayerCount;
+        for (var streamed = 1; streamed <= layers; streamed++)
+        {
+            var actual = Run(new LateCopyDevice(), streamed);
+            Assert.Equal(expected.Results, actual.Results);
+            Assert.Equal(expected.Weights, actual.Weights);
+            Assert.Equal(expected.Losses, actual.Losses);
+        }
+    }
+
+    [Theory]
+    [InlineData("lora")]
+    [InlineData("qlora")]
+    [InlineData("some")]
+    public void Slots_are_used_again_and_again_in_deep_models(string method)
+    {
+        const int layers = 9;
+        File.WriteAllText(Path.Combine(_folder, "config.json"), Config(layers));
+        (double, double)[] Run(Device device, int streamed, ActivationPolicy policy)
+        {
+            using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, OwnsDevice = true, IsDrawn = true, DType = DType.BFloat16, QuantizesToNf4 = method == "qlora" });
+            // Projections without an adapter lie as they were loaded, beside those with theirs in the border.
+            model.AddLora(method == "some" ? new LoraOptions { TargetModules = ["v_proj", "down_proj"] } : new LoraOptions());
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, StreamedLayers = streamed, Policy = policy });
+            return [.. Enumerable.Range(1, 3).Select(step => Step(engine, step)).Select(result => (result.Loss, result.GradientNorm))];
+        }
+        var expected = Run(new GpuPlanDevice(), 0, ActivationPolicy.Keep);
+        Assert.NotEqual(expected[0], expected[1]);
+        for (var streamed = 1; streamed <= layers; streamed++)
+            foreach (var policy in new[] { ActivationPolicy.Keep, ActivationPolicy.OffloadQkv }) Assert.Equal(expected, Run(new LateCopyDevice(), streamed, policy));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Memory_is_saved_as_planned(bool isQuantized)
+    {
+        const int layers = 12;
+        File.WriteAllText(Path.Combine(_folder, "config.json"), Config(layers));
+        (MemoryPlan Plan, long Allocated) Run(int streamed)
+        {
+            var device = new GpuPlanDevice();
+            using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, OwnsDevice = true, IsDrawn = true, DType = DType.BFloat16, QuantizesToNf4 = isQuantized });
+            model.AddLora(new LoraOptions());
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, StreamedLayers = streamed, Policy = ActivationPolicy.KeepInput });
+            _ = Step(engine, 1);
+            // Host memory of this device is the same memory.
+            return (engine.Plan, device.AllocatedBytes - engine.Plan.HostBytes);
+        }
+        var (without, with) = (Run(0), Run(layers));
+        Assert.Equal(without.Plan.PeakBytes, without.Allocated, without.Plan.PeakBytes * 0.02);
+        var loading = with.Plan.Entries.FirstOrDefault(entry => entry.Purpose == "loading beyond training")?.Bytes ?? 0;
+        Assert.Equal(with.Plan.PeakBytes - loading, with.Allocated, with.Plan.PeakBytes * 0.02);
+        Assert.Equal(0, without.Plan.HostBytes);
+        // Two of the twelve have a slot.
+        Assert.Equal(with.Plan.HostBytes * 10 / 12, without.Allocated - with.Allocated, with.Plan.HostBytes * 0.01);
+    }
+
+    [Fact]
+    public void A_number_of_layers_that_there_are_not_is_an_error()
+    {
+        var fixture = new Fixture("llama");
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
+        model.LoadAdapter(fixture.Adapter);
+        Assert.Contains("--streamed-layers 4: the model has 3 layers", Assert.Throws<LancetException>(() => new TrainingEngine(model, Options(fixture) with { StreamedLayers = 4 })).Message);
+        using var trained = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true, IsFullyTrained = true });
+        Assert.Contains("only layers with frozen matrices", Assert.Throws<LancetException>(() => new TrainingEngine(trained, Options(fixture) with { StreamedLayers = 1 })).Message);
+    }
+
+    [Theory]
+    [InlineData(32, 1)]
+    [InlineData(32, 12)]
+    [InlineData(32, 20)]
+    [InlineData(32, 32)]
+    [InlineData(3, 2)]
+    public void Streamed_layers_are_different_ones_up_to_the_last(int layers, int count)
+    {
+        var streamed = StreamSchedule.Spread(layers, count);
+        Assert.Equal(count, streamed.Distinct().Count());
+        Assert.Equal(streamed.Order(), streamed);
+        Assert.InRange(streamed[0], 0, layers - 1);
+        Assert.Equal(layers - 1, streamed[^1]);
+    }
+
+    private const int Tokens = 96;
+
+    private static string Config(int layers) =>
+        $$"""{"model_type":"llama","hidden_size":128,"intermediate_size":256,"num_hidden_layers":{{layers}},"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":300,"rms_norm_eps":1e-5,"max_position_embeddings":2048}""";
+
+    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
+    {
+        var batch = fixture.Batch([2 * step, (2 * step) + 1]);
+        engine.BeginStep(step + 1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        return engine.EndStep(0.001);
+    }
+
+    private static StepResult Step(TrainingEngine engine, int step)
+    {
+        var batch = new Lancet.Data.PackedBatch(Tokens, 1);
+        int[] ids = [.. Enumerable.Range(0, Tokens).Select(i => (i * 7 * step) % 300)];
+        batch.Add(ids, ids);
+        engine.BeginStep(step, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        return engine.EndStep(0.01);
+    }
+
+    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens };
+}
