@@ -233,12 +233,12 @@ public sealed partial class LanguageModel : IDisposable
         var memory = Device.AllocateHost(layers.Sum(layer => Decoder.Layers[layer].FrozenBytes), "frozen weights");
         _hostOwned.Add(memory);
         long offset = 0;
-        var hosts = new List<Tensor>();
+        var entries = new List<StreamedWeights.Entry>();
         foreach (var layer in layers)
         {
-            hosts.Add(memory.View(DType.UInt8, new Shape(Decoder.Layers[layer].FrozenBytes), offset));
-            MoveToHost(Decoder.Layers[layer], hosts[^1]);
-            offset += hosts[^1].Bytes;
+            var host = memory.View(DType.UInt8, new Shape(Decoder.Layers[layer].FrozenBytes), offset);
+            entries.Add(MoveToHost(Decoder.Layers[layer], host));
+            offset += host.Bytes;
         }
         var slotBytes = StreamedWeights.SlotBytes(Decoder, layers);
         var slots = new Tensor[StreamSchedule.Slots];
@@ -247,11 +247,11 @@ public sealed partial class LanguageModel : IDisposable
             _owned.Add(Device.Allocate(slotBytes, "slots of streamed weights"));
             slots[slot] = _owned[^1].View(DType.UInt8, new Shape(slotBytes));
         }
-        Decoder.Stream = new StreamedWeights(Decoder, new StreamSchedule(Decoder.Layers.Count, layers), hosts, slots);
+        Decoder.Stream = new StreamedWeights(Decoder, new StreamSchedule(Decoder.Layers.Count, layers), entries, slots);
     }
 
     /// <summary>Moves a layer's frozen matrices and frees what they leave.</summary>
-    private void MoveToHost(DecoderLayer layer, Tensor host)
+    private StreamedWeights.Entry MoveToHost(DecoderLayer layer, Tensor host)
     {
         WeightBlock[] blocks = [.. layer.FrozenBlocks()];
         long offset = 0;
@@ -263,12 +263,13 @@ public sealed partial class LanguageModel : IDisposable
             offset += block.AlignedBytes;
         }
         Device.Synchronize();
+        // Bordered groups, whose copies of adapters are one table, are first and as far from each other as in their buffer.
+        var first = blocks[0].Address;
+        var copies = Trained?.TakeCopies(first, blocks[0].Bytes);
         offset = 0;
         foreach (var block in blocks)
         {
-            var delta = (nint)(host.Address + offset - block.Address);
-            block.Move(delta);
-            Trained?.Moved(block.Address, block.Bytes, delta);
+            block.Move((nint)(host.Address + offset - block.Address));
             offset += block.AlignedBytes;
         }
         foreach (var buffer in _owned.Where(buffer => Array.Exists(blocks, block => block.Address >= buffer.Address && block.Address - buffer.Address < buffer.Bytes)).ToList())
@@ -276,6 +277,7 @@ public sealed partial class LanguageModel : IDisposable
             _owned.Remove(buffer);
             buffer.Dispose();
         }
+        return new(host, [.. layer.FrozenBlocks()], copies is null ? null : (device, slot) => copies.Refresh(device, Trained!.Parameters, slot.Address - first));
     }
 
     /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>

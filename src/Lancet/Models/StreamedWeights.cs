@@ -12,7 +12,7 @@ namespace Lancet.Models;
 /// </summary>
 internal sealed class StreamedWeights
 {
-    private readonly Entry[] _entries;
+    private readonly IReadOnlyList<Entry> _entries;
     private readonly Tensor[] _slots;
     private readonly int _firstChannel;
     private int _entered = -1;
@@ -20,13 +20,10 @@ internal sealed class StreamedWeights
     /// <summary>Takes layers whose weights are in host memory.</summary>
     /// <param name="decoder">Their model.</param>
     /// <param name="schedule">Which layers, and when they are copied.</param>
-    /// <param name="hosts">For each streamed layer the host memory that its blocks fill in their order.</param>
+    /// <param name="entries">For each streamed layer where its weights are.</param>
     /// <param name="slots"><see cref="StreamSchedule.Slots"/> pieces of device memory of <see cref="SlotBytes"/>.</param>
-    public StreamedWeights(DecoderModel decoder, StreamSchedule schedule, IReadOnlyList<Tensor> hosts, Tensor[] slots)
-    {
-        (Schedule, _slots, _firstChannel) = (schedule, slots, DecoderLayer.CopyChannels * decoder.Layers.Count);
-        _entries = [.. schedule.Layers.Select((layer, index) => new Entry(hosts[index], [.. decoder.Layers[layer].FrozenBlocks()]))];
-    }
+    public StreamedWeights(DecoderModel decoder, StreamSchedule schedule, IReadOnlyList<Entry> entries, Tensor[] slots) =>
+        (Schedule, _entries, _slots, _firstChannel) = (schedule, entries, slots, DecoderLayer.CopyChannels * decoder.Layers.Count);
 
     /// <summary>Which layers, and when they are copied.</summary>
     public StreamSchedule Schedule { get; }
@@ -49,6 +46,7 @@ internal sealed class StreamedWeights
         if (Schedule.IndexOf(layer) is not (>= 0 and var index)) return;
         _entered = index;
         Move(Shift(index));
+        _entries[index].Refresh?.Invoke(c.Device, _slots[StreamSchedule.SlotOf(index)]);
     }
 
     /// <summary>After a layer's forward pass.</summary>
@@ -81,7 +79,11 @@ internal sealed class StreamedWeights
         foreach (var block in _entries[_entered].Blocks) block.Move(delta);
     }
 
-    private sealed record Entry(Tensor Host, WeightBlock[] Blocks);
+    /// <summary>A layer's weights.</summary>
+    /// <param name="Host">The host memory that its blocks fill in their order.</param>
+    /// <param name="Blocks">Blocks.</param>
+    /// <param name="Refresh">Writes the copies of adapters, which the update leaves alone, into the border of weights that have come to a slot; null without borders.</param>
+    internal sealed record Entry(Tensor Host, IReadOnlyList<WeightBlock> Blocks, Action<Device, Tensor>? Refresh);
 
     private readonly struct Copies(StreamedWeights weights, Device device) : IWeightCopies
     {

@@ -17,8 +17,8 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private const double StreamGain = 0.005;
 
     // How finely the number of streamed layers is searched, and after how many numbers without a gain it ends.
-    private const int StreamSteps = 8;
-    private const int StreamPatience = 2;
+    private const int StreamSteps = 16;
+    private const int StreamPatience = 3;
 
     // Pieces of the checkpoint that wait to be converted.
     private const long StagingBytes = 64 << 20;

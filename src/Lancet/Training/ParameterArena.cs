@@ -17,7 +17,8 @@ public sealed class ParameterArena : IDisposable
     public const int SlotAlignment = 256;
 
     private readonly Dictionary<Weight, long> _offsets = [];
-    private readonly ScatteredCopies[] _copies;
+    private readonly List<ScatteredCopies> _copies;
+    private readonly List<ScatteredCopies> _taken = [];
     private readonly DeviceBuffer _parameters;
     private DeviceBuffer? _gradients;
     private readonly DeviceBuffer? _computeCopy;
@@ -103,10 +104,14 @@ public sealed class ParameterArena : IDisposable
         if (ComputeCopy.Exists) ElementwiseKernel.Convert(device, Parameters, ComputeCopy);
     }
 
-    /// <summary>Tells that a piece of memory with copies has moved, see <see cref="ScatteredCopies.Moved"/>.</summary>
-    internal void Moved(nint address, long bytes, nint delta)
+    /// <summary>Leaves the copies in a piece of memory to the caller, who makes them again when they are read; null if there are none.</summary>
+    internal ScatteredCopies? TakeCopies(nint address, long bytes)
     {
-        foreach (var copies in _copies) copies.Moved(address, bytes, delta);
+        var taken = _copies.Find(copies => copies.AreIn(address, bytes));
+        if (taken is null) return null;
+        _copies.Remove(taken);
+        _taken.Add(taken);
+        return taken;
     }
 
     /// <inheritdoc/>
@@ -115,7 +120,7 @@ public sealed class ParameterArena : IDisposable
         _parameters.Dispose();
         _gradients?.Dispose();
         _computeCopy?.Dispose();
-        foreach (var copies in _copies) copies.Dispose();
+        foreach (var copies in _copies.Concat(_taken)) copies.Dispose();
     }
 
     // Norms, biases and magnitudes are read in the masters' dtype whatever the activations are.

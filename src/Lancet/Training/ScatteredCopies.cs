@@ -18,7 +18,7 @@ internal sealed class ScatteredCopies : IDisposable
     private readonly DeviceBuffer _table;
     private readonly Tensor _places;
     private readonly Tensor _factors;
-    private Tensor _target;
+    private readonly Tensor _target;
 
     /// <summary>Writes the table.</summary>
     /// <param name="device">Device.</param>
@@ -52,17 +52,14 @@ internal sealed class ScatteredCopies : IDisposable
     /// <summary>Bytes of the table for matrices of the given sizes.</summary>
     public static long TableBytes(IEnumerable<long> counts) => counts.Sum(count => (long)Blocks.Of(count, ScatterKernel.Elements)) * ((ScatterKernel.Fields * sizeof(long)) + sizeof(float));
 
-    /// <summary>Tells that the buffer has moved, if the copies are in this piece of memory.</summary>
-    /// <param name="address">Where it was.</param>
-    /// <param name="bytes">Its size.</param>
-    /// <param name="delta">How far it has moved.</param>
-    public void Moved(nint address, long bytes, nint delta)
-    {
-        if (_target.Address >= address && _target.Address - address < bytes) _target = _target.MovedBy(delta);
-    }
+    /// <summary>Whether the copies are in a piece of memory.</summary>
+    public bool AreIn(nint address, long bytes) => _target.Address >= address && _target.Address - address < bytes;
 
     /// <summary>Makes all copies again.</summary>
-    public void Refresh(Device device, Tensor masters) => ScatterKernel.Copy(device, masters, _target, _places, _factors);
+    /// <param name="device">Device.</param>
+    /// <param name="masters">The arena.</param>
+    /// <param name="delta">How many bytes the buffer is from where it was described.</param>
+    public void Refresh(Device device, Tensor masters, nint delta = 0) => ScatterKernel.Copy(device, masters, _target.MovedBy(delta), _places, _factors);
 
     /// <inheritdoc/>
     public void Dispose() => _table.Dispose();

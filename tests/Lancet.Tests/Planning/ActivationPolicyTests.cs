@@ -200,7 +200,7 @@ public class ActivationPolicyTests
     private static StreamedWeights DescribeStream(DecoderModel decoder, StreamSchedule schedule)
     {
         Tensor Memory(long bytes) => new(DecoderModel.DescribedAddress, DType.UInt8, new Shape(bytes));
-        return new(decoder, schedule, [.. schedule.Layers.Select(layer => Memory(decoder.Layers[layer].FrozenBytes))], [.. Enumerable.Repeat(Memory(StreamedWeights.SlotBytes(decoder, schedule.Layers)), StreamSchedule.Slots)]);
+        return new(decoder, schedule, [.. schedule.Layers.Select(layer => new StreamedWeights.Entry(Memory(decoder.Layers[layer].FrozenBytes), [.. decoder.Layers[layer].FrozenBlocks()], null))], [.. Enumerable.Repeat(Memory(StreamedWeights.SlotBytes(decoder, schedule.Layers)), StreamSchedule.Slots)]);
     }
 
     private static StepResult Step(TrainingEngine engine, Fixture fixture, int step, int rows = 2)
