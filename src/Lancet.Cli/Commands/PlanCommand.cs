@@ -28,25 +28,11 @@ internal static class PlanCommand
         var ptxFolder = settings.PtxFolder(choice);
         var target = choice.PlanTarget;
         var dtype = settings.DType("dtype");
-        var method = settings.OneOf("method", "lora", "qlora", "full");
-        var decoder = new DecoderModel(ModelConfig.Load(folder, ModelLoading.RopeScalingOf(settings)));
-        if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
-        else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
-        var borderBytes = decoder.DescribeStorage(target, dtype, method == "qlora");
-        var weightBytes = method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target) + borderBytes;
-        var (length, rows) = (settings.Count("max-seq-length", 2), settings.Count("batch-size", 1));
-        var options = new EngineOptions
-        {
-            MaxTokens = checked(length * rows),
-            MaxSequenceLength = length,
-            HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
-            Policy = settings.Policy("activation-policy"),
-            MemoryBudget = settings.Bytes("memory-budget"),
-            HostMemoryBudget = settings.Bytes("host-memory-budget"),
-            StreamedLayers = settings.StreamedLayers(),
-        };
+        var (decoder, weightBytes) = Describe(settings, folder, target);
+        var options = OptionsOf(settings);
+        var length = options.MaxSequenceLength;
         StepPlan plan;
-        if (findsLength) (length, plan, _) = ContextSearch.Longest(decoder, dtype, weightBytes, rows, options, target);
+        if (findsLength) (length, plan, _) = ContextSearch.Longest(decoder, dtype, weightBytes, settings.Count("batch-size", 1), options, target);
         else plan = StepPlan.Create(decoder, dtype, weightBytes, options, target);
         var microBatches = settings.Count("gradient-accumulation", 1);
         var files = ptxFolder?.Compile(plan.Kernels, choice.PtxTarget);
@@ -55,6 +41,33 @@ internal static class PlanCommand
         if (findsLength && length > decoder.Config.MaxPositions) Console.Error.WriteLine($"the model was made for {decoder.Config.MaxPositions} tokens: --rope-scaling stretches its positions");
         if (files is not null) Console.Error.WriteLine($"{files.Count} kernels as PTX for sm_{choice.PtxTarget.ComputeCapability} in {ptxFolder!.Path}; those of matrix products and of the update are compiled by a run only");
         return 0;
+    }
+
+    /// <summary>The model of a run without its weights, and how many bytes those that are frozen take.</summary>
+    public static (DecoderModel Decoder, long WeightBytes) Describe(Settings settings, string folder, PlanTarget target)
+    {
+        var (dtype, method) = (settings.DType("dtype"), settings.OneOf("method", "lora", "qlora", "full"));
+        var decoder = new DecoderModel(ModelConfig.Load(folder, ModelLoading.RopeScalingOf(settings)));
+        if (method == "full") foreach (var weight in decoder.Weights) weight.IsTrained = true;
+        else LanguageModel.Describe(decoder, TrainCommand.LoraOptionsOf(settings));
+        var borderBytes = decoder.DescribeStorage(target, dtype, method == "qlora");
+        return (decoder, method == "full" ? 0 : WeightBytes(folder, decoder, dtype, method == "qlora", target) + borderBytes);
+    }
+
+    /// <summary>A run's options, with sequences as long as they may be.</summary>
+    public static EngineOptions OptionsOf(Settings settings)
+    {
+        var length = settings.Count("max-seq-length", 2);
+        return new()
+        {
+            MaxTokens = checked(length * settings.Count("batch-size", 1)),
+            MaxSequenceLength = length,
+            HasEightBitState = settings.OneOf("optimizer", "adamw", "adamw_8bit") == "adamw_8bit",
+            Policy = settings.Policy("activation-policy"),
+            MemoryBudget = settings.Bytes("memory-budget"),
+            HostMemoryBudget = settings.Bytes("host-memory-budget"),
+            StreamedLayers = settings.StreamedLayers(),
+        };
     }
 
     private static long WeightBytes(string folder, DecoderModel decoder, DType dtype, bool quantizes, PlanTarget target)

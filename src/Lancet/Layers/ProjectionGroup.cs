@@ -79,8 +79,8 @@ public sealed class ProjectionGroup
     /// <summary>Weights and biases of the checkpoint that the bordered form replaces.</summary>
     internal IEnumerable<Weight> BaseWeights => _projections.Select(projection => projection.Weight).Concat(_projections.Select(projection => projection.Bias).OfType<Weight>());
 
-    /// <summary>Whether the base weights themselves are in the bordered form, and not only copies of A and s·B.</summary>
-    internal bool HoldsWeights => IsBordered && !_isQuantized;
+    /// <summary>Whether the base weights themselves are in the bordered form now, and not only copies of A and s·B.</summary>
+    internal bool HoldsWeights => _stored.Exists;
 
     private IEnumerable<LoraLinear> Adapted => _projections.Where(projection => projection.A is not null);
 

@@ -32,6 +32,9 @@ public sealed record LoadOptions
     /// <summary>Whether weights are drawn at random on the device and not trained unless <see cref="IsFullyTrained"/>; for benchmarks from config.json alone.</summary>
     internal bool IsDrawn { get; init; }
 
+    /// <summary>Layers of a GPU's model whose frozen matrices go to page-locked host memory as they are loaded, and from there to the device for each pass; for models that the device has no room for.</summary>
+    public int StreamedLayers { get; init; }
+
     /// <summary>Seed of random weights.</summary>
     public long Seed { get; init; } = 3407;
 
@@ -100,8 +103,8 @@ public sealed partial class LanguageModel : IDisposable
     /// <summary>Bytes of weights that are read from mapped files instead of allocated memory.</summary>
     public long MappedBytes { get; private set; }
 
-    /// <summary>Bytes of the frozen weights, allocated and mapped.</summary>
-    public long FrozenBytes => _owned.Sum(buffer => buffer.Bytes) + MappedBytes;
+    /// <summary>Bytes of the frozen weights on the device, with slots for those that wait in host memory, allocated and mapped.</summary>
+    public long FrozenBytes => _owned.Concat(_slots).Sum(buffer => buffer.Bytes) + MappedBytes;
 
     /// <summary>Loads a Hugging Face model folder.</summary>
     /// <param name="folder">Folder with config.json and safetensors weights.</param>
@@ -203,7 +206,7 @@ public sealed partial class LanguageModel : IDisposable
     public void Dispose()
     {
         Trained?.Dispose();
-        foreach (var buffer in _owned.Concat(_hostOwned)) buffer.Dispose();
+        foreach (var buffer in _owned.Concat(_hostOwned).Concat(_slots).Concat(_waiting.Values.Select(waiting => waiting.Memory))) buffer.Dispose();
         _checkpoint?.Dispose();
         if (_ownsDevice) Device.Dispose();
     }
@@ -222,62 +225,6 @@ public sealed partial class LanguageModel : IDisposable
         (weight.Dense, weight.IsInHostMemory) = (target, true);
         _owned.Remove(former);
         former.Dispose();
-    }
-
-    /// <summary>Moves the frozen matrices of layers to page-locked host memory, from where passes have them copied shortly before they read them; the device keeps slots for them.</summary>
-    /// <param name="layers">Layers, ascending.</param>
-    /// <exception cref="LancetException">The host memory is not there.</exception>
-    internal void StreamLayers(IReadOnlyList<int> layers)
-    {
-        if (Decoder.Stream is not null) throw new InvalidOperationException("Layers are streamed already.");
-        var memory = Device.AllocateHost(layers.Sum(layer => Decoder.Layers[layer].FrozenBytes), "frozen weights");
-        _hostOwned.Add(memory);
-        long offset = 0;
-        var entries = new List<StreamedWeights.Entry>();
-        foreach (var layer in layers)
-        {
-            var host = memory.View(DType.UInt8, new Shape(Decoder.Layers[layer].FrozenBytes), offset);
-            entries.Add(MoveToHost(Decoder.Layers[layer], host));
-            offset += host.Bytes;
-        }
-        var slotBytes = StreamedWeights.SlotBytes(Decoder, layers);
-        var slots = new Tensor[StreamSchedule.Slots];
-        for (var slot = 0; slot < slots.Length; slot++)
-        {
-            _owned.Add(Device.Allocate(slotBytes, "slots of streamed weights"));
-            slots[slot] = _owned[^1].View(DType.UInt8, new Shape(slotBytes));
-        }
-        Decoder.Stream = new StreamedWeights(Decoder, new StreamSchedule(Decoder.Layers.Count, layers), entries, slots);
-    }
-
-    /// <summary>Moves a layer's frozen matrices and frees what they leave.</summary>
-    private StreamedWeights.Entry MoveToHost(DecoderLayer layer, Tensor host)
-    {
-        WeightBlock[] blocks = [.. layer.FrozenBlocks()];
-        long offset = 0;
-        foreach (var block in blocks)
-        {
-            var shape = new Shape(block.Bytes);
-            Device.CopyOut(new Tensor(block.Address, DType.UInt8, shape), new Tensor((nint)(host.Address + offset), DType.UInt8, shape), 0);
-            Device.AwaitCopy(0);
-            offset += block.AlignedBytes;
-        }
-        Device.Synchronize();
-        // Bordered groups, whose copies of adapters are one table, are first and as far from each other as in their buffer.
-        var first = blocks[0].Address;
-        var copies = Trained?.TakeCopies(first, blocks[0].Bytes);
-        offset = 0;
-        foreach (var block in blocks)
-        {
-            block.Move((nint)(host.Address + offset - block.Address));
-            offset += block.AlignedBytes;
-        }
-        foreach (var buffer in _owned.Where(buffer => Array.Exists(blocks, block => block.Address >= buffer.Address && block.Address - buffer.Address < buffer.Bytes)).ToList())
-        {
-            _owned.Remove(buffer);
-            buffer.Dispose();
-        }
-        return new(host, [.. layer.FrozenBlocks()], copies is null ? null : (device, slot) => copies.Refresh(device, Trained!.Parameters, slot.Address - first));
     }
 
     /// <summary>Describes a new adapter on a model without giving it memory, for planning.</summary>
@@ -310,17 +257,26 @@ public sealed partial class LanguageModel : IDisposable
 
     private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, bool>? contains = null)
     {
+        StopStreaming();
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
         var modules = new SavedModules(this, options);
         Describe(Decoder, options, rankOf, contains);
         modules.NoteMemory();
         Adapter = options;
         Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
-        var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).Where(groups => groups.Count > 0).ToList();
-        foreach (var groups in layers) StoreBordered(groups);
-        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, layers.Select(groups => groups.SelectMany(group => group.Copies())));
+        var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).ToList();
+        for (var layer = 0; layer < layers.Count; layer++)
+        {
+            if (layers[layer].Count == 0) continue;
+            var waits = _waiting.ContainsKey(layer) && layers[layer].Exists(group => group.BaseWeights.All(weight => weight.Quantized is null));
+            if (waits) MoveToDevice(layer);
+            StoreBordered(layers[layer]);
+            if (waits) MoveToHost(layer);
+        }
+        Trained = new ParameterArena(Device, [.. Decoder.TrainedWeights], DType, layers.Where(groups => groups.Count > 0).Select(groups => groups.SelectMany(group => group.Copies())));
         modules.Restore();
         if (options.UsesDora) WriteSquaredNorms();
+        StartStreaming();
     }
 
     /// <summary>The lengths of the frozen weights' rows, which DoRA reads at every step.</summary>
@@ -421,13 +377,19 @@ public sealed partial class LanguageModel : IDisposable
             return;
         }
         _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder, DType);
+        if (options.StreamedLayers > Decoder.Layers.Count) throw new LancetException($"--streamed-layers {options.StreamedLayers}: the model has {Decoder.Layers.Count} layers.");
         using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, Config = Config };
+        var order = Decoder.Weights.Select((weight, index) => (weight, index)).ToDictionary(item => item.weight, item => item.index);
+        var streamed = !Device.PlanTarget.IsCuda || options.IsFullyTrained ? [] : StreamSchedule.Spread(Decoder.Layers.Count, options.StreamedLayers)
+            .ToDictionary(layer => Decoder.Layers[layer].Projections.Select(projection => projection.Weight).MaxBy(weight => order[weight])!);
         foreach (var weight in Decoder.Weights)
         {
             if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));
             else loader.Load(weight, options.QuantizesToNf4);
+            if (streamed.TryGetValue(weight, out var layer)) MoveToHost(layer);
         }
         MappedBytes = loader.MappedBytes;
+        StartStreaming();
         Trained?.RefreshCopy(Device);
     }
 

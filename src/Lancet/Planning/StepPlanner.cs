@@ -20,9 +20,6 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private const int StreamSteps = 16;
     private const int StreamPatience = 3;
 
-    // Pieces of the checkpoint that wait to be converted.
-    private const long StagingBytes = 64 << 20;
-
     private readonly int _layers = decoder.Layers.Count;
     private readonly long _budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
 
@@ -106,6 +103,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     /// <param name="known">See <see cref="PolicySearch.Best"/>.</param>
     private StepPlan? Fit(PolicySearch search, long besides, bool movesEmbedding, StreamForecast? stream, StepPlan? known = null)
     {
+        if (Saved(stream) > 0 && options.LoadingBytes > _budget) return null;
         besides -= Saved(stream) + (movesEmbedding ? EmbeddingBytes : 0);
         var hostBytes = MostHostBytes - (movesEmbedding ? EmbeddingBytes : 0) - (stream?.HostBytes ?? 0);
         StepPlan? Try(PolicyChoice choice, out StepPlan plan)
@@ -158,9 +156,8 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         foreach (var (purpose, name) in ((MemoryPurpose, string)[])[(MemoryPurpose.SavedActivations, "saved activations"), (MemoryPurpose.Workspace, "step workspace"), (MemoryPurpose.Logits, "logits chunk")])
             entries.Add(new(name, breakdown.GetValueOrDefault(purpose)));
         if (evaluation.RequiredBytes > training.RequiredBytes) entries.Add(new("evaluation beyond training", evaluation.RequiredBytes - training.RequiredBytes));
-        // Before they are in host memory all weights are on the device, and a layer's twice while its adapters get their border.
-        var loading = Saved(choice.Stream) > 0 ? weightBytes + decoder.Layers.Max(layer => layer.FrozenBytes) + StagingBytes : 0;
-        if (loading > entries.Sum(entry => entry.Bytes)) entries.Add(new("loading beyond training", loading - entries.Sum(entry => entry.Bytes)));
+        var beyond = options.LoadingBytes - entries.Sum(entry => entry.Bytes);
+        if (Saved(choice.Stream) > 0 && beyond > 0) entries.Add(new("loading beyond training", beyond));
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
         var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0) + (choice.Stream?.HostBytes ?? 0);
         return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };

@@ -36,6 +36,9 @@ public sealed record EngineOptions
     /// </summary>
     public int? StreamedLayers { get; init; }
 
+    /// <summary>Most bytes that the model has taken of the device until now, which streaming its layers does not make less; 0 where it can be loaded so.</summary>
+    internal long LoadingBytes { get; init; }
+
     /// <summary>Tokens that MLPs take at a time.</summary>
     internal int MlpChunkTokens { get; init; } = TokenChunks.DefaultTokens;
 
