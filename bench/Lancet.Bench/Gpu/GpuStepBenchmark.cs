@@ -36,6 +36,7 @@ internal sealed class GpuStepBenchmark
     private readonly int _labelPercent;
     private readonly ModelConfig _config;
     private int _length;
+    private int _streamed;
     private EngineOptions _options;
 
     public GpuStepBenchmark(CudaDevice device, Arguments arguments, Report report)
@@ -59,6 +60,8 @@ internal sealed class GpuStepBenchmark
             Policy = arguments.Text("--policy") is null or "auto" ? null : ActivationPolicies.Parse(arguments.Text("--policy")!),
         };
     }
+
+    private LoraOptions Adapter => new() { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = 0 };
 
     private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}";
 
@@ -107,10 +110,11 @@ internal sealed class GpuStepBenchmark
     {
         var free = _device.AvailableBytes;
         var clock = Stopwatch.StartNew();
+        Plan(folder);
+        clock.Restart();
         using var model = Load(folder, _device);
         _device.Synchronize();
         var loadSeconds = clock.Elapsed.TotalSeconds;
-        if (_arguments.Has("--max-context")) FindLength(model);
         List<double> times = [];
         var least = long.MaxValue;
         var (warmup, most) = _arguments.Number("--steps", 0) is > 0 and var asked ? (Math.Min(1, asked - 1), asked) : (Warmup, Warmup + MostSteps);
@@ -170,11 +174,18 @@ internal sealed class GpuStepBenchmark
         return (timing.Median, ceiling);
     }
 
-    // As lancet plan --max-context does.
-    private void FindLength(LanguageModel model)
+    // As lancet plan --max-context and lancet train do before they load a model.
+    private void Plan(string folder)
     {
-        var target = _device.PlanTarget.With(_device.MeasureRates());
-        (_length, _, _options) = ContextSearch.Longest(model.Decoder, DType.BFloat16, model.FrozenBytes, _batch, _options, target);
+        if (_method == "full") return;
+        var decoder = new DecoderModel(ModelConfig.Load(folder));
+        LanguageModel.Describe(decoder, Adapter);
+        var weightBytes = decoder.DescribeStorage(_device.PlanTarget, DType.BFloat16, _method == "qlora") + decoder.FrozenBytes(DType.BFloat16, _method == "qlora");
+        if (_arguments.Has("--max-context"))
+        {
+            (_length, _, _options) = ContextSearch.Longest(decoder, DType.BFloat16, weightBytes, _batch, _options, _device.PlanTarget.With(_device.MeasureRates()));
+        }
+        _streamed = StepPlan.LayersToStream(decoder, DType.BFloat16, weightBytes, _options, _device);
     }
 
     private void Profile(string folder, double ceiling)
@@ -247,10 +258,10 @@ internal sealed class GpuStepBenchmark
 
     private LanguageModel Load(string folder, Device device)
     {
-        var model = LanguageModel.Load(folder, new LoadOptions { Device = device, DType = DType.BFloat16, IsDrawn = true, IsFullyTrained = _method == "full", QuantizesToNf4 = _method == "qlora" });
+        var model = LanguageModel.Load(folder, new LoadOptions { Device = device, DType = DType.BFloat16, IsDrawn = true, IsFullyTrained = _method == "full", QuantizesToNf4 = _method == "qlora", StreamedLayers = _streamed });
         try
         {
-            if (_method != "full") model.AddLora(new LoraOptions { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = 0 });
+            if (_method != "full") model.AddLora(Adapter);
             return model;
         }
         catch

@@ -72,18 +72,12 @@ internal static class PlanCommand
 
     private static long WeightBytes(string folder, DecoderModel decoder, DType dtype, bool quantizes, PlanTarget target)
     {
-        using var checkpoint = HasWeights(folder) ? Checkpoint.Open(folder) : null;
-        return decoder.Weights.Where(weight => !weight.IsTrained).Sum(weight =>
-        {
-            if (weight.IsWide) return weight.Shape.Count * dtype.Accumulator().SizeInBytes();
-            if (quantizes && weight.Role == WeightRole.Projection)
-            {
-                var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
-                return codes + scales + ((nested + 1) * sizeof(float));
-            }
-            // On a processor fp32 activations read the file's own dtype in place.
-            return target.ReadsMappedFiles && dtype == DType.Float32 && checkpoint?.Entries.GetValueOrDefault(weight.Name) is { } entry && entry.DType != DType.Float64 ? entry.Bytes : weight.Shape.Count * dtype.SizeInBytes();
-        });
+        var bytes = decoder.FrozenBytes(dtype, quantizes);
+        if (!target.ReadsMappedFiles || dtype != DType.Float32 || !HasWeights(folder)) return bytes;
+        // On a processor fp32 activations read the file's own dtype in place.
+        using var checkpoint = Checkpoint.Open(folder);
+        return bytes + decoder.Weights.Where(weight => !weight.IsTrained && !weight.IsWide && !(quantizes && weight.Role == WeightRole.Projection))
+            .Sum(weight => checkpoint.Entries.GetValueOrDefault(weight.Name) is { } entry && entry.DType != DType.Float64 ? entry.Bytes - (weight.Shape.Count * dtype.SizeInBytes()) : 0);
     }
 
     private static bool HasWeights(string folder) => File.Exists(Path.Combine(folder, "model.safetensors")) || File.Exists(Path.Combine(folder, "model.safetensors.index.json"));

@@ -1,7 +1,6 @@
 using System.Text.Json;
 using Lancet.Adapters;
 using Lancet.Data;
-using Lancet.Devices;
 using Lancet.Formats;
 using Lancet.Models;
 using Lancet.Planning;
@@ -15,9 +14,6 @@ internal static class TrainCommand
 {
     private const int Interrupted = 130;
     private const int SampleTokens = 96;
-
-    // Of the memory; beyond it there is none for loading them and for a step.
-    private const double MostShareOfWeights = 0.85;
 
     public static int Run(Settings settings)
     {
@@ -160,20 +156,6 @@ internal static class TrainCommand
         EnsuresWeightTying = settings.Flag("ensure-weight-tying"),
     };
 
-    /// <summary>
-    /// Layers whose weights have to go to host memory while they are loaded, because a GPU has no room for all; or that somebody asked for. Where all weights fit the engine decides.
-    /// </summary>
-    private static int StreamedLayers(Settings settings, string folder, Device device)
-    {
-        if (!device.PlanTarget.IsCuda || settings.OneOf("method", "lora", "qlora", "full") == "full") return 0;
-        if (settings.StreamedLayers() is { } asked) return asked;
-        var options = PlanCommand.OptionsOf(settings);
-        var budget = options.MemoryBudget > 0 ? options.MemoryBudget : (long)(device.AvailableBytes * TrainingEngine.ShareOfFreeMemory);
-        var (decoder, weightBytes) = PlanCommand.Describe(settings, folder, device.PlanTarget);
-        if (weightBytes < budget * MostShareOfWeights) return 0;
-        return StepPlan.Create(decoder, settings.DType("dtype"), weightBytes, options with { MemoryBudget = budget }, device.PlanTarget.With(device.MeasureRates())).StreamedLayers.Count;
-    }
-
     private static LanguageModel Load(Settings settings, string folder, OpeningDevice opening, StartupClock clock)
     {
         var method = settings.OneOf("method", "lora", "qlora", "full");
@@ -182,7 +164,8 @@ internal static class TrainCommand
         int streamed;
         try
         {
-            streamed = StreamedLayers(settings, folder, device);
+            var (decoder, weightBytes) = PlanCommand.Describe(settings, folder, device.PlanTarget);
+            streamed = StepPlan.LayersToStream(decoder, settings.DType("dtype"), weightBytes, PlanCommand.OptionsOf(settings), device);
         }
         catch
         {

@@ -172,6 +172,17 @@ public sealed class DecoderModel
     /// <summary>Elements of the buffer of <see cref="LoraLinear.SquaredNorms"/>, each projection's part aligned.</summary>
     internal static long SquaredNormElements(IEnumerable<LoraLinear> projections) => projections.Sum(projection => (projection.OutFeatures + 63L) / 64 * 64);
 
+    /// <summary>Bytes that the frozen weights take when they are loaded, before adapters are attached.</summary>
+    /// <param name="dtype">Dtype of activations.</param>
+    /// <param name="isQuantized">Whether frozen projections are NF4.</param>
+    public long FrozenBytes(DType dtype, bool isQuantized) => (isQuantized ? Nf4Weight.NestedTableSize * sizeof(float) : 0) + Weights.Where(weight => !weight.IsTrained).Sum(weight =>
+    {
+        if (weight.IsWide) return weight.Shape.Count * dtype.Accumulator().SizeInBytes();
+        if (!isQuantized || weight.Role != WeightRole.Projection) return weight.Shape.Count * dtype.SizeInBytes();
+        var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
+        return codes + scales + ((nested + 1) * sizeof(float));
+    });
+
     /// <summary>Decides which groups of projections keep their adapters in the border of their weights on a device; to be called when the adapters are attached.</summary>
     /// <returns>Bytes that the borders add to the weights.</returns>
     public long ChooseBorders(PlanTarget target, DType dtype, bool isQuantized) => Groups.Sum(group => group.ChooseBorder(target, dtype, isQuantized));

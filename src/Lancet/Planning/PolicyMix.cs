@@ -15,12 +15,9 @@ internal readonly record struct StepPrediction(double Seconds, long PeakBytes, l
 /// <param name="Schedule">When they are made.</param>
 /// <param name="Seconds">What each streamed layer's takes.</param>
 /// <param name="HostBytes">Host memory that the weights take.</param>
-/// <param name="SlotBytes">Memory of the slots on the device.</param>
-internal sealed record StreamForecast(StreamSchedule Schedule, double[] Seconds, long HostBytes, long SlotBytes)
+/// <param name="SavedBytes">Memory that is free on the device without the weights and with the slots.</param>
+internal sealed record StreamForecast(StreamSchedule Schedule, double[] Seconds, long HostBytes, long SavedBytes)
 {
-    /// <summary>Memory that is free without the weights there.</summary>
-    public long SavedBytes => HostBytes - SlotBytes;
-
     /// <summary>Predicts copies.</summary>
     /// <param name="decoder">Model.</param>
     /// <param name="layers">Streamed layers.</param>
@@ -28,7 +25,7 @@ internal sealed record StreamForecast(StreamSchedule Schedule, double[] Seconds,
     public static StreamForecast Of(DecoderModel decoder, IReadOnlyList<int> layers, DeviceRates rates)
     {
         long[] bytes = [.. layers.Select(layer => decoder.Layers[layer].FrozenBytes)];
-        return new(new StreamSchedule(decoder.Layers.Count, layers), Array.ConvertAll(bytes, each => each / rates.HostBytes), bytes.Sum(), StreamSchedule.Slots * bytes.Max());
+        return new(new StreamSchedule(decoder.Layers.Count, layers), Array.ConvertAll(bytes, each => each / rates.HostBytes), bytes.Sum(), layers.Sum(layer => decoder.Layers[layer].FrozenBlocks().Sum(block => block.Bytes)) - (StreamSchedule.Slots * bytes.Max()));
     }
 }
 

@@ -13,6 +13,12 @@ namespace Lancet.Planning;
 /// </summary>
 public sealed class StepPlan
 {
+    // Of the memory; with more there is none for loading them and for a step.
+    private const double MostShareOfWeights = 0.85;
+
+    /// <summary>Without a budget this share of a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.</summary>
+    internal const double ShareOfFreeMemory = 0.94;
+
     internal StepPlan(PolicyChoice choice, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
         (Policies, Timing, StreamedLayers, PredictedSeconds, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) =
         (choice.Policies, choice.Timing, choice.Stream?.Schedule.Layers ?? [], choice.Prediction.Seconds, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
@@ -52,6 +58,24 @@ public sealed class StepPlan
 
     /// <summary>Kernels of a training step and of a forward pass at the full number of tokens.</summary>
     public IReadOnlyCollection<KernelVariant> Kernels { get; }
+
+    /// <summary>
+    /// Layers for <see cref="LoadOptions.StreamedLayers"/>: as many as a plan needs where a GPU has no room for all weights, else 0; what somebody asked for in
+    /// <see cref="EngineOptions.StreamedLayers"/> in any case. The engine of a model that is loaded without finds by itself whether streaming is faster.
+    /// </summary>
+    /// <param name="decoder">Model, with trained weights marked and adapters described.</param>
+    /// <param name="dtype">Dtype of activations.</param>
+    /// <param name="weightBytes">Bytes of the frozen weights.</param>
+    /// <param name="options">Batch, optimiser, policy and budget; without a budget most of the free memory is it.</param>
+    /// <param name="device">Where the model will be loaded.</param>
+    /// <exception cref="LancetException">No policy fits the budget, even with all layers streamed.</exception>
+    public static int LayersToStream(DecoderModel decoder, DType dtype, long weightBytes, EngineOptions options, Device device)
+    {
+        if (!device.PlanTarget.IsCuda || weightBytes == 0) return 0;
+        if (options.StreamedLayers is { } asked) return asked;
+        var budget = options.MemoryBudget > 0 ? options.MemoryBudget : (long)(device.AvailableBytes * ShareOfFreeMemory);
+        return weightBytes < budget * MostShareOfWeights ? 0 : Create(decoder, dtype, weightBytes, options with { MemoryBudget = budget }, device.PlanTarget.With(device.MeasureRates())).StreamedLayers.Count;
+    }
 
     /// <summary>Plans a run.</summary>
     /// <param name="decoder">Model, with trained weights marked and adapters described.</param>

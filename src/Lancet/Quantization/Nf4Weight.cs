@@ -22,6 +22,9 @@ public sealed record Nf4Weight(int Rows, int Columns, Tensor Codes, Tensor AbsMa
     /// <summary>Scales that share a second-level scale.</summary>
     public const int NestedBlockSize = 256;
 
+    /// <summary>Entries of the table of scale codes.</summary>
+    public const int NestedTableSize = 256;
+
     /// <summary>Size in bytes of everything.</summary>
     public long Bytes => Codes.Bytes + AbsMaxCodes.Bytes + NestedAbsMax.Bytes + NestedCodeTable.Bytes + NestedOffset.Bytes;
 }

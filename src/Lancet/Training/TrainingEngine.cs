@@ -51,9 +51,6 @@ public sealed class TrainingEngine : ITrainingEngine
     private long _labelTokens;
     private double _gradientScale = 1;
 
-    /// <summary>Without a budget this share of a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.</summary>
-    public const double ShareOfFreeMemory = 0.94;
-
     /// <summary>Plans the run, allocates its memory and starts the optimiser from zero.</summary>
     /// <param name="model">Model with an adapter, or loaded for full training.</param>
     /// <param name="options">Batch, optimiser, policy and budget.</param>
@@ -68,7 +65,7 @@ public sealed class TrainingEngine : ITrainingEngine
             clock.Restart();
         }
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
-        if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * ShareOfFreeMemory) };
+        if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * StepPlan.ShareOfFreeMemory) };
         options = _options = options with { LoadingBytes = _device.PeakAllocatedBytes };
         var target = _device.PlanTarget.With(_device.MeasureRates());
         Note("rates");

@@ -96,6 +96,12 @@ public sealed class StreamedWeightsTests : IDisposable
         }
         var (without, afterwards, atOnce) = (Run(0, false), Run(layers, false), Run(layers, true));
         foreach (var (plan, peak) in new[] { without, afterwards, atOnce }) Assert.Equal(plan.PeakBytes, peak, plan.PeakBytes * 0.01);
+        // From config.json alone, too.
+        var decoder = new DecoderModel(ModelConfig.Load(_folder));
+        LanguageModel.Describe(decoder, new LoraOptions());
+        var bytes = decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, isQuantized) + decoder.FrozenBytes(DType.BFloat16, isQuantized);
+        var described = StepPlan.Create(decoder, DType.BFloat16, bytes, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, StreamedLayers = layers, Policy = ActivationPolicy.KeepInput }, PlanTarget.Cuda);
+        Assert.Equal(string.Join("; ", atOnce.Plan.Entries), string.Join("; ", described.Memory.Entries));
         Assert.Equal(0, without.Plan.HostBytes);
         Assert.Equal(afterwards.Plan.HostBytes, atOnce.Plan.HostBytes);
         Assert.True(afterwards.Peak <= without.Peak && atOnce.Peak <= afterwards.Peak);
