@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proofs that a GPU is needed for: the same seed gives the same bits, also when killed and resumed; adapters of mixtures of experts agree with PEFT.
+# Proofs that a GPU is needed for: the same seed gives the same bits, also when killed and resumed, and with weights and activations in host memory; adapters of mixtures of experts agree with PEFT.
 # usage: scripts/check-gpu.sh [--lancet FILE] [--device cuda|cpu] [--steps N] [--rows N] [SECTION...]     sections: bits peft (both by default)
 #   --lancet  made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
 #   --steps   of the runs that are compared, 400 by default, with a checkpoint every eighth of them; --rows of a batch, 16 by default
@@ -54,12 +54,14 @@ fail() {
   return 1
 }
 
-same() { # same NAME: whether a run's adapter is the first run's
-  cmp "$work/first/adapter_model.safetensors" "$work/$1/adapter_model.safetensors" || fail "the $1 run's adapter differs from the first's"
+same() { # same NAME [OTHER]: whether a run's adapter is another's, by default the first run's
+  local other=${2:-first}
+  cmp "$work/$other/adapter_model.safetensors" "$work/$1/adapter_model.safetensors" || fail "the $1 run's adapter differs from that of the $other run"
 }
 
 bits() {
   local every=$((steps / 8)) checkpoint process status newest adapter
+  local quantized host=(--streamed-layers 3 --activation-policy offload-attention)
   local run=(--method lora --lora-rank 16 --max-steps "$steps" --save-steps "$every")
   [ "$every" -gt 0 ] || { fail "--steps $steps: at least 8"; return; }
   random_llama || { fail "no model"; return; }
@@ -83,7 +85,13 @@ bits() {
   [ "$status" -eq 137 ] && [ ! -e "$adapter" ] && [ "$newest" -lt "$steps" ] || { fail "the signal came too late: exit code $status, checkpoint of step $newest of $steps"; return; }
   (train "$work/model" "$work/killed" "${run[@]}" --resume) || { fail "the resumed run"; return; }
   same killed || return
-  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) three times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest"
+
+  (train "$work/model" "$work/streamed" "${run[@]}" "${host[@]}") || { fail "the run with weights in host memory"; return; }
+  same streamed || return
+  quantized=(--method qlora --lora-rank 16 --max-steps "$every")
+  (train "$work/model" "$work/quantized" "${quantized[@]}") && (train "$work/model" "$work/quantized-streamed" "${quantized[@]}" "${host[@]}") || { fail "the quantised runs"; return; }
+  same quantized-streamed quantized || return
+  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) four times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest, once with all layers' weights and most activations in host memory; so did $every steps of QLoRA, twice"
 }
 
 peft() { # the fixtures whose experts are trained

@@ -14,7 +14,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private const double ShareOfHostMemory = 0.5;
 
     // Weights go to host memory only for a gain that is more than what predictions of one model differ by.
-    private const double StreamGain = 0.005;
+    private const double StreamGain = 0.002;
 
     // How finely the number of streamed layers is searched, and after how many numbers without a gain it ends.
     private const int StreamSteps = 16;

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -13,6 +14,9 @@ internal static class RateMeasurement
     private const long BufferBytes = 256 << 20;
     private const long LinkBytes = 64 << 20;
     private const int RandomBytes = 4 << 20;
+
+    // An idle GPU's link sleeps, and takes a while to be as fast as it is in a step.
+    private const double LinkWarmUpSeconds = 0.15;
 
     // A step's products and kernels run at these shares of a product alone and of a copy (docs/benchmarks.md): the card gets warm, and shapes differ.
     private const double MatMulShare = 0.93;
@@ -44,17 +48,22 @@ internal static class RateMeasurement
         var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
         var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
         var (there, here) = (host.View(DType.UInt8, new Shape(LinkBytes)), buffer.View(DType.UInt8, new Shape(LinkBytes)));
-        var slower = Math.Max(
-            Seconds(device, () =>
-            {
-                device.CopyOut(here, there, 0);
-                device.AwaitCopy(0);
-            }),
-            Seconds(device, () =>
-            {
-                device.CopyIn(there, here, 0);
-                device.AwaitCopy(0);
-            }));
+        void CopyOut()
+        {
+            device.CopyOut(here, there, 0);
+            device.AwaitCopy(0);
+        }
+        void CopyIn()
+        {
+            device.CopyIn(there, here, 0);
+            device.AwaitCopy(0);
+        }
+        for (var clock = Stopwatch.StartNew(); clock.Elapsed.TotalSeconds < LinkWarmUpSeconds; device.Synchronize())
+        {
+            CopyOut();
+            CopyIn();
+        }
+        var slower = Math.Max(Seconds(device, CopyOut), Seconds(device, CopyIn));
         return cache.Add(device.Info.Name, driver, matMul * MatMulShare, copy * KernelShare, LinkBytes / slower * LinkShare);
     }
 
