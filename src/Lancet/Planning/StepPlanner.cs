@@ -16,9 +16,8 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     // Weights go to host memory only for a gain that is more than what predictions of one model differ by.
     private const double StreamGain = 0.002;
 
-    // How finely the number of streamed layers is searched, and after how many numbers without a gain it ends.
-    private const int StreamSteps = 16;
-    private const int StreamPatience = 3;
+    // The number of streamed layers is searched in so many steps, and in half a step around the best.
+    private const int StreamSteps = 8;
 
     private readonly int _layers = decoder.Layers.Count;
     private readonly long _budget = options.MemoryBudget > 0 ? options.MemoryBudget : long.MaxValue;
@@ -53,17 +52,23 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         leanest = Everywhere(uniform.MinBy(item => item.Prediction.PeakBytes), streams[^1]);
         if (options is { Policy: not null, MemoryBudget: 0, StreamedLayers: null or 0 }) return WithForecasts(lean);
         StepPlan? plan = null;
-        var misses = 0;
-        foreach (var stream in streams)
+        foreach (var stream in streams) Try(stream);
+        if (streams.Count > 1 && plan?.StreamedLayers.Count is > 0 and var best)
         {
-            if (plan is not null && (misses == StreamPatience || Array.TrueForAll(plan.Policies, policy => policy == ActivationPolicy.Keep))) break;
-            var found = Faster(Fit(search, besides, false, stream), MayMoveEmbedding ? Fit(search, besides, true, stream) : null);
-            // Where copies are on the way, they may be the better for an earlier start.
-            if (found is not null && Array.Exists(found.Policies, policy => SavedParts.Of(policy).UsesHost)) found = Faster(found, Fit(early ??= Search(true), besides, found.MovesEmbedding, stream, found));
-            if (found is not null && (plan is null || found.PredictedSeconds < plan.PredictedSeconds * (1 - StreamGain))) (plan, misses) = (found, 0);
-            else misses++;
+            var half = Math.Max(1, _layers / StreamSteps / 2);
+            foreach (var count in (int[])[best - half, best + half])
+                if (count > StreamSchedule.Slots && count <= _layers) Try(StreamOf(count));
         }
         return plan is null ? null : WithForecasts(plan);
+
+        void Try(StreamForecast? stream)
+        {
+            if (plan is not null && Array.TrueForAll(plan.Policies, policy => policy == ActivationPolicy.Keep)) return;
+            var found = plan is null ? Faster(Fit(search, besides, false, stream), MayMoveEmbedding ? Fit(search, besides, true, stream) : null) : Fit(search, besides, plan.MovesEmbedding, stream);
+            // Where copies are on the way, they may be the better for an earlier start.
+            if (found is not null && Array.Exists(found.Policies, policy => SavedParts.Of(policy).UsesHost)) found = Faster(found, Fit(early ??= Search(true), besides, found.MovesEmbedding, stream, found));
+            if (found is not null && (plan is null || found.PredictedSeconds < plan.PredictedSeconds * (1 - StreamGain))) plan = found;
+        }
 
         PolicySearch Search(bool fetchesEarly) => new(_layers, candidates.ToDictionary(policy => policy, policy => Trace(policy, fetchesEarly)), fetchesEarly);
 
@@ -80,20 +85,21 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private List<StreamForecast?> Streams()
     {
         if (decoder.Stream is { } streamed) return [StreamForecast.Of(decoder, streamed.Schedule.Layers, target.Rates)];
-        StreamForecast Of(int count) => StreamForecast.Of(decoder, StreamSchedule.Spread(_layers, count), target.Rates);
         if (options.StreamedLayers is { } asked)
         {
             if (asked < 0 || asked > _layers) throw new LancetException($"--streamed-layers {asked}: the model has {_layers} layers.");
             if (asked > 0 && !decoder.Layers.All(layer => layer.FrozenBytes > 0)) throw new LancetException($"--streamed-layers {asked}: only layers with frozen matrices can be streamed; with --method full there are none.");
-            return [asked == 0 || !target.IsCuda ? null : Of(asked)];
+            return [asked == 0 || !target.IsCuda ? null : StreamOf(asked)];
         }
         var streams = new List<StreamForecast?> { null };
         if (!target.IsCuda || options.MemoryBudget == 0 || !decoder.Layers.All(layer => layer.FrozenBytes > 0)) return streams;
         var step = Math.Max(1, _layers / StreamSteps);
         for (var count = Math.Max(StreamSchedule.Slots + 1, 2 * step); count <= _layers; count += step)
-            if (Of(count) is { } stream && stream.HostBytes <= weightBytes) streams.Add(stream);
+            if (StreamOf(count) is { } stream && stream.HostBytes <= weightBytes) streams.Add(stream);
         return streams;
     }
+
+    private StreamForecast StreamOf(int count) => StreamForecast.Of(decoder, StreamSchedule.Spread(_layers, count), target.Rates);
 
     /// <summary>The fastest plan that fits, or null.</summary>
     /// <param name="search">Policies to choose from.</param>
