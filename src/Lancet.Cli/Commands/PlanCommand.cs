@@ -2,7 +2,6 @@ using System.Globalization;
 using System.Text.Json;
 using Lancet.Devices;
 using Lancet.Formats;
-using Lancet.Kernels;
 using Lancet.Layers;
 using Lancet.Models;
 using Lancet.Planning;

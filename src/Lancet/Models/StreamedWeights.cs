@@ -2,7 +2,6 @@ using Lancet.Devices;
 using Lancet.Layers;
 using Lancet.Planning;
 using Lancet.Tensors;
-using Lancet.Tile;
 
 namespace Lancet.Models;
 
