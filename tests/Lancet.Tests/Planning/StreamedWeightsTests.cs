@@ -75,7 +75,7 @@ public sealed class StreamedWeightsTests : IDisposable
         }
         var expected = Run(new GpuPlanDevice(), 0, ActivationPolicy.Keep);
         Assert.NotEqual(expected[0], expected[1]);
-        for (var streamed = 1; streamed <= layers; streamed++)
+        foreach (var streamed in new[] { 1, 3, 4, 6, layers })
             foreach (var policy in new[] { ActivationPolicy.Keep, ActivationPolicy.OffloadQkv }) Assert.Equal(expected, Run(new LateCopyDevice(), streamed, policy));
     }
 
@@ -109,6 +109,43 @@ public sealed class StreamedWeightsTests : IDisposable
         Assert.Equal(atOnce.Plan.HostBytes * 10 / 12, without.Peak - atOnce.Peak, atOnce.Plan.HostBytes * 0.01);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_model_that_a_budget_does_not_hold_trains_the_same(bool isQuantized)
+    {
+        // In bf16 the weights are most of the memory, so they are streamed as they are loaded; in NF4 they fit until the step is planned.
+        File.WriteAllText(Path.Combine(_folder, "config.json"), Config(12, 512));
+        var options = new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens };
+        (DecoderModel Decoder, long WeightBytes) Describe()
+        {
+            var decoder = new DecoderModel(ModelConfig.Load(_folder));
+            LanguageModel.Describe(decoder, new LoraOptions { Rank = 4 });
+            return (decoder, decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, isQuantized) + decoder.FrozenBytes(DType.BFloat16, isQuantized));
+        }
+        StepPlan Plan(EngineOptions with) => StepPlan.Create(Describe().Decoder, DType.BFloat16, Describe().WeightBytes, with, PlanTarget.Cuda);
+        var least = Enum.GetValues<ActivationPolicy>().Min(policy => Plan(options with { Policy = policy }).Memory.PeakBytes);
+        var tight = options with { MemoryBudget = least - (Describe().WeightBytes * (isQuantized ? 2 : 3) / 4), HostMemoryBudget = 1 << 30 };
+        Assert.Contains("The run needs", Assert.Throws<LancetException>(() => Plan(tight with { StreamedLayers = 0 })).Message);
+        Assert.True(Plan(tight).StreamedLayers.Count > StreamSchedule.Slots);
+        (double, double)[] Run(EngineOptions with, bool isTight)
+        {
+            var device = new GpuPlanDevice();
+            var (decoder, weightBytes) = Describe();
+            var streamed = StepPlan.LayersToStream(decoder, DType.BFloat16, weightBytes, with, device);
+            Assert.Equal(isTight && !isQuantized, streamed > 0);
+            using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, OwnsDevice = true, IsDrawn = true, DType = DType.BFloat16, QuantizesToNf4 = isQuantized, StreamedLayers = streamed });
+            model.AddLora(new LoraOptions { Rank = 4 });
+            using var engine = new TrainingEngine(model, with);
+            (double, double)[] results = [.. Enumerable.Range(1, 3).Select(step => Step(engine, step)).Select(result => (result.Loss, result.GradientNorm))];
+            Assert.Equal(isTight, model.Decoder.Stream is not null);
+            Assert.InRange(engine.Plan.PeakBytes, 0, with.MemoryBudget);
+            Assert.Equal(engine.Plan.PeakBytes, engine.PeakMemoryBytes, engine.Plan.PeakBytes * 0.02);
+            return results;
+        }
+        Assert.Equal(Run(options with { MemoryBudget = 1 << 30 }, false), Run(tight, true));
+    }
+
     [Fact]
     public void A_number_of_layers_that_there_are_not_is_an_error()
     {
@@ -137,8 +174,8 @@ public sealed class StreamedWeightsTests : IDisposable
 
     private const int Tokens = 96;
 
-    private static string Config(int layers) =>
-        $$"""{"model_type":"llama","hidden_size":128,"intermediate_size":256,"num_hidden_layers":{{layers}},"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":300,"rms_norm_eps":1e-5,"max_position_embeddings":2048}""";
+    private static string Config(int layers, int hidden = 128) =>
+        $$"""{"model_type":"llama","hidden_size":{{hidden}},"intermediate_size":{{2 * hidden}},"num_hidden_layers":{{layers}},"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":300,"rms_norm_eps":1e-5,"max_position_embeddings":2048}""";
 
     private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
     {
