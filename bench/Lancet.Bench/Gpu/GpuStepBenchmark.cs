@@ -109,9 +109,8 @@ internal sealed class GpuStepBenchmark
     private (double Milliseconds, double Ceiling) Measure(string folder)
     {
         var free = _device.AvailableBytes;
-        var clock = Stopwatch.StartNew();
         Plan(folder);
-        clock.Restart();
+        var clock = Stopwatch.StartNew();
         using var model = Load(folder, _device);
         _device.Synchronize();
         var loadSeconds = clock.Elapsed.TotalSeconds;
@@ -181,10 +180,7 @@ internal sealed class GpuStepBenchmark
         var decoder = new DecoderModel(ModelConfig.Load(folder));
         LanguageModel.Describe(decoder, Adapter);
         var weightBytes = decoder.DescribeStorage(_device.PlanTarget, DType.BFloat16, _method == "qlora") + decoder.FrozenBytes(DType.BFloat16, _method == "qlora");
-        if (_arguments.Has("--max-context"))
-        {
-            (_length, _, _options) = ContextSearch.Longest(decoder, DType.BFloat16, weightBytes, _batch, _options, _device.PlanTarget.With(_device.MeasureRates()));
-        }
+        if (_arguments.Has("--max-context")) (_length, _, _options) = ContextSearch.Longest(decoder, DType.BFloat16, weightBytes, _batch, _options, _device.PlanTarget.With(_device.MeasureRates()));
         _streamed = StepPlan.LayersToStream(decoder, DType.BFloat16, weightBytes, _options, _device);
     }
 

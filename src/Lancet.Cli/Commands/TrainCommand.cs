@@ -161,11 +161,14 @@ internal static class TrainCommand
         var method = settings.OneOf("method", "lora", "qlora", "full");
         var device = opening.Take();
         clock.Note("device");
-        int streamed;
+        var streamed = 0;
         try
         {
-            var (decoder, weightBytes) = PlanCommand.Describe(settings, folder, device.PlanTarget);
-            streamed = StepPlan.LayersToStream(decoder, settings.DType("dtype"), weightBytes, PlanCommand.OptionsOf(settings), device);
+            if (device.PlanTarget.IsCuda)
+            {
+                var (decoder, weightBytes) = PlanCommand.Describe(settings, folder, device.PlanTarget);
+                streamed = StepPlan.LayersToStream(decoder, settings.DType("dtype"), weightBytes, PlanCommand.OptionsOf(settings), device);
+            }
         }
         catch
         {

@@ -25,11 +25,21 @@ public sealed partial class LanguageModel
         StartStreaming();
     }
 
+    /// <summary>The projection of each layer to be streamed that is loaded last: once it is there, the layer can move.</summary>
+    /// <exception cref="LancetException">The model has fewer layers.</exception>
+    private Dictionary<Weight, int> LastWeightsOfStreamed(LoadOptions options)
+    {
+        if (options.StreamedLayers > Decoder.Layers.Count) throw new LancetException($"--streamed-layers {options.StreamedLayers}: the model has {Decoder.Layers.Count} layers.");
+        if (options.StreamedLayers == 0 || !Device.PlanTarget.IsCuda || options.IsFullyTrained) return [];
+        var order = Decoder.Weights.Select((weight, index) => (weight, index)).ToDictionary(item => item.weight, item => item.index);
+        return StreamSchedule.Spread(Decoder.Layers.Count, options.StreamedLayers).ToDictionary(layer => Decoder.Layers[layer].Projections.Select(projection => projection.Weight).MaxBy(weight => order[weight])!);
+    }
+
     /// <summary>Allocates the slots, if any layer waits in host memory.</summary>
     private void StartStreaming()
     {
         if (_waiting.Count == 0) return;
-        var slotBytes = _waiting.Keys.Max(layer => Decoder.Layers[layer].FrozenBytes);
+        var slotBytes = StreamedWeights.SlotBytes(Decoder, _waiting.Keys);
         while (_slots.Count < StreamSchedule.Slots) _slots.Add(Device.Allocate(slotBytes, "slots of streamed weights"));
         Decoder.Stream = new StreamedWeights(
             Decoder, new StreamSchedule(Decoder.Layers.Count, [.. _waiting.Keys]), [.. _waiting.Select(item => EntryOf(item.Key, item.Value))],
@@ -73,11 +83,7 @@ public sealed partial class LanguageModel
             offset += block.AlignedBytes;
         }
         Device.Synchronize();
-        foreach (var buffer in _owned.Where(buffer => Array.Exists(blocks, block => block.Address >= buffer.Address && block.Address - buffer.Address < buffer.Bytes)).ToList())
-        {
-            _owned.Remove(buffer);
-            buffer.Dispose();
-        }
+        Free([.. _owned.Where(buffer => Array.Exists(blocks, block => block.Address >= buffer.Address && block.Address - buffer.Address < buffer.Bytes))]);
     }
 
     /// <summary>Moves a layer's frozen matrices back, each block to a buffer of its own, as they are loaded.</summary>

@@ -6,7 +6,6 @@ using Lancet.Devices.Cpu;
 using Lancet.Formats;
 using Lancet.Generation;
 using Lancet.Layers;
-using Lancet.Planning;
 using Lancet.Tensors;
 using Lancet.Tile;
 using Lancet.Tokenization;
@@ -257,13 +256,13 @@ public sealed partial class LanguageModel : IDisposable
 
     private void Attach(LoraOptions options, Func<LoraLinear, int> rankOf, Func<LoraLinear, bool>? contains = null)
     {
-        StopStreaming();
         if (Adapter is not null || Trained is not null) throw new LancetException("The model is trained already, by an adapter or in full; one at a time.");
         var modules = new SavedModules(this, options);
         Describe(Decoder, options, rankOf, contains);
         modules.NoteMemory();
         Adapter = options;
         Decoder.ChooseBorders(Device.PlanTarget, DType, Decoder.Projections.Any(projection => projection.Weight.Quantized is not null));
+        StopStreaming();
         var layers = Decoder.Layers.Select(layer => layer.Groups.Where(group => group.IsBordered).ToList()).ToList();
         for (var layer = 0; layer < layers.Count; layer++)
         {
@@ -335,7 +334,13 @@ public sealed partial class LanguageModel : IDisposable
             offset += group.StoredElements * DType.SizeInBytes();
         }
         Device.Synchronize();
-        foreach (var buffer in former)
+        Free(former);
+    }
+
+    /// <summary>Frees memory of weights that have moved.</summary>
+    private void Free(List<DeviceBuffer> left)
+    {
+        foreach (var buffer in left)
         {
             _owned.Remove(buffer);
             buffer.Dispose();
@@ -377,11 +382,8 @@ public sealed partial class LanguageModel : IDisposable
             return;
         }
         _checkpoint = options.IsDrawn ? null : Checkpoint.Open(Folder, DType);
-        if (options.StreamedLayers > Decoder.Layers.Count) throw new LancetException($"--streamed-layers {options.StreamedLayers}: the model has {Decoder.Layers.Count} layers.");
+        var streamed = LastWeightsOfStreamed(options);
         using var loader = new WeightLoader(Device, _checkpoint, DType, _owned) { Seed = options.Seed, Config = Config };
-        var order = Decoder.Weights.Select((weight, index) => (weight, index)).ToDictionary(item => item.weight, item => item.index);
-        var streamed = !Device.PlanTarget.IsCuda || options.IsFullyTrained ? [] : StreamSchedule.Spread(Decoder.Layers.Count, options.StreamedLayers)
-            .ToDictionary(layer => Decoder.Layers[layer].Projections.Select(projection => projection.Weight).MaxBy(weight => order[weight])!);
         foreach (var weight in Decoder.Weights)
         {
             if (weight.IsTrained) loader.CopyTo(weight, Trained!.Master(weight));

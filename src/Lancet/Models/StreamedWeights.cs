@@ -34,7 +34,7 @@ internal sealed class StreamedWeights
     public void Begin(StepContext c)
     {
         // A pass that failed has not left its layer.
-        if (_entered >= 0) Leave();
+        Leave();
         Schedule.Begin(new Copies(this, c.Device));
     }
 
@@ -51,7 +51,7 @@ internal sealed class StreamedWeights
     /// <summary>After a layer's forward pass.</summary>
     public void LeaveForward(StepContext c, int layer)
     {
-        if (_entered >= 0) Leave();
+        Leave();
         Schedule.LeaveForward(new Copies(this, c.Device), layer);
     }
 
@@ -61,12 +61,13 @@ internal sealed class StreamedWeights
     /// <summary>After a layer's backward pass.</summary>
     public void LeaveBackward(StepContext c, int layer)
     {
-        if (_entered >= 0) Leave();
+        Leave();
         Schedule.LeaveBackward(new Copies(this, c.Device), layer);
     }
 
     private void Leave()
     {
+        if (_entered < 0) return;
         Move(-Shift(_entered));
         _entered = -1;
     }

@@ -29,8 +29,8 @@ public class ActivationPolicyTests
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = (policies, new(lag, fetchesEarly)) });
-            return [.. Enumerable.Range(0, 2).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))];
+            using var engine = new TrainingEngine(model, fixture.PlainOptions with { Mix = (policies, new(lag, fetchesEarly)) });
+            return [.. Enumerable.Range(0, 2).Select(step => fixture.Step(engine, step)).Select(result => (result.Loss, result.GradientNorm))];
         }
         var layers = ModelConfig.Load(fixture.Model).LayerCount;
         var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)], false);
@@ -58,9 +58,9 @@ public class ActivationPolicyTests
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, IsFullyTrained = isFullyTrained });
             if (!isFullyTrained) model.LoadAdapter(fixture.Adapter);
             var layers = model.Config.LayerCount;
-            using var engine = new TrainingEngine(model, Options(fixture) with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], new(1, tokens == chunk)), MlpChunkTokens = tokens });
+            using var engine = new TrainingEngine(model, fixture.PlainOptions with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], new(1, tokens == chunk)), MlpChunkTokens = tokens });
             // The second batch is shorter: its last chunks are empty.
-            var results = new[] { Step(engine, fixture, 0), Step(engine, fixture, 0, 1) }.Select(result => (result.Loss, result.GradientNorm)).ToArray();
+            var results = new[] { fixture.Step(engine, 0), fixture.Step(engine, 0, 1) }.Select(result => (result.Loss, result.GradientNorm)).ToArray();
             return (results, model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => model.Trained.Master(weight).HostSpan<float>().ToArray()));
         }
         Assert.True(fixture.MaxBatchTokens > 3 * chunk);
@@ -104,8 +104,8 @@ public class ActivationPolicyTests
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
             model.LoadAdapter(fixture.Adapter);
             var embedding = model.Read(model.Decoder.Embedding);
-            using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy, MemoryBudget = budget });
-            (double, double)[] results = [.. Enumerable.Range(0, 2).Select(step => Step(engine, fixture, step)).Select(result => (result.Loss, result.GradientNorm))];
+            using var engine = new TrainingEngine(model, fixture.PlainOptions with { Policy = policy, MemoryBudget = budget });
+            (double, double)[] results = [.. Enumerable.Range(0, 2).Select(step => fixture.Step(engine, step)).Select(result => (result.Loss, result.GradientNorm))];
             Assert.Equal(embedding, model.Read(model.Decoder.Embedding));
             return (results, engine.Plan, model.Decoder.Embedding.IsInHostMemory);
         }
@@ -202,16 +202,6 @@ public class ActivationPolicyTests
         Tensor Memory(long bytes) => new(DecoderModel.DescribedAddress, DType.UInt8, new Shape(bytes));
         return new(decoder, schedule, [.. schedule.Layers.Select(layer => new StreamedWeights.Entry(Memory(decoder.Layers[layer].FrozenBytes), [.. decoder.Layers[layer].FrozenBlocks()], null))], [.. Enumerable.Repeat(Memory(StreamedWeights.SlotBytes(decoder, schedule.Layers)), StreamSchedule.Slots)]);
     }
-
-    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step, int rows = 2)
-    {
-        var batch = fixture.Batch([.. Enumerable.Range(2 * step, rows)]);
-        engine.BeginStep(step + 1, batch.LabelTokenCount);
-        engine.Accumulate(batch);
-        return engine.EndStep(0.001);
-    }
-
-    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens };
 
     /// <summary>Three clocks, for the compute stream and the copy streams, that run as the calls come.</summary>
     private sealed class Clock : IDeviceTrace, IStepTrace

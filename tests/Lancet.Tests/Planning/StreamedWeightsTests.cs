@@ -1,4 +1,5 @@
 using Lancet.Adapters;
+using Lancet.Data;
 using Lancet.Devices;
 using Lancet.Layers;
 using Lancet.Models;
@@ -30,12 +31,12 @@ public sealed class StreamedWeightsTests : IDisposable
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, QuantizesToNf4 = isQuantized, StreamedLayers = whileLoading ? streamed : 0 });
             Assert.Equal(whileLoading, model.Decoder.Stream is not null);
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, Options(fixture) with { StreamedLayers = streamed, Policy = ActivationPolicy.OffloadAttention });
+            using var engine = new TrainingEngine(model, fixture.PlainOptions with { StreamedLayers = streamed, Policy = ActivationPolicy.OffloadAttention });
             Assert.Equal(streamed == 0, model.Decoder.Stream is null);
             var results = new List<double>();
             for (var step = 0; step < 3; step++)
             {
-                var result = Step(engine, fixture, step);
+                var result = fixture.Step(engine, step);
                 results.AddRange([result.Loss, result.GradientNorm]);
             }
             var losses = new float[batch.TokenCount];
@@ -147,14 +148,22 @@ public sealed class StreamedWeightsTests : IDisposable
     }
 
     [Fact]
+    public void An_adapter_that_is_refused_leaves_the_weights_streamed()
+    {
+        using var model = LanguageModel.Load(new Fixture("llama").Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true, StreamedLayers = 3 });
+        Assert.Throws<LancetException>(() => model.AddLora(new LoraOptions { TargetModules = ["nothing"] }));
+        Assert.NotNull(model.Decoder.Stream);
+    }
+
+    [Fact]
     public void A_number_of_layers_that_there_are_not_is_an_error()
     {
         var fixture = new Fixture("llama");
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true });
         model.LoadAdapter(fixture.Adapter);
-        Assert.Contains("--streamed-layers 4: the model has 3 layers", Assert.Throws<LancetException>(() => new TrainingEngine(model, Options(fixture) with { StreamedLayers = 4 })).Message);
+        Assert.Contains("--streamed-layers 4: the model has 3 layers", Assert.Throws<LancetException>(() => new TrainingEngine(model, fixture.PlainOptions with { StreamedLayers = 4 })).Message);
         using var trained = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true, IsFullyTrained = true });
-        Assert.Contains("only layers with frozen matrices", Assert.Throws<LancetException>(() => new TrainingEngine(trained, Options(fixture) with { StreamedLayers = 1 })).Message);
+        Assert.Contains("only layers with frozen matrices", Assert.Throws<LancetException>(() => new TrainingEngine(trained, fixture.PlainOptions with { StreamedLayers = 1 })).Message);
     }
 
     [Theory]
@@ -177,23 +186,13 @@ public sealed class StreamedWeightsTests : IDisposable
     private static string Config(int layers, int hidden = 128) =>
         $$"""{"model_type":"llama","hidden_size":{{hidden}},"intermediate_size":{{2 * hidden}},"num_hidden_layers":{{layers}},"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":300,"rms_norm_eps":1e-5,"max_position_embeddings":2048}""";
 
-    private static StepResult Step(TrainingEngine engine, Fixture fixture, int step)
-    {
-        var batch = fixture.Batch([2 * step, (2 * step) + 1]);
-        engine.BeginStep(step + 1, batch.LabelTokenCount);
-        engine.Accumulate(batch);
-        return engine.EndStep(0.001);
-    }
-
     private static StepResult Step(TrainingEngine engine, int step)
     {
-        var batch = new Lancet.Data.PackedBatch(Tokens, 1);
+        var batch = new PackedBatch(Tokens, 1);
         int[] ids = [.. Enumerable.Range(0, Tokens).Select(i => (i * 7 * step) % 300)];
         batch.Add(ids, ids);
         engine.BeginStep(step, batch.LabelTokenCount);
         engine.Accumulate(batch);
         return engine.EndStep(0.01);
     }
-
-    private static EngineOptions Options(Fixture fixture) => new() { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = fixture.MaxBatchTokens };
 }

@@ -44,6 +44,9 @@ internal sealed class Fixture
     /// <summary>What the fixtures were trained with, but for the learning rate.</summary>
     public EngineOptions Options => new() { MaxTokens = MaxBatchTokens, MaxSequenceLength = 512, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0.01) };
 
+    /// <summary>Plain AdamW, with sequences no longer than a batch.</summary>
+    public EngineOptions PlainOptions => new() { MaxTokens = MaxBatchTokens, MaxSequenceLength = MaxBatchTokens };
+
     public double[] Losses(string key) => [.. _expected.GetProperty(key).EnumerateArray().Select(value => value.GetDouble())];
 
     /// <summary>Asserts the losses of all rows.</summary>
@@ -57,6 +60,15 @@ internal sealed class Fixture
             evaluate(batch, losses);
             Assert.Equal(expected[row], losses.Sum(loss => (double)loss) / batch.LabelTokenCount, Math.Max(4 * LossError, 4e-6));
         }
+    }
+
+    /// <summary>A step on two rows of its own, or another number of them.</summary>
+    public StepResult Step(TrainingEngine engine, int step, int rows = 2)
+    {
+        var batch = Batch([.. Enumerable.Range(2 * step, rows)]);
+        engine.BeginStep(step + 1, batch.LabelTokenCount);
+        engine.Accumulate(batch);
+        return engine.EndStep(0.001);
     }
 
     public PackedBatch Batch(int[] rows)
