@@ -104,13 +104,14 @@ public sealed class DecoderModel
         var d = Head.ForwardBackward(c, x, losses, Layers.Max(layer => Math.Max(layer.Attention.Output.Projection.Room, layer.Mlp.Room)));
         c.Free(x);
         while (released < Layers.Count) Layers[released++].Release(c);
+        for (var layer = Layers.Count - 2; layer >= Math.Max(0, Layers.Count - 1 - timing.Lead); layer--) Layers[layer].Fetch(c, timing.FetchesEarly);
         for (var layer = Layers.Count - 1; layer >= 0; layer--)
         {
             var needsInput = layer > 0 || Embedding.IsTrained || Layers[0].Attention.Input.IsTrained;
             Stream?.Enter(c, layer);
             Layers[layer].BackwardMlp(c, d, needsInput);
             // What the next layer's MLP needs comes while attention computes.
-            if (layer > 0) Layers[layer - 1].Fetch(c, timing.FetchesEarly);
+            if (layer > timing.Lead) Layers[layer - 1 - timing.Lead].Fetch(c, timing.FetchesEarly);
             Stream?.Fetched(c);
             Layers[layer].BackwardAttention(c, d, needsInput);
             Stream?.LeaveBackward(c, layer);

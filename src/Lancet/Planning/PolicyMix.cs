@@ -46,9 +46,9 @@ internal sealed class PolicyMix(int layers)
 
     /// <summary>Predicts a step.</summary>
     /// <param name="traces">For each layer the trace of a step in which all layers keep what it keeps.</param>
-    /// <param name="lag">See <see cref="CopyTiming.Lag"/>.</param>
+    /// <param name="timing">When copies are awaited and started; what the traces were made with in <see cref="CopyTiming.FetchesEarly"/>.</param>
     /// <param name="stream">Frozen weights that wait in host memory, or null.</param>
-    public StepPrediction Predict(ReadOnlySpan<StepTrace> traces, int lag, StreamForecast? stream = null)
+    public StepPrediction Predict(ReadOnlySpan<StepTrace> traces, CopyTiming timing, StreamForecast? stream = null)
     {
         Array.Clear(_ends);
         (_compute, _copyOut, _copyIn, _stall, _alive, _peak, _host) = (0, 0, 0, 0, 0, 0, 0);
@@ -62,17 +62,18 @@ internal sealed class PolicyMix(int layers)
             if (half % 2 == 0) schedule?.Enter(weights, layer);
             Play(traces[layer][half % 2 == 0 ? StepPhase.ForwardAttention : StepPhase.ForwardMlp, layer]);
             if (half % 2 == 1) schedule?.LeaveForward(weights, layer);
-            if ((2 * released) + 2 + lag > half + 1) continue;
+            if ((2 * released) + 2 + timing.Lag > half + 1) continue;
             Play(traces[released][StepPhase.Release, released]);
             released++;
         }
         Play(traces[0][StepPhase.Head]);
         for (; released < layers; released++) Play(traces[released][StepPhase.Release, released]);
+        for (var layer = layers - 2; layer >= Math.Max(0, layers - 1 - timing.Lead); layer--) Play(traces[layer][StepPhase.Fetch, layer]);
         for (var layer = layers - 1; layer >= 0; layer--)
         {
             schedule?.Enter(weights, layer);
             Play(traces[layer][StepPhase.BackwardMlp, layer]);
-            if (layer > 0) Play(traces[layer - 1][StepPhase.Fetch, layer - 1]);
+            if (layer > timing.Lead) Play(traces[layer - 1 - timing.Lead][StepPhase.Fetch, layer - 1 - timing.Lead]);
             schedule?.Fetched(weights);
             Play(traces[layer][StepPhase.BackwardAttention, layer]);
             schedule?.LeaveBackward(weights, layer);

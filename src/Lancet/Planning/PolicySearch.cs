@@ -18,6 +18,7 @@ internal sealed class PolicySearch
     // Copies take a little of the memory's bandwidth from what they run beside, and host memory is better left alone for nothing.
     private const double SecondsPerHostByte = 1e-13;
     private const int MostLag = 9;
+    private const int MostLead = 2;
 
     /// <summary>
     /// Which layers take which: what goes to host memory first, because the last layers' backward pass comes at once; then what leaves something here, and last what leaves most.
@@ -34,8 +35,7 @@ internal sealed class PolicySearch
     private readonly StepTrace[] _traces;
     private readonly PolicyMix _mix;
     private readonly StepTrace[] _byLayer;
-    private readonly int _mostLag;
-    private readonly bool _fetchesEarly;
+    private readonly CopyTiming[] _timings;
     private long _mostBytes;
     private long _mostHostBytes;
     private StreamForecast? _stream;
@@ -46,11 +46,12 @@ internal sealed class PolicySearch
     /// <param name="fetchesEarly">See <see cref="CopyTiming.FetchesEarly"/>; as in the traces.</param>
     public PolicySearch(int layers, IReadOnlyDictionary<ActivationPolicy, StepTrace> traces, bool fetchesEarly)
     {
-        (_layers, _fetchesEarly) = (layers, fetchesEarly);
+        _layers = layers;
         _policies = [.. s_order.Where(traces.ContainsKey)];
         _traces = [.. _policies.Select(policy => traces[policy])];
         (_mix, _byLayer) = (new PolicyMix(layers), new StepTrace[layers]);
-        _mostLag = Array.Exists(_policies, policy => SavedParts.Of(policy).UsesHost) ? Math.Min(MostLag, 2 * (layers - 1)) : 0;
+        var (mostLag, mostLead) = Array.Exists(_policies, policy => SavedParts.Of(policy).UsesHost) ? (Math.Min(MostLag, 2 * (layers - 1)), Math.Min(MostLead, layers - 1)) : (0, 0);
+        _timings = [.. Enumerable.Range(0, mostLead + 1).SelectMany(lead => Enumerable.Range(0, mostLag + 1).Select(lag => new CopyTiming(lag, fetchesEarly, lead)))];
     }
 
     /// <summary>What all layers with the same policy take, fastest policy first.</summary>
@@ -58,7 +59,7 @@ internal sealed class PolicySearch
     public IEnumerable<(ActivationPolicy Policy, StepPrediction Prediction)> Uniform(StreamForecast? stream)
     {
         _stream = stream;
-        return _policies.Select((policy, index) => (policy, Predict(Only(index), 0))).OrderBy(item => Score(item.Item2)).ThenByDescending(item => item.policy).ToArray();
+        return _policies.Select((policy, index) => (policy, Predict(Only(index), _timings[0]))).OrderBy(item => Score(item.Item2)).ThenByDescending(item => item.policy).ToArray();
     }
 
     /// <summary>The fastest choice within bounds, or null if none is known.</summary>
@@ -69,90 +70,91 @@ internal sealed class PolicySearch
     public PolicyChoice? Best(long mostBytes, long mostHostBytes, StreamForecast? stream, StepPlan? known)
     {
         (_mostBytes, _mostHostBytes, _stream) = (mostBytes, mostHostBytes, stream);
-        (int[] Counts, int Lag, double Score)? best = null;
+        (int[] Counts, CopyTiming Timing, double Score)? best = null;
         for (var policy = _policies.Length - 1; policy >= 0; policy--)
         {
             var counts = Only(policy);
-            if (Fitting(counts, 0) is not { } score) continue;
-            var found = Climb(counts, 0, score);
+            if (Fitting(counts, _timings[0]) is not { } score) continue;
+            var found = Climb(counts, _timings[0], score);
             if (best is null || found.Score < best.Value.Score) best = found;
         }
         if (known is not null)
         {
             int[] counts = [.. _policies.Select(policy => known.Policies.Count(other => other == policy))];
-            if (Fitting(counts, known.Timing.Lag) is { } score && Climb(counts, known.Timing.Lag, score) is var found && (best is null || found.Score < best.Value.Score)) best = found;
+            var timing = known.Timing with { FetchesEarly = _timings[0].FetchesEarly };
+            if (Fitting(counts, timing) is { } score && Climb(counts, timing, score) is var found && (best is null || found.Score < best.Value.Score)) best = found;
         }
         best ??= BestOfTwo();
         if (best is not { } choice) return null;
         choice = ClimbInPairs(choice);
-        return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], new(choice.Lag, _fetchesEarly), stream, Predict(choice.Counts, choice.Lag));
+        return new([.. Enumerable.Range(0, _policies.Length).SelectMany(policy => Enumerable.Repeat(_policies[policy], choice.Counts[policy]))], choice.Timing, stream, Predict(choice.Counts, choice.Timing));
     }
 
     /// <summary>Where no policy fits everywhere, one by the device's memory and another by the host's, two together may.</summary>
-    private (int[] Counts, int Lag, double Score)? BestOfTwo()
+    private (int[] Counts, CopyTiming Timing, double Score)? BestOfTwo()
     {
-        (int[] Counts, int Lag, double Score)? best = null;
+        (int[] Counts, CopyTiming Timing, double Score)? best = null;
         foreach (var (first, second) in Enumerable.Range(0, _policies.Length).SelectMany(first => Enumerable.Range(first + 1, _policies.Length - first - 1).Select(second => (first, second))))
         {
             var counts = Only(first);
             while (counts[first] > 1)
             {
                 Move(counts, first, second, 1);
-                if (Fitting(counts, 0) is { } score && (best is null || score < best.Value.Score)) best = ([.. counts], 0, score);
+                if (Fitting(counts, _timings[0]) is { } score && (best is null || score < best.Value.Score)) best = ([.. counts], _timings[0], score);
             }
         }
-        return best is { } start ? Climb(start.Counts, start.Lag, start.Score) : null;
+        return best is { } start ? Climb(start.Counts, start.Timing, start.Score) : null;
     }
 
     /// <summary>The best single moves until there is none.</summary>
-    private (int[] Counts, int Lag, double Score) Climb(int[] counts, int lag, double score)
+    private (int[] Counts, CopyTiming Timing, double Score) Climb(int[] counts, CopyTiming timing, double score)
     {
         while (true)
         {
-            (int From, int To, int Count, int Lag, double Score) best = (0, 0, 0, lag, score);
-            for (var other = 0; other <= _mostLag; other++)
+            (int From, int To, int Count, CopyTiming Timing, double Score) best = (0, 0, 0, timing, score);
+            foreach (var other in _timings)
             {
-                if (other != lag && Fitting(counts, other) is { } with && with < best.Score) best = (0, 0, 0, other, with);
+                if (other != timing && Fitting(counts, other) is { } with && with < best.Score) best = (0, 0, 0, other, with);
             }
             foreach (var (from, to) in Moves(counts))
             {
                 for (var count = counts[from]; count > 0; count /= 2)
                 {
                     Move(counts, from, to, count);
-                    if (Fitting(counts, lag) is { } with && with < best.Score) best = (from, to, count, lag, with);
+                    if (Fitting(counts, timing) is { } with && with < best.Score) best = (from, to, count, timing, with);
                     Move(counts, to, from, count);
                 }
             }
-            if (best.Score >= score) return (counts, lag, score);
+            if (best.Score >= score) return (counts, timing, score);
             Move(counts, best.From, best.To, best.Count);
-            (lag, score) = (best.Lag, best.Score);
+            (timing, score) = (best.Timing, best.Score);
         }
     }
 
-    /// <summary>Moves of one layer each from two kinds to two others, or of one with another lag, each followed by single moves.</summary>
-    private (int[] Counts, int Lag, double Score) ClimbInPairs((int[] Counts, int Lag, double Score) start)
+    /// <summary>Moves of one layer each from two kinds to two others, or of one with another timing, each followed by single moves.</summary>
+    private (int[] Counts, CopyTiming Timing, double Score) ClimbInPairs((int[] Counts, CopyTiming Timing, double Score) start)
     {
-        var (counts, lag, score) = start;
+        var (counts, timing, score) = start;
         while (true)
         {
-            (int[]? Counts, int Lag, double Score) best = (null, lag, score);
+            (int[]? Counts, CopyTiming Timing, double Score) best = (null, timing, score);
             foreach (var first in Moves(counts).ToArray())
             {
                 Move(counts, first.From, first.To, 1);
-                for (var other = 0; other <= _mostLag; other++)
+                foreach (var other in _timings)
                 {
                     if (Fitting(counts, other) is { } with && with < best.Score) best = ([.. counts], other, with);
                 }
                 foreach (var second in Moves(counts).ToArray())
                 {
                     Move(counts, second.From, second.To, 1);
-                    if (Fitting(counts, lag) is { } with && with < best.Score) best = ([.. counts], lag, with);
+                    if (Fitting(counts, timing) is { } with && with < best.Score) best = ([.. counts], timing, with);
                     Move(counts, second.To, second.From, 1);
                 }
                 Move(counts, first.To, first.From, 1);
             }
-            if (best.Counts is null) return (counts, lag, score);
-            (counts, lag, score) = Climb(best.Counts, best.Lag, best.Score);
+            if (best.Counts is null) return (counts, timing, score);
+            (counts, timing, score) = Climb(best.Counts, best.Timing, best.Score);
         }
     }
 
@@ -176,14 +178,14 @@ internal sealed class PolicySearch
         return counts;
     }
 
-    private double? Fitting(int[] counts, int lag) => Predict(counts, lag) is var prediction && prediction.PeakBytes <= _mostBytes && prediction.HostBytes <= _mostHostBytes ? Score(prediction) : null;
+    private double? Fitting(int[] counts, CopyTiming timing) => Predict(counts, timing) is var prediction && prediction.PeakBytes <= _mostBytes && prediction.HostBytes <= _mostHostBytes ? Score(prediction) : null;
 
-    private StepPrediction Predict(int[] counts, int lag)
+    private StepPrediction Predict(int[] counts, CopyTiming timing)
     {
         var layer = 0;
         for (var policy = 0; policy < counts.Length; policy++)
             for (var i = 0; i < counts[policy]; i++) _byLayer[layer++] = _traces[policy];
-        return _mix.Predict(_byLayer, lag, _stream);
+        return _mix.Predict(_byLayer, timing, _stream);
     }
 
     private static double Score(StepPrediction prediction) => prediction.Seconds + (prediction.HostBytes * SecondsPerHostByte);

@@ -25,24 +25,24 @@ public class ActivationPolicyTests
     public void Copies_that_arrive_at_the_last_moment_change_no_bit(string name, int lag)
     {
         var fixture = new Fixture(name);
-        (double, double)[] Run(Device device, ActivationPolicy[] policies, bool fetchesEarly)
+        (double, double)[] Run(Device device, ActivationPolicy[] policies, bool fetchesEarly, int lead)
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true });
             model.LoadAdapter(fixture.Adapter);
-            using var engine = new TrainingEngine(model, fixture.PlainOptions with { Mix = (policies, new(lag, fetchesEarly)) });
+            using var engine = new TrainingEngine(model, fixture.PlainOptions with { Mix = (policies, new(lag, fetchesEarly, lead)) });
             return [.. Enumerable.Range(0, 2).Select(step => fixture.Step(engine, step)).Select(result => (result.Loss, result.GradientNorm))];
         }
         var layers = ModelConfig.Load(fixture.Model).LayerCount;
-        var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)], false);
-        foreach (var (policy, fetchesEarly) in s_all.Where(policy => SavedParts.Of(policy).UsesHost).SelectMany(policy => new[] { (policy, false), (policy, true) }))
+        var expected = Run(new GpuPlanDevice(), [.. Enumerable.Repeat(ActivationPolicy.Keep, layers)], false, 0);
+        foreach (var (policy, fetchesEarly, lead) in s_all.Where(policy => SavedParts.Of(policy).UsesHost).SelectMany(policy => new[] { (policy, false, 0), (policy, true, 0), (policy, false, 1), (policy, true, 2) }))
         {
             var device = new LateCopyDevice();
-            Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)], fetchesEarly));
+            Assert.Equal(expected, Run(device, [.. Enumerable.Repeat(policy, layers)], fetchesEarly, lead));
             // An input alone is one copy a layer, which is awaited at once without a lag.
             Assert.True(device.CopyCount > 0 && device.MostPending > (policy == ActivationPolicy.OffloadInput && lag == 0 ? 0 : 1));
         }
         // Every policy beside every other.
-        for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])], shift % 2 == 0));
+        for (var shift = 1; shift < s_all.Length; shift++) Assert.Equal(expected, Run(new LateCopyDevice(), [.. Enumerable.Range(0, layers).Select(layer => s_all[layer * shift % s_all.Length])], shift % 2 == 0, shift % 3));
     }
 
     [Theory]
@@ -120,22 +120,23 @@ public class ActivationPolicyTests
 
     [Fact]
     public void A_mix_is_predicted_as_a_dry_run_of_it_goes() =>
-        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Int[0, 13], Gen.Bool, Gen.Bool, Gen.Int[0, 6]).Sample(
-            (choice, lag, fetchesEarly, isQuantized, streamed) =>
+        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Select(Gen.Int[0, 13], Gen.Bool, Gen.Int[0, 6]), Gen.Bool, Gen.Int[0, 6]).Sample(
+            (choice, times, isQuantized, streamed) =>
             {
                 var (decoder, inputs) = Describe(6, isQuantized);
+                var timing = new CopyTiming(times.Item1, times.Item2, times.Item3);
                 ActivationPolicy[] policies = [.. choice.Select(index => s_all[index])];
                 StepTrace Uniform(ActivationPolicy policy)
                 {
                     var trace = new StepTrace(DeviceRates.H100, Length);
-                    Dry(decoder, inputs, trace, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, 6)], new(0, fetchesEarly), trace);
+                    Dry(decoder, inputs, trace, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, 6)], new(0, timing.FetchesEarly), trace);
                     return trace;
                 }
                 var stream = streamed == 0 ? null : StreamForecast.Of(decoder, StreamSchedule.Spread(6, streamed), DeviceRates.H100);
-                var predicted = new PolicyMix(6).Predict([.. policies.Select(Uniform)], lag, stream);
+                var predicted = new PolicyMix(6).Predict([.. policies.Select(Uniform)], timing, stream);
                 decoder.Stream = stream is null ? null : DescribeStream(decoder, stream.Schedule);
                 var (clock, memory) = (new Clock(), new StepMemory());
-                Dry(decoder, inputs, clock, memory, policies, new(lag, fetchesEarly), clock);
+                Dry(decoder, inputs, clock, memory, policies, timing, clock);
                 Assert.Equal(1, predicted.Seconds / clock.Seconds, 1e-9);
                 Assert.Equal(memory.MostAliveBytes, predicted.PeakBytes);
                 Assert.Equal(memory.HostBytes, predicted.HostBytes);

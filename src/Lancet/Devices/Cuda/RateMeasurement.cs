@@ -18,11 +18,13 @@ internal static class RateMeasurement
     // An idle GPU's link sleeps, and takes a while to be as fast as it is in a step.
     private const double LinkWarmUpSeconds = 0.15;
 
-    // A step's products and kernels run at these shares of a product alone and of a copy (docs/benchmarks.md): the card gets warm, and shapes differ.
-    private const double MatMulShare = 0.93;
+    // A card that has just begun to multiply is up to a tenth faster than it is in a step: its clock falls when its power reaches the limit.
+    private const double MatMulWarmUpSeconds = 0.3;
+
+    // A step's kernels run at this share of a copy (docs/benchmarks.md).
     private const double KernelShare = 0.92;
 
-    // Copies run beside kernels that use the memory as well. On an H100 this share predicts the step of an 8B model that lives from copies to 0.3 %, the whole rate says 7 % too little.
+    // Copies run beside a step's kernels: at 47 to 48 GB/s on an H200 whose link takes 55 by itself, by a trace of both directions (docs/benchmarks.md).
     private const double LinkShare = 0.87;
 
     /// <summary>The rates, or null if there is no memory for measuring.</summary>
@@ -44,6 +46,8 @@ internal static class RateMeasurement
         Tensor Matrix(long offset, int rows) => buffer.View(DType.BFloat16, new Shape(rows, Columns), offset);
         var (a, b, c) = (Matrix(0, Rows), Matrix(BufferBytes / 4, Columns), Matrix(BufferBytes / 2, Rows));
         var product = new MatMul { M = Rows, N = Columns, K = Columns, A = new(a), B = new(b, true), C = c, Alpha = 1 };
+        for (var clock = Stopwatch.StartNew(); clock.Elapsed.TotalSeconds < MatMulWarmUpSeconds; device.Synchronize())
+            for (var run = 0; run < Runs; run++) device.MatMul(product);
         var matMul = 2.0 * Rows * Columns * Columns / Seconds(device, () => device.MatMul(product));
         var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
         var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
@@ -64,7 +68,7 @@ internal static class RateMeasurement
             CopyIn();
         }
         var slower = Math.Max(Seconds(device, CopyOut), Seconds(device, CopyIn));
-        return cache.Add(device.Info.Name, driver, matMul * MatMulShare, copy * KernelShare, LinkBytes / slower * LinkShare);
+        return cache.Add(device.Info.Name, driver, matMul, copy * KernelShare, LinkBytes / slower * LinkShare);
     }
 
     /// <summary>Numbers between half and two of either sign: zeros would be multiplied faster than what a step multiplies.</summary>
