@@ -5,7 +5,7 @@ using Lancet.Devices.Cuda.Interop;
 namespace Lancet.Bench.Gpu;
 
 /// <summary>
-/// When the GPU was busy, by its own clock: the kernels, clears and copies within the device that CUPTI, NVIDIA's tracing library, records one by one, those of replayed graphs included.
+/// When the GPU and its link to the host were busy, by the GPU's clock: kernels, clears and copies as CUPTI, NVIDIA's tracing library, records them one by one, those of replayed graphs included.
 /// Tracing makes the gaps between them longer, not the work itself. One trace at a time.
 /// </summary>
 internal sealed unsafe class BusyTrace : IDisposable
@@ -18,12 +18,15 @@ internal sealed unsafe class BusyTrace : IDisposable
 
     // Records of the three kinds begin alike: the kind (of copies also, in the fifth byte, which way), and at these bytes the first and the last nanosecond.
     private const int Way = 4;
-    private const int WithinDevice = 8;
+    private const int ToDevice = 1;
+    private const int ToHost = 2;
+    private const int Bytes = 8;
     private const int Start = 16;
     private const int End = 24;
 
     private static readonly int[] s_kinds = [Copies, Clears, Kernels];
     private static readonly List<(ulong Start, ulong End)> s_spans = [];
+    private static readonly List<LinkCopy> s_copies = [];
     private static delegate* unmanaged<byte*, nuint, byte**, int> s_next;
     private readonly delegate* unmanaged<int, int> _disable;
     private readonly delegate* unmanaged<uint, int> _flush;
@@ -43,14 +46,16 @@ internal sealed unsafe class BusyTrace : IDisposable
         foreach (var kind in s_kinds) Check(enable(kind), "cuptiActivityEnable");
     }
 
-    /// <summary>Hands out what was recorded since the last call, sorted; the device must have been waited for.</summary>
-    public List<(ulong Start, ulong End)> Collect()
+    /// <summary>Hands out what was recorded since the last call: what ran on the device, sorted, and copies over the link; the device must have been waited for.</summary>
+    public List<(ulong Start, ulong End)> Collect(out LinkCopy[] copies)
     {
         Check(_flush(FlushForced), "cuptiActivityFlushAll");
         lock (s_spans)
         {
             List<(ulong Start, ulong End)> result = [.. s_spans.Order()];
+            copies = [.. s_copies];
             s_spans.Clear();
+            s_copies.Clear();
             return result;
         }
     }
@@ -74,7 +79,7 @@ internal sealed unsafe class BusyTrace : IDisposable
     public void Dispose()
     {
         foreach (var kind in s_kinds) _ = _disable(kind);
-        _ = Collect();
+        _ = Collect(out _);
     }
 
     [UnmanagedCallersOnly]
@@ -93,12 +98,20 @@ internal sealed unsafe class BusyTrace : IDisposable
         {
             while (s_next(buffer, filled, &record) == 0)
             {
-                if (Unsafe.ReadUnaligned<int>(record) == Copies && record[Way] != WithinDevice) continue;
-                s_spans.Add((Unsafe.ReadUnaligned<ulong>(record + Start), Unsafe.ReadUnaligned<ulong>(record + End)));
+                var (start, end) = (Unsafe.ReadUnaligned<ulong>(record + Start), Unsafe.ReadUnaligned<ulong>(record + End));
+                if (Unsafe.ReadUnaligned<int>(record) == Copies && record[Way] is ToDevice or ToHost) s_copies.Add(new(record[Way] == ToHost, Unsafe.ReadUnaligned<long>(record + Bytes), start, end));
+                else s_spans.Add((start, end));
             }
         }
         NativeMemory.AlignedFree(buffer);
     }
+
+    /// <summary>A copy over the link.</summary>
+    /// <param name="IsOut">Whether it goes to the host.</param>
+    /// <param name="Bytes">Size.</param>
+    /// <param name="Start">First nanosecond.</param>
+    /// <param name="End">Last nanosecond.</param>
+    public readonly record struct LinkCopy(bool IsOut, long Bytes, ulong Start, ulong End);
 
     private static void Check(int result, string call)
     {

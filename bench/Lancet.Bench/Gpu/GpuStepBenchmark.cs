@@ -26,6 +26,8 @@ internal sealed class GpuStepBenchmark
     private const int ProfiledSteps = 2;
     private const double LongGapMilliseconds = 0.02;
     private const int TracedSteps = 10;
+    private const int Stretches = 24;
+    private const long LargeCopyBytes = 1 << 24;
     private readonly CudaDevice _device;
     private readonly Arguments _arguments;
     private readonly Report _report;
@@ -73,9 +75,8 @@ internal sealed class GpuStepBenchmark
         {
             File.WriteAllText(Path.Combine(folder, "config.json"), ModelShapes.Json(_name, _arguments.Number("--layers", 0)));
             var (milliseconds, ceiling) = Measure(folder);
-            if (!_arguments.Has("--profile")) return;
-            Profile(folder, ceiling);
-            LaunchGaps(folder, milliseconds);
+            if (_arguments.Has("--profile")) Profile(folder, ceiling);
+            if (_arguments.Has("--profile") || _arguments.Has("--trace")) LaunchGaps(folder, milliseconds);
         }
         finally
         {
@@ -221,12 +222,12 @@ internal sealed class GpuStepBenchmark
             var batch = Batch();
             for (var step = 1; step <= Warmup; step++) Step(engine, batch, step);
             _device.Synchronize();
-            _ = trace.Collect();
+            _ = trace.Collect(out _);
             var clock = Stopwatch.StartNew();
             for (var step = 1; step <= TracedSteps; step++) Step(engine, batch, Warmup + step);
             _device.Synchronize();
             var traced = clock.Elapsed.TotalMilliseconds / TracedSteps;
-            var spans = trace.Collect();
+            var spans = trace.Collect(out var copies);
             var busy = BusyTrace.BusyMilliseconds(spans) / TracedSteps;
             _report.Begin($"Launch gaps: {Title}",
                 $"Busy is the time in which at least one kernel, clear or copy within the device ran, as CUPTI's trace of {TracedSteps} steps with graphs says; the step is the one timed above, without a trace. What is left is gaps: between kernels, between steps, and waiting for copies from host memory.",
@@ -239,6 +240,42 @@ internal sealed class GpuStepBenchmark
             _report.Row("such gaps a step", Cell.Of((double)longGaps.Count / TracedSteps));
             _report.Row("kernels, clears and copies a step", Cell.Of((double)spans.Count / TracedSteps, "F0"));
             _report.Row("ms a step while traced", Cell.Of(traced, "F3"));
+            if (Array.Exists(copies, copy => copy.Bytes > LargeCopyBytes)) PrintLink(spans, copies);
+        }
+    }
+
+    /// <summary>Where in a step kernels run, and how fast the link's copies are meanwhile.</summary>
+    private void PrintLink(List<(ulong Start, ulong End)> spans, BusyTrace.LinkCopy[] copies)
+    {
+        var origin = spans[0].Start;
+        var milliseconds = (spans.Max(span => span.End) - origin) / 1e6 / TracedSteps;
+        var (busy, moving, bytes) = (new double[Stretches], new double[2, Stretches], new double[2, Stretches]);
+        void Spread(ulong start, ulong end, Action<int, double> add)
+        {
+            var (from, to) = ((start - (double)origin) / 1e6 / milliseconds * Stretches, (end - (double)origin) / 1e6 / milliseconds * Stretches);
+            for (var stretch = (int)from; stretch < to; stretch++) add(stretch % Stretches, Math.Min(to, stretch + 1) - Math.Max(from, stretch));
+        }
+        ulong until = 0;
+        foreach (var (start, end) in spans)
+        {
+            if (end > until) Spread(Math.Max(start, until), end, (stretch, share) => busy[stretch] += share);
+            until = Math.Max(until, end);
+        }
+        foreach (var copy in copies.Where(copy => copy.Start >= origin))
+        {
+            var (way, duration) = (copy.IsOut ? 1 : 0, (copy.End - copy.Start) / 1e6 / milliseconds * Stretches);
+            Spread(copy.Start, copy.End, (stretch, share) =>
+            {
+                moving[way, stretch] += share;
+                bytes[way, stretch] += copy.Bytes * share / duration;
+            });
+        }
+        _report.Begin($"The link: {Title}", $"A step in {Stretches} stretches of {milliseconds / Stretches:F1} ms, mean of {TracedSteps}: shares of the time in which something ran on the device, and in which something was copied in and out, at so many GB/s then.",
+            "stretch", "busy", "in", "GB/s", "out", "GB/s");
+        for (var stretch = 0; stretch < Stretches; stretch++)
+        {
+            Cell Rate(int way) => moving[way, stretch] > 0 ? Cell.Of(bytes[way, stretch] / (moving[way, stretch] * milliseconds / Stretches) / 1e6) : "–";
+            _report.Row($"{stretch + 1}", Cell.Percent(busy[stretch] / TracedSteps), Cell.Percent(moving[0, stretch] / TracedSteps), Rate(0), Cell.Percent(moving[1, stretch] / TracedSteps), Rate(1));
         }
     }
 
