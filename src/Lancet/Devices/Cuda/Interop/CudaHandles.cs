@@ -112,20 +112,45 @@ internal sealed class GraphHandle(nint value) : CudaHandle(value)
 /// <summary>Page-locked host memory.</summary>
 internal sealed class PinnedHandle : CudaHandle
 {
-    private PinnedHandle(nint value)
-        : base(value)
-    {
-    }
+    // Kernels may read it.
+    private const uint RegisterMapped = 2;
+
+    private readonly bool _isRegistered;
+
+    private PinnedHandle(nint value, bool isRegistered)
+        : base(value) => _isRegistered = isRegistered;
 
     public static PinnedHandle Allocate(long bytes)
     {
+        if (HostPages.TryTake(bytes) is var pages and not 0)
+        {
+            if (Register(pages, bytes)) return new(pages, true);
+            HostPages.GiveBack(pages);
+        }
         CudaCheck.Driver(Driver.cuMemHostAlloc(out var address, (nuint)bytes, 0));
-        return new(address);
+        return new(address, false);
     }
 
     protected override bool ReleaseHandle()
     {
-        Driver.cuMemFreeHost(handle);
+        if (_isRegistered)
+        {
+            Driver.cuMemHostUnregister(handle);
+            HostPages.GiveBack(handle);
+        }
+        else
+        {
+            Driver.cuMemFreeHost(handle);
+        }
         return true;
+    }
+
+    /// <summary>Locks pages; false where the driver will not, or kernels would know them by another address.</summary>
+    private static bool Register(nint pages, long bytes)
+    {
+        if (Driver.cuMemHostRegister(pages, (nuint)bytes, RegisterMapped) != 0) return false;
+        if (Driver.cuMemHostGetDevicePointer(out var address, pages, 0) == 0 && address == pages) return true;
+        Driver.cuMemHostUnregister(pages);
+        return false;
     }
 }

@@ -41,6 +41,12 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial int cuMemFreeHost(nint address);
 
+    [LibraryImport(Library, EntryPoint = "cuMemHostRegister_v2")] internal static partial int cuMemHostRegister(nint address, nuint bytes, uint flags);
+
+    [LibraryImport(Library)] internal static partial int cuMemHostUnregister(nint address);
+
+    [LibraryImport(Library, EntryPoint = "cuMemHostGetDevicePointer_v2")] internal static partial int cuMemHostGetDevicePointer(out nint devicePointer, nint address, uint flags);
+
     [LibraryImport(Library, EntryPoint = "cuMemcpyHtoDAsync_v2")] internal static partial int cuMemcpyHtoDAsync(nint target, nint source, nuint bytes, nint stream);
 
     [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")] internal static partial int cuMemcpyDtoHAsync(nint target, nint source, nuint bytes, nint stream);
