@@ -178,7 +178,17 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     {
         var trace = new StepTrace(target.Rates, options.MaxSequenceLength);
         using var device = new PlanningDevice(target) { Trace = trace };
-        DryRun(device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], new(0, fetchesEarly), trace);
+        // Copies of weights are played with the mix; those of a model that streams already would be there twice.
+        var stream = decoder.Stream;
+        decoder.Stream = null;
+        try
+        {
+            DryRun(device, new StepMemory { Trace = trace }, [.. Enumerable.Repeat(policy, decoder.Layers.Count)], new(0, fetchesEarly), trace);
+        }
+        finally
+        {
+            decoder.Stream = stream;
+        }
         return trace;
     }
 

@@ -87,22 +87,26 @@ public sealed class StreamedWeightsTests : IDisposable
     {
         const int layers = 12;
         File.WriteAllText(Path.Combine(_folder, "config.json"), Config(layers));
-        (MemoryPlan Plan, long Peak) Run(int streamed, bool whileLoading)
+        (MemoryPlan Plan, long Peak, double Seconds) Run(int streamed, bool whileLoading)
         {
             using var model = LanguageModel.Load(_folder, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true, IsDrawn = true, DType = DType.BFloat16, QuantizesToNf4 = isQuantized, StreamedLayers = whileLoading ? streamed : 0 });
             model.AddLora(new LoraOptions());
             using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, StreamedLayers = streamed, Policy = ActivationPolicy.KeepInput });
             _ = Step(engine, 1);
-            return (engine.Plan, engine.PeakMemoryBytes);
+            return (engine.Plan, engine.PeakMemoryBytes, engine.PredictedSeconds);
         }
         var (without, afterwards, atOnce) = (Run(0, false), Run(layers, false), Run(layers, true));
-        foreach (var (plan, peak) in new[] { without, afterwards, atOnce }) Assert.Equal(plan.PeakBytes, peak, plan.PeakBytes * 0.01);
+        foreach (var (plan, peak, _) in new[] { without, afterwards, atOnce }) Assert.Equal(plan.PeakBytes, peak, plan.PeakBytes * 0.01);
         // From config.json alone, too.
         var decoder = new DecoderModel(ModelConfig.Load(_folder));
         LanguageModel.Describe(decoder, new LoraOptions());
         var bytes = decoder.DescribeStorage(PlanTarget.Cuda, DType.BFloat16, isQuantized) + decoder.FrozenBytes(DType.BFloat16, isQuantized);
         var described = StepPlan.Create(decoder, DType.BFloat16, bytes, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, StreamedLayers = layers, Policy = ActivationPolicy.KeepInput }, PlanTarget.Cuda);
         Assert.Equal(string.Join("; ", atOnce.Plan.Entries), string.Join("; ", described.Memory.Entries));
+        // A model that streams already is not predicted to copy its weights twice.
+        Assert.Equal(1, atOnce.Seconds / described.PredictedSeconds, 1e-9);
+        Assert.Equal(1, afterwards.Seconds / described.PredictedSeconds, 1e-9);
+        Assert.True(without.Seconds <= described.PredictedSeconds);
         Assert.Equal(0, without.Plan.HostBytes);
         Assert.Equal(afterwards.Plan.HostBytes, atOnce.Plan.HostBytes);
         Assert.True(afterwards.Peak <= without.Peak && atOnce.Peak <= afterwards.Peak);
