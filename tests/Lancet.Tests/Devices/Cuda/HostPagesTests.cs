@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Lancet.Devices.Cuda;
 
 namespace Lancet.Tests.Devices.Cuda;
