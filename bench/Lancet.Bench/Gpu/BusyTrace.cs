@@ -16,13 +16,16 @@ internal sealed unsafe class BusyTrace : IDisposable
     private const uint FlushForced = 1;
     private const int BufferBytes = 8 << 20;
 
-    // Records of the three kinds begin alike: the kind (of copies also, in the fifth byte, which way), and at these bytes the first and the last nanosecond.
+    // Records of the three kinds begin alike: the kind, of copies also which way and the size, and the first and the last nanosecond, at these bytes.
     private const int Way = 4;
-    private const int ToDevice = 1;
-    private const int ToHost = 2;
     private const int Bytes = 8;
     private const int Start = 16;
     private const int End = 24;
+
+    // Ways.
+    private const int ToDevice = 1;
+    private const int ToHost = 2;
+    private const int WithinDevice = 8;
 
     private static readonly int[] s_kinds = [Copies, Clears, Kernels];
     private static readonly List<(ulong Start, ulong End)> s_spans = [];
@@ -69,11 +72,29 @@ internal sealed unsafe class BusyTrace : IDisposable
     public static IEnumerable<double> Gaps(IEnumerable<(ulong Start, ulong End)> spans)
     {
         ulong until = 0;
+        foreach (var (start, end) in Merge(spans))
+        {
+            if (until > 0) yield return (start - until) / 1e6;
+            until = end;
+        }
+    }
+
+    /// <summary>The times in which at least one of the spans was under way, with gaps between them.</summary>
+    /// <param name="spans">Sorted by their start, in nanoseconds.</param>
+    public static IEnumerable<(ulong Start, ulong End)> Merge(IEnumerable<(ulong Start, ulong End)> spans)
+    {
+        (ulong Start, ulong End)? merged = null;
         foreach (var (start, end) in spans)
         {
-            if (until > 0 && start > until) yield return (start - until) / 1e6;
-            until = Math.Max(until, end);
+            if (merged is { } before && start <= before.End)
+            {
+                merged = (before.Start, Math.Max(before.End, end));
+                continue;
+            }
+            if (merged is { } whole) yield return whole;
+            merged = (start, end);
         }
+        if (merged is { } last) yield return last;
     }
 
     public void Dispose()
@@ -99,8 +120,9 @@ internal sealed unsafe class BusyTrace : IDisposable
             while (s_next(buffer, filled, &record) == 0)
             {
                 var (start, end) = (Unsafe.ReadUnaligned<ulong>(record + Start), Unsafe.ReadUnaligned<ulong>(record + End));
-                if (Unsafe.ReadUnaligned<int>(record) == Copies && record[Way] is ToDevice or ToHost) s_copies.Add(new(record[Way] == ToHost, Unsafe.ReadUnaligned<long>(record + Bytes), start, end));
-                else s_spans.Add((start, end));
+                var way = Unsafe.ReadUnaligned<int>(record) == Copies ? record[Way] : WithinDevice;
+                if (way == WithinDevice) s_spans.Add((start, end));
+                else if (way is ToDevice or ToHost) s_copies.Add(new(way == ToHost, Unsafe.ReadUnaligned<long>(record + Bytes), start, end));
             }
         }
         NativeMemory.AlignedFree(buffer);

@@ -255,12 +255,7 @@ internal sealed class GpuStepBenchmark
             var (from, to) = ((start - (double)origin) / 1e6 / milliseconds * Stretches, (end - (double)origin) / 1e6 / milliseconds * Stretches);
             for (var stretch = (int)from; stretch < to; stretch++) add(stretch % Stretches, Math.Min(to, stretch + 1) - Math.Max(from, stretch));
         }
-        ulong until = 0;
-        foreach (var (start, end) in spans)
-        {
-            if (end > until) Spread(Math.Max(start, until), end, (stretch, share) => busy[stretch] += share);
-            until = Math.Max(until, end);
-        }
+        foreach (var (start, end) in BusyTrace.Merge(spans)) Spread(start, end, (stretch, share) => busy[stretch] += share);
         foreach (var copy in copies.Where(copy => copy.Start >= origin))
         {
             var (way, duration) = (copy.IsOut ? 1 : 0, (copy.End - copy.Start) / 1e6 / milliseconds * Stretches);

@@ -120,11 +120,10 @@ public class ActivationPolicyTests
 
     [Fact]
     public void A_mix_is_predicted_as_a_dry_run_of_it_goes() =>
-        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Select(Gen.Int[0, 13], Gen.Bool, Gen.Int[0, 6]), Gen.Bool, Gen.Int[0, 6]).Sample(
-            (choice, times, isQuantized, streamed) =>
+        Gen.Select(Gen.Int[0, s_all.Length - 1].Array[6], Gen.Select(Gen.Int[0, 13], Gen.Bool, Gen.Int[0, 6], (lag, fetchesEarly, lead) => new CopyTiming(lag, fetchesEarly, lead)), Gen.Bool, Gen.Int[0, 6]).Sample(
+            (choice, timing, isQuantized, streamed) =>
             {
                 var (decoder, inputs) = Describe(6, isQuantized);
-                var timing = new CopyTiming(times.Item1, times.Item2, times.Item3);
                 ActivationPolicy[] policies = [.. choice.Select(index => s_all[index])];
                 StepTrace Uniform(ActivationPolicy policy)
                 {

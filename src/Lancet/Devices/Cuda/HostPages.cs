@@ -62,7 +62,7 @@ internal static unsafe partial class HostPages
                 var (mount, most, used) = fields[1].Length > 0 ? ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes") : ("sys/fs/cgroup", "memory.max", "memory.current");
                 for (var path = fields[2].Trim('/'); ; path = Path.GetDirectoryName(path) ?? "")
                 {
-                    available = Math.Min(available, AvailableBytes(Path.Combine(root, mount, path), most, used));
+                    available = Math.Min(available, LeftIn(Path.Combine(root, mount, path), most, used));
                     if (path.Length == 0) break;
                 }
             }
@@ -75,7 +75,7 @@ internal static unsafe partial class HostPages
     }
 
     /// <summary>What a control group has left: its limit less what it uses, without files that were read a while ago.</summary>
-    private static long AvailableBytes(string folder, string most, string used)
+    private static long LeftIn(string folder, string most, string used)
     {
         if (!File.Exists(Path.Combine(folder, most)) || Parse(File.ReadAllText(Path.Combine(folder, most))) is not { } limit) return long.MaxValue;
         return Math.Max(0, limit - (Parse(File.ReadAllText(Path.Combine(folder, used))) ?? limit) + (Number(File.ReadLines(Path.Combine(folder, "memory.stat")), "inactive_file") ?? 0));

@@ -46,8 +46,10 @@ internal static class RateMeasurement
         Tensor Matrix(long offset, int rows) => buffer.View(DType.BFloat16, new Shape(rows, Columns), offset);
         var (a, b, c) = (Matrix(0, Rows), Matrix(BufferBytes / 4, Columns), Matrix(BufferBytes / 2, Rows));
         var product = new MatMul { M = Rows, N = Columns, K = Columns, A = new(a), B = new(b, true), C = c, Alpha = 1 };
-        for (var clock = Stopwatch.StartNew(); clock.Elapsed.TotalSeconds < MatMulWarmUpSeconds; device.Synchronize())
+        WarmUp(device, MatMulWarmUpSeconds, () =>
+        {
             for (var run = 0; run < Runs; run++) device.MatMul(product);
+        });
         var matMul = 2.0 * Rows * Columns * Columns / Seconds(device, () => device.MatMul(product));
         var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
         var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
@@ -62,11 +64,11 @@ internal static class RateMeasurement
             device.CopyIn(there, here, 0);
             device.AwaitCopy(0);
         }
-        for (var clock = Stopwatch.StartNew(); clock.Elapsed.TotalSeconds < LinkWarmUpSeconds; device.Synchronize())
+        WarmUp(device, LinkWarmUpSeconds, () =>
         {
             CopyOut();
             CopyIn();
-        }
+        });
         var slower = Math.Max(Seconds(device, CopyOut), Seconds(device, CopyIn));
         return cache.Add(device.Info.Name, driver, matMul, copy * KernelShare, LinkBytes / slower * LinkShare);
     }
@@ -80,6 +82,11 @@ internal static class RateMeasurement
         var start = buffer.View(DType.UInt8, new Shape(RandomBytes));
         device.CopyFromHost(MemoryMarshal.AsBytes(values.AsSpan()), start);
         for (long offset = RandomBytes; offset < BufferBytes; offset += RandomBytes) device.Copy(start, buffer.View(DType.UInt8, new Shape(RandomBytes), offset));
+    }
+
+    private static void WarmUp(CudaDevice device, double seconds, Action work)
+    {
+        for (var clock = Stopwatch.StartNew(); clock.Elapsed.TotalSeconds < seconds; device.Synchronize()) work();
     }
 
     private static double Seconds(CudaDevice device, Action work)
