@@ -169,6 +169,10 @@ def lora(t, p, dt):
     return {"y": y, "dx": dx, "da": da, "db": db}
 
 
+def lora_backward(t, p, dt):
+    return {"v": t["dy"] @ t["b"], "db": t["dy"].T @ t["u"]}
+
+
 def error(value, reference):
     value, reference = value.double().flatten(), reference.double().flatten()
     if not torch.isfinite(value).all():

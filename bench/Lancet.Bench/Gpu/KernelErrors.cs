@@ -49,6 +49,7 @@ internal static class KernelErrors
         ("product, Device.MatMul", "product", c => Product(c, false)),
         ("product, tile language", "product", c => Product(c, true)),
         ("LoRA linear", "lora", Lora),
+        ("LoRA v and dB", "lora_backward", LoraBackward),
     ];
 
     /// <summary>Runs the kernels and writes the files.</summary>
@@ -245,6 +246,18 @@ internal static class KernelErrors
         if (isTile) GemmKernel.Multiply(c.Device, product, GemmBlocks.Medium);
         else c.Device.MatMul(product);
         c.Out("y", y);
+    }
+
+    private static void LoraBackward(ErrorCase c)
+    {
+        LoraOutputs outputs = new(4096, 4096, 4096, 16);
+        var blocks = LoraBackwardBlocks.For(outputs, c.Device.PlanTarget.SharedMemoryPerProgram);
+        var partial = LoraBackwardKernel.PartialShapes(Rows, outputs, blocks);
+        Tensor dy = c.In("dy", c.Lab.Rows(Narrow, Rows, outputs.Outputs)), b = c.In("b", c.Lab.Whole(Narrow, new Shape(outputs.Outputs, outputs.Rank), 0.03)), u = c.In("u", c.Lab.Rows(Narrow, Rows, outputs.Rank));
+        Tensor v = c.Lab.Output(Narrow, u.Shape), db = c.Lab.Empty(DType.Float32, b.Shape);
+        LoraBackwardKernel.Run(c.Device, Rows, outputs, blocks, dy, b, u, v, 1, (c.Lab.Output(DType.Float32, partial.V), c.Lab.Output(DType.Float32, partial.B)), db);
+        c.Out("v", v);
+        c.Out("db", db);
     }
 
     // The layer itself, forward and backward, with a memory plan of its own.

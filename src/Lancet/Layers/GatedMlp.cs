@@ -143,7 +143,7 @@ public sealed class GatedMlp : FeedForward
     private void BackwardDown(StepContext c, in State state, Tensor d)
     {
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
-        var gradients = Down.BackwardInput(c, d, state.Down, dh);
+        var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
@@ -152,7 +152,7 @@ public sealed class GatedMlp : FeedForward
     private Tensor BackwardGateUp(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
     {
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var v = GateUpProjections.BackwardInput(c, state.GateUp, dNormed);
+        var v = GateUpProjections.BackwardInput(c, default, state.GateUp, state.GateUpU, dNormed);
         var normed = state.Normed.Exists ? state.Normed : Input.Recompute(c, x, state.Statistics);
         GateUpProjections.BackwardWeights(c, normed, state.GateUp, state.GateUpU, v);
         InputNorm.Release(c, x, normed);

@@ -19,7 +19,7 @@ namespace Lancet.Layers;
 /// backward  v = dy·sB     dx = [dy | v]·[W; A]       v is written behind dy, likewise
 ///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
 /// </code>
-/// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. Copies of A and sB are made
+/// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. v and dB are made in one pass over dy where <see cref="LoraBackwardKernel"/> suits. Copies of A and sB are made
 /// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them.
 /// </summary>
 public sealed class ProjectionGroup
@@ -37,6 +37,7 @@ public sealed class ProjectionGroup
     private readonly bool _keepsInput;
     private int _rank;
     private bool _isQuantized;
+    private LoraOutputs? _outputs;
     private Tensor _stored;
     private Tensor _a;
     private Tensor _scaledB;
@@ -105,8 +106,17 @@ public sealed class ProjectionGroup
             _firstRank[i] = _rank;
             if (_projections[i].A is { } a) _rank += (int)Aligned(a.Shape[0], RankAlignment);
         }
+        _outputs = CommonOutputs(dtype);
         foreach (var weight in Adapters) weight.IsInBorder = true;
         return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
+    }
+
+    /// <summary>The outputs as <see cref="LoraBackwardKernel"/> takes them, which asks for adapters of one rank and factor, so that the gradients of all B are adjacent in the arena; or null.</summary>
+    private LoraOutputs? CommonOutputs(DType dtype)
+    {
+        if (!_projections.All(projection => projection.A is { } a && a.Shape[0] == _projections[0].A!.Shape[0] && projection.Scale == _projections[0].Scale && projection.B!.Shape.Count % ParameterArena.SlotAlignment == 0)) return null;
+        var outputs = new LoraOutputs(OutFeatures, _projections.Length > 1 ? _firstOutput[1] : OutFeatures, _projections.Length > 2 ? _firstOutput[2] : OutFeatures, (int)_projections[0].A!.Shape[0]);
+        return LoraBackwardKernel.Suits(outputs, dtype) ? outputs : null;
     }
 
     /// <summary>Elements that are kept: of the bordered weights, or of A and sB alone beside NF4 weights.</summary>
@@ -231,11 +241,13 @@ public sealed class ProjectionGroup
         WriteAdapterInputs(c, x, u[0]);
     }
 
-    /// <summary>Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy.</summary>
+    /// <summary>Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy. Adds to the gradients of B already where that takes no pass of its own.</summary>
     /// <param name="c">The step.</param>
+    /// <param name="x">The forward pass's input where it is kept; not read elsewhere.</param>
     /// <param name="dy">[T, out], with <see cref="Room"/> behind each row.</param>
+    /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
-    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice dy, Tensor dx)
+    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, Tensor dx)
     {
         AdapterInputs v = default;
         if (!IsBordered)
@@ -243,7 +255,8 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; i++) v[i] = _projections[i].BackwardInput(c, dy.At(_firstOutput[i]), dx, i == 0 ? 0 : 1);
             return v;
         }
-        c.Device.MatMul(new MatMul
+        if (_outputs is { } outputs) BackwardOutputs(c, outputs, dy, InputsOf(x, u));
+        else c.Device.MatMul(new MatMul
         {
             M = c.TokenCount,
             N = _rank,
@@ -283,14 +296,14 @@ public sealed class ProjectionGroup
             for (var i = 0; i < _projections.Length; i++) _projections[i].BackwardWeights(c, x.Tensor, dy.At(_firstOutput[i]), u[i], v[i]);
             return;
         }
-        var inputs = _keepsInput ? x.At(InFeatures) : u[0];
+        var inputs = InputsOf(x, u);
         var all = dy.At(OutFeatures);
         for (var i = 0; i < _projections.Length; i++)
         {
             var projection = _projections[i];
             if (projection.A is null) continue;
             var rank = (int)projection.A.Shape[0];
-            c.Device.MatMul(new MatMul
+            if (_outputs is null) c.Device.MatMul(new MatMul
             {
                 M = projection.OutFeatures,
                 N = rank,
@@ -316,6 +329,19 @@ public sealed class ProjectionGroup
         }
         c.Free(u[0]);
     }
+
+    /// <summary>v behind dy, and the gradients of all B.</summary>
+    private void BackwardOutputs(StepContext c, LoraOutputs outputs, ColumnSlice dy, ColumnSlice u)
+    {
+        var blocks = LoraBackwardBlocks.For(outputs, c.Device.PlanTarget.SharedMemoryPerProgram);
+        var shapes = LoraBackwardKernel.PartialShapes(c.TokenCount, outputs, blocks);
+        var partial = (V: c.Allocate(MemoryPurpose.Workspace, c.Accumulator, shapes.V), B: c.Allocate(MemoryPurpose.Workspace, c.Accumulator, shapes.B));
+        var gradient = new Tensor(_projections[0].B!.Gradient.Address, c.Accumulator, new Shape(OutFeatures, outputs.Rank));
+        LoraBackwardKernel.Run(c.Device, c.TokenCount, outputs, blocks, dy, _scaledB, u, dy.At(OutFeatures), _projections[0].Scale, partial, gradient);
+        c.Free(partial.V, partial.B);
+    }
+
+    private ColumnSlice InputsOf(ColumnSlice x, AdapterInputs u) => _keepsInput ? x.At(InFeatures) : u[0];
 
     private void WriteAdapterInputs(StepContext c, ColumnSlice x, ColumnSlice u) => c.Device.MatMul(new MatMul
     {

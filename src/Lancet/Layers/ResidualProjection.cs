@@ -97,10 +97,11 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
 
     /// <summary>dh ← gradient of h. Returns what <see cref="BackwardWeights"/> needs.</summary>
     /// <param name="c">The step.</param>
+    /// <param name="h">The forward pass's input where the projection keeps it; not read elsewhere.</param>
     /// <param name="d">Gradient of y, and of x; with the projection's room behind each row.</param>
     /// <param name="state">From the forward pass.</param>
     /// <param name="dh">[T, in] that is written.</param>
-    internal (Tensor Dy, AdapterInputs V) BackwardInput(StepContext c, Tensor d, in State state, Tensor dh)
+    internal (Tensor Dy, AdapterInputs V) BackwardInput(StepContext c, Tensor h, Tensor d, in State state, Tensor dh)
     {
         var dy = d;
         if (!IsPlain)
@@ -110,7 +111,7 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
             norm?.Backward(c, scale != 1 ? dy : d, state.BeforeNorm, state.Statistics, dy, false);
             c.Free(state.BeforeNorm, state.Statistics);
         }
-        return (dy, projection.BackwardInput(c, dy, dh));
+        return (dy, projection.BackwardInput(c, h, dy, state.U, dh));
     }
 
     /// <summary>Gradients of whatever is trained here; frees u, v and dy.</summary>

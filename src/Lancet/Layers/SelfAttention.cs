@@ -136,7 +136,7 @@ public sealed class SelfAttention
     internal void Backward(StepContext c, Tensor x, in State state, Tensor d, Tensor dShared, bool needsInput, int inputChannel)
     {
         var dAttended = c.Activations(MemoryPurpose.Workspace, _keyColumn);
-        var gradients = Output.BackwardInput(c, d, state.Output, dAttended);
+        var gradients = Output.BackwardInput(c, state.Attended, d, state.Output, dAttended);
         Output.BackwardWeights(c, state.Attended, d, state.Output, gradients);
 
         var gradient = c.Activations(MemoryPurpose.Workspace, _width + Projections.Room);
@@ -157,7 +157,7 @@ public sealed class SelfAttention
         c.Free(state.Projected);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var v = Projections.BackwardInput(c, gradient, dNormed);
+        var v = Projections.BackwardInput(c, default, gradient, state.ProjectionsU, dNormed);
         if (inputChannel >= 0) c.Device.AwaitCopy(inputChannel);
         var normed = Input.Recompute(c, x, state.Statistics);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);

@@ -10,7 +10,7 @@ internal static class LayerCases
 {
     private const DType Narrow = DType.BFloat16;
 
-    public static IEnumerable<KernelCase> All => Norms().Concat(Rotary()).Concat(Gated()).Concat(Plain());
+    public static IEnumerable<KernelCase> All => Norms().Concat(Rotary()).Concat(Gated()).Concat(Adapters()).Concat(Plain());
 
     private static IEnumerable<KernelCase> Norms()
     {
@@ -82,6 +82,23 @@ internal static class LayerCases
                 return new(() => kernel.Backward(lab.Device, rows, gateUp, dh), [gateUp, dh], new("de, dg", gateUp), new("h", dh));
             })
             { Bytes = 6 * pass };
+        }
+    }
+
+    private static IEnumerable<KernelCase> Adapters()
+    {
+        const int rank = 16;
+        foreach (var (name, outputs) in ((string, LoraOutputs)[])[("gate, up", new(2 * Intermediate, Intermediate, 2 * Intermediate, rank)), ("q, k, v", new(Projected, Hidden, Hidden + 1024, rank)), ("down", new(Hidden, Hidden, Hidden, rank))])
+        {
+            yield return new($"LoRA backward (v, dB), {name}", $"{Tokens} × {outputs.Outputs}, rank {rank}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                var (room, blocks) = (rank * outputs.Count, LoraBackwardBlocks.For(outputs, lab.Device.PlanTarget.SharedMemoryPerProgram));
+                Tensor dy = lab.Rows(dtype, rows, outputs.Outputs + room), b = lab.Whole(dtype, new Shape(outputs.Outputs, room)), u = lab.Rows(dtype, rows, room), gradient = lab.Whole(dtype.Accumulator(), new Shape(outputs.Outputs, rank));
+                var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
+                var partial = (lab.Output(dtype.Accumulator(), shapes.V), lab.Output(dtype.Accumulator(), shapes.B));
+                return new(() => LoraBackwardKernel.Run(lab.Device, rows, outputs, blocks, dy, b, u, ColumnSlice.Of(dy, outputs.Outputs), 1, partial, gradient), [gradient], new("v", dy), new("dB", gradient, false));
+            })
+            { Bytes = 2.0 * Tokens * outputs.Outputs, Comparison = Comparison.FewRows, ComparedRows = 1024 };
         }
     }
 

@@ -69,6 +69,19 @@ internal static partial class KernelCases
                 });
             }
         }
+        foreach (var (rows, outputs) in ((int, LoraOutputs)[])[(70, new(512, 512, 512, 16)), (200, new(1024, 512, 1024, 8)), (33, new(768, 256, 512, 32))])
+        {
+            yield return new("lora backward", $"{rows} x {outputs.Outputs}, {outputs.Count} of rank {outputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
+            {
+                var (blocks, room) = (LoraBackwardBlocks.For(outputs, lab.Device.PlanTarget.SharedMemoryPerProgram), outputs.Rank * outputs.Count);
+                var (v, b) = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
+                Tensor dy = lab.Random(dtype, new Shape(rows, outputs.Outputs + room)), scaledB = lab.Random(dtype, new Shape(outputs.Outputs, room)), u = lab.Random(dtype, new Shape(rows, room)), gradient = lab.Random(dtype.Accumulator(), new Shape(outputs.Outputs, outputs.Rank));
+                LoraBackwardKernel.Run(
+                    lab.Device, rows, outputs, blocks, dy, scaledB, u, ColumnSlice.Of(dy, outputs.Outputs), 2, (lab.Output(dtype.Accumulator(), v), lab.Output(dtype.Accumulator(), b)), gradient);
+                lab.Result("v", dy);
+                lab.Result("dB", gradient);
+            });
+        }
         foreach (var (rows, columns) in ((int, int)[])[(6, 9), (77, 1500)])
         {
             yield return new("embedding", $"{rows} x {columns}", s_float, (lab, dtype) =>

@@ -1,0 +1,91 @@
+using Lancet.Adapters;
+using Lancet.Data;
+using Lancet.Devices;
+using Lancet.Devices.Cpu;
+using Lancet.Kernels;
+using Lancet.Layers;
+using Lancet.Models;
+using Lancet.Tests.Devices;
+using Lancet.Tile;
+using Lancet.Training;
+
+namespace Lancet.Tests.Adapters;
+
+/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>).</summary>
+public sealed class LoraBackwardTests : IDisposable
+{
+    private const int Tokens = 96;
+    private const int Vocabulary = 300;
+    private readonly string _folder = Directory.CreateTempSubdirectory("lancet-lora-backward-").FullName;
+
+    public void Dispose() => Directory.Delete(_folder, true);
+
+    [Theory]
+    [InlineData(false, 16)]
+    [InlineData(true, 8)]
+    [InlineData(false, 32, "q_proj", "k_proj", "v_proj", "down_proj")]
+    [InlineData(false, 16, "k_proj", "v_proj", "up_proj", "down_proj")]
+    public void Gradients_are_those_of_separate_products(bool isQuantized, int rank, params string[] targets)
+    {
+        File.WriteAllText(
+            Path.Combine(_folder, "config.json"),
+            $$"""{"model_type":"llama","hidden_size":512,"intermediate_size":768,"num_hidden_layers":3,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":{{Vocabulary}},"rms_norm_eps":1e-5,"max_position_embeddings":2048}""");
+        (Dictionary<string, float[]> Gradients, int Launches) Run(Device inner, DType dtype, ActivationPolicy policy)
+        {
+            using var device = new CountingDevice(inner);
+            using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, IsDrawn = true, DType = dtype, QuantizesToNf4 = isQuantized });
+            model.AddLora(new LoraOptions { Rank = rank, Alpha = 4 * rank, TargetModules = targets.Length > 0 ? targets : [LoraOptions.AllLinear] });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, Policy = policy, MaxGradientNorm = 0 });
+            // B as after some steps, in the masters and in what is read.
+            var random = new DeterministicRandom(rank);
+            foreach (var weight in model.Trained!.Weights.Where(weight => weight.Name.Contains("lora_B", StringComparison.Ordinal)))
+                foreach (ref var value in model.Trained.Master(weight).HostSpan<float>()) value = (float)(random.NextDouble() - 0.5) / 8;
+            model.Trained.RefreshCopy(device);
+            PackedBatch[] batches = [Batch(0), Batch(1)];
+            engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
+            foreach (var batch in batches) engine.Accumulate(batch);
+            _ = engine.EndStep(0);
+            return (model.Trained.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches);
+        }
+        var exact = Run(new CpuDevice(), DType.Float32, ActivationPolicy.Keep).Gradients;
+        var separate = Run(new CpuDevice(), DType.BFloat16, ActivationPolicy.Keep);
+        Assert.Equal(0, separate.Launches);
+        var together = Run(new GpuPlanDevice(), DType.BFloat16, ActivationPolicy.Keep);
+        Assert.True(together.Launches > 0);
+        // Roundings differ from weight to weight by chance, but not on the whole; a wrong operand would be off by as much as there is.
+        double Error(Dictionary<string, float[]> gradients, string weight) => Math.Sqrt(exact[weight].Zip(gradients[weight], (x, y) => Math.Pow(x - y, 2)).Sum() / exact[weight].Sum(x => (double)x * x));
+        Assert.All(exact.Keys, weight => Assert.InRange(Error(together.Gradients, weight), 0, 0.02));
+        // A GPU's products round NF4 weights to bf16, which the processor's do not.
+        if (!isQuantized) Assert.InRange(exact.Keys.Average(weight => Error(together.Gradients, weight)), 0, 1.05 * exact.Keys.Average(weight => Error(separate.Gradients, weight)));
+        foreach (var policy in new[] { ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput, ActivationPolicy.OffloadInput, ActivationPolicy.OffloadQkv })
+        {
+            var other = Run(new LateCopyDevice(), DType.BFloat16, policy);
+            Assert.Equal(together.Gradients, other.Gradients);
+            Assert.Equal(together.Launches, other.Launches);
+        }
+    }
+
+    private static PackedBatch Batch(int number)
+    {
+        // Rows of a strip's last step are masked.
+        var length = Tokens - (7 * number);
+        var batch = new PackedBatch(Tokens, 1);
+        int[] ids = [.. Enumerable.Range(0, length).Select(i => ((i * i) + (7 * i * (number + 1))) % Vocabulary)];
+        batch.Add(ids, ids);
+        return batch;
+    }
+
+    /// <summary>Counts the kernel's launches.</summary>
+    private sealed class CountingDevice(Device inner) : ForwardingDevice(inner)
+    {
+        public int Launches { get; private set; }
+
+        public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
+        {
+            if (kernel.Name == "lora_backward") Launches++;
+            base.Launch(kernel, grid, arguments);
+        }
+
+        protected override void Dispose(bool disposing) => Inner.Dispose();
+    }
+}
