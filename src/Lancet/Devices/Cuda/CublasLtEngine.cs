@@ -10,6 +10,9 @@ namespace Lancet.Devices.Cuda;
 /// cuBLASLt: row-major products as their column-major transposes, Cᵀ = op(B)ᵀ·op(A)ᵀ, summed in fp32 (never tf32). For each shape the
 /// library's best suggestions are timed once; the choice is kept in memory and on disk. Sums are split over K only if the parts are added in
 /// fp32 in a fixed order, so the same algorithm gives the same bits.
+///
+/// Large products are what a step spends its time with, and they drive a GPU into the limit of its power, where its clock falls: the algorithm that takes the least energy is then the fastest, often
+/// another one than on an idle GPU. So theirs are timed in turns that are long enough for the clock to settle.
 /// </summary>
 internal sealed unsafe class CublasLtEngine : IMatMulLibrary
 {
@@ -18,10 +21,19 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
 
     // A later suggestion must be faster by this much to win: the clock's noise decides nothing.
     private const double LeastGain = 0.97;
+    private const double LeastSustainedGain = 0.995;
+
+    // Products of this many operations are timed with the GPU at its power limit: as long as an idle one takes to get there, then in turns, the best few once more.
+    private const double SustainedOperations = 2e11;
+    private const double WarmUpSeconds = 0.3;
+    private const double TurnSeconds = 0.04;
+    private const double FinalTurnSeconds = 0.08;
+    private const int Finalists = 3;
     private readonly CudaDevice _device;
     private readonly nint _handle;
     private readonly AlgorithmCache _algorithms;
     private readonly Dictionary<Key, Plan> _plans = [];
+    private long _lastSustained;
 
     private CublasLtEngine(CudaDevice device, nint handle, long version, int driverVersion)
     {
@@ -29,7 +41,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         // cuBLASLt counts 12.3.1 as 120301; since CUDA 13 likewise.
         Name = string.Create(CultureInfo.InvariantCulture, $"cuBLASLt {version / 10000}.{version / 100 % 100}.{version % 100}");
         var gpu = new string([.. device.Info.Name.Select(c => char.IsAsciiLetterOrDigit(c) ? c : '-')]);
-        _algorithms = new(Path.Combine(CacheFolder.Path, "cublaslt", string.Create(CultureInfo.InvariantCulture, $"{gpu}-{device.Info.Multiprocessors}-lt{version}-cuda{driverVersion}.txt")));
+        _algorithms = new(Path.Combine(CacheFolder.Path, "cublaslt", string.Create(CultureInfo.InvariantCulture, $"{gpu}-{device.Info.Multiprocessors}-lt{version}-cuda{driverVersion}-sustained.txt")));
     }
 
     /// <summary>Name and version.</summary>
@@ -87,8 +99,8 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         var count = Suggest(plan, key, workspace.Bytes, suggestions);
         if (count == 0) return plan;
         // Nothing can be timed while a graph is recorded; that shape then lives with the first suggestion, in this process only.
-        var best = count == 1 || _device.IsCapturing ? 0 : Fastest(plan, suggestions, count, product, workspace);
-        var bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<CublasLtAlgorithm>(in suggestions[best].Algorithm));
+        var best = count == 1 || _device.IsCapturing ? suggestions[0].Algorithm : Fastest(plan, suggestions, count, product, workspace);
+        var bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<CublasLtAlgorithm>(in best));
         var chosen = _device.IsCapturing ? bytes.ToArray() : _algorithms.Add(text, bytes);
         if (!plan.TryUse(_handle, chosen, workspace.Bytes)) plan.TryUse(_handle, bytes, workspace.Bytes);
         _device.Note(sum => sum with { Products = sum.Products + 1, ProductSeconds = sum.ProductSeconds + Stopwatch.GetElapsedTime(start).TotalSeconds });
@@ -123,40 +135,83 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
     }
 
     /// <summary>Times suggestions with β = 0: into C where it is about to be overwritten, else into memory that is given back.</summary>
-    private int Fastest(Plan plan, CublasLtHeuristic* suggestions, int count, MatMul product, (nint Address, long Bytes) workspace)
+    private CublasLtAlgorithm Fastest(Plan plan, CublasLtHeuristic* suggestions, int count, MatMul product, (nint Address, long Bytes) workspace)
     {
         nint scratch = 0;
         var target = product.C.Address;
         if (product.Beta != 0)
         {
             var ldc = product.LeadingDimensionC == 0 ? product.N : product.LeadingDimensionC;
-            if (Driver.cuMemAlloc(out scratch, (nuint)(ldc * product.M * product.C.DType.SizeInBytes())) != 0) return 0;
+            if (Driver.cuMemAlloc(out scratch, (nuint)(ldc * product.M * product.C.DType.SizeInBytes())) != 0) return suggestions[0].Algorithm;
             target = scratch;
         }
         try
         {
-            var best = 0;
-            var bestTime = double.MaxValue;
-            var times = new double[TimedRuns];
+            bool Once(CublasLtAlgorithm algorithm) => Run(plan, ref algorithm, product, target, target, 0, workspace) == 0;
+            var usable = new List<CublasLtAlgorithm>();
             for (var i = 0; i < count; i++)
-            {
-                var index = i;
-                var isRefused = false;
-                void Once() => isRefused |= Run(plan, ref suggestions[index].Algorithm, product, target, target, 0, workspace) != 0;
-                Once();
-                if (isRefused) continue;
-                for (var run = 0; run < TimedRuns; run++) times[run] = _device.Time(Once);
-                if (isRefused) continue;
-                Array.Sort(times);
-                if (times[TimedRuns / 2] >= bestTime * LeastGain) continue;
-                (best, bestTime) = (i, times[TimedRuns / 2]);
-            }
-            return best;
+                if (Once(suggestions[i].Algorithm)) usable.Add(suggestions[i].Algorithm);
+            if (usable.Count < 2) return usable.Count == 1 ? usable[0] : suggestions[0].Algorithm;
+            return 2.0 * product.M * product.N * product.K < SustainedOperations ? FastestAlone(usable, Once) : FastestSustained(usable, Once);
         }
         finally
         {
             if (scratch != 0) _ = Driver.cuMemFree(scratch);
         }
+    }
+
+    private CublasLtAlgorithm FastestAlone(List<CublasLtAlgorithm> algorithms, Func<CublasLtAlgorithm, bool> once)
+    {
+        var times = new double[TimedRuns];
+        double Median(CublasLtAlgorithm algorithm)
+        {
+            for (var run = 0; run < TimedRuns; run++) times[run] = _device.Time(() => once(algorithm));
+            Array.Sort(times);
+            return times[TimedRuns / 2];
+        }
+        return First(algorithms, Median, LeastGain);
+    }
+
+    private CublasLtAlgorithm FastestSustained(List<CublasLtAlgorithm> algorithms, Func<CublasLtAlgorithm, bool> once)
+    {
+        var seconds = _device.Time(() => once(algorithms[0])) / 1e3;
+        void Repeat(CublasLtAlgorithm algorithm, double duration)
+        {
+            for (var run = 0; run < duration / seconds; run++) once(algorithm);
+        }
+        // In the first half of a turn the clock settles.
+        double Turn(CublasLtAlgorithm algorithm, double duration)
+        {
+            Repeat(algorithm, duration / 2);
+            return _device.Time(() => Repeat(algorithm, duration / 2));
+        }
+        if (Stopwatch.GetElapsedTime(_lastSustained).TotalSeconds > WarmUpSeconds) _ = Turn(algorithms[0], WarmUpSeconds);
+        var finalists = algorithms.Select((algorithm, index) => (algorithm, index, Time: Turn(algorithm, TurnSeconds))).OrderBy(item => item.Time).Take(Finalists).OrderBy(item => item.index).Select(item => item.algorithm);
+        var best = First([.. finalists.SelectMany(algorithm => WithSwizzle(algorithm, once))], algorithm => Turn(algorithm, FinalTurnSeconds), LeastSustainedGain);
+        _lastSustained = Stopwatch.GetTimestamp();
+        return best;
+    }
+
+    /// <summary>An algorithm, and the same with blocks in an order that shares more of the L2 cache, which the library does not suggest by itself.</summary>
+    private static IEnumerable<CublasLtAlgorithm> WithSwizzle(CublasLtAlgorithm algorithm, Func<CublasLtAlgorithm, bool> once)
+    {
+        yield return algorithm;
+        if (TrySwizzle(ref algorithm) && once(algorithm)) yield return algorithm;
+    }
+
+    private static bool TrySwizzle(ref CublasLtAlgorithm algorithm)
+    {
+        var on = 1u;
+        fixed (CublasLtAlgorithm* pointer = &algorithm) return CublasLt.cublasLtMatmulAlgoConfigSetAttribute(pointer, CublasLt.AlgorithmSwizzlesBlocks, &on, sizeof(uint)) == 0;
+    }
+
+    /// <summary>The first algorithm that no later one is faster than by the given factor.</summary>
+    private static CublasLtAlgorithm First(List<CublasLtAlgorithm> algorithms, Func<CublasLtAlgorithm, double> time, double leastGain)
+    {
+        var (best, bestTime) = (algorithms[0], double.MaxValue);
+        foreach (var algorithm in algorithms)
+            if (time(algorithm) is var taken && taken < bestTime * leastGain) (best, bestTime) = (algorithm, taken);
+        return best;
     }
 
     /// <summary>What a plan depends on.</summary>

@@ -37,6 +37,9 @@ internal static unsafe partial class CublasLt
     internal static partial int cublasLtMatmulAlgoCheck(nint handle, nint description, nint a, nint b, nint c, nint d, CublasLtAlgorithm* algorithm, CublasLtHeuristic* result);
 
     [LibraryImport(Library)]
+    internal static partial int cublasLtMatmulAlgoConfigSetAttribute(CublasLtAlgorithm* algorithm, int attribute, void* value, nuint size);
+
+    [LibraryImport(Library)]
     internal static partial int cublasLtMatmul(
         nint handle, nint description, void* alpha, nint a, nint layoutA, nint b, nint layoutB, void* beta, nint c, nint layoutC, nint d, nint layoutD,
         CublasLtAlgorithm* algorithm, nint workspace, nuint workspaceBytes, nint stream);
@@ -51,6 +54,7 @@ internal static unsafe partial class CublasLt
     internal const int DescriptionBiasPointer = 8;
     internal const int DescriptionBiasType = 26;
     internal const int EpilogueBias = 4;
+    internal const int AlgorithmSwizzlesBlocks = 4;
     internal const int PreferenceWorkspaceBytes = 1;
     internal const int PreferenceReductionMask = 3;
     internal const int PreferenceAlignmentA = 5;
