@@ -29,7 +29,7 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, dou
     {
         var bytes = 0.0;
         foreach (var argument in arguments)
-            if (argument.IsPointer) bytes += (double)argument.Count * argument.Element.SizeInBytes();
+            if (argument.IsPointer) bytes += (double)argument.Touched * argument.Element.SizeInBytes();
         var operations = kernel.Name switch
         {
             "attention_forward" => attentionOperations,

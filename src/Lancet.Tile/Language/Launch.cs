@@ -13,7 +13,7 @@ public readonly record struct Grid(int X, int Y = 1, int Z = 1)
 /// <summary>An actual argument of a launch: a buffer's address with its element type and extent, or a number. Converts from the number types.</summary>
 public readonly struct KernelArgument
 {
-    private KernelArgument(bool isPointer, DType element, long bits, long count) => (IsPointer, Element, Bits, Count) = (isPointer, element, bits, count);
+    private KernelArgument(bool isPointer, DType element, long bits, long count, long touched = 0) => (IsPointer, Element, Bits, Count, Touched) = (isPointer, element, bits, count, touched);
 
     /// <summary>Whether this is a buffer.</summary>
     public bool IsPointer { get; }
@@ -27,8 +27,14 @@ public readonly struct KernelArgument
     /// <summary>Elements of the buffer that a kernel may touch.</summary>
     public long Count { get; }
 
+    /// <summary>Elements of the buffer that a kernel does touch, as far as the caller knows; for estimates of its time.</summary>
+    public long Touched { get; }
+
     /// <summary>A buffer of <paramref name="count"/> elements at <paramref name="address"/> (host or device memory, whichever the launch runs on).</summary>
-    public static KernelArgument Pointer(nint address, DType element, long count) => new(true, element, address, count);
+    public static KernelArgument Pointer(nint address, DType element, long count) => new(true, element, address, count, count);
+
+    /// <summary>A buffer of which only some elements are touched, such as some columns of a matrix.</summary>
+    public static KernelArgument Pointer(nint address, DType element, long count, long touched) => new(true, element, address, count, Math.Min(count, touched));
 
 #pragma warning disable CS1591 // conversions of plain numbers
     public static implicit operator KernelArgument(int value) => new(false, DType.Int32, value, 1);

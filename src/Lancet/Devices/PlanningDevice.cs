@@ -61,7 +61,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
         if (Trace is null) return;
         var bytes = 0.0;
         foreach (var argument in arguments)
-            if (argument is { IsPointer: true, Count: > 0 }) bytes += (double)argument.Count * argument.Element.SizeInBytes();
+            if (argument is { IsPointer: true, Touched: > 0 }) bytes += (double)argument.Touched * argument.Element.SizeInBytes();
         Trace.Kernel(bytes);
     }
 

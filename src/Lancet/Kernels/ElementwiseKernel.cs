@@ -53,7 +53,7 @@ public static class ElementwiseKernel
     {
         var width = Math.Min(Blocks.PowerOfTwo(columns), Blocks.Elementwise);
         var choice = new RowsChoice(x.Tensor.DType, y.Tensor.DType, columns, width, Blocks.Elementwise / width, isAdded);
-        device.Launch(RowsKernels[choice], new Grid(Blocks.Of(rows, choice.Height), Blocks.Of(columns, width)), [x.Tensor, y.Tensor, rows, x.RowStride, y.RowStride, factor]);
+        device.Launch(RowsKernels[choice], new Grid(Blocks.Of(rows, choice.Height), Blocks.Of(columns, width)), [x.Argument(rows, columns), y.Argument(rows, columns), rows, x.RowStride, y.RowStride, factor]);
     }
 
     private static Kernel Trace((DType From, DType To, bool IsAdded) choice) => Kernel.Trace(choice.IsAdded ? "add_to" : "convert", k =>

@@ -65,9 +65,12 @@ public static class LoraBackwardKernel
         var choice = new Choice(outputs, dy.Tensor.DType, dy.RowStride, scaledB.RowStride, u.RowStride, v.RowStride, blocks);
         var shares = (int)partial.B.Shape[0];
         var rowsPerShare = Blocks.Of(Blocks.Of(rows, blocks.Rows), shares) * blocks.Rows;
-        device.Launch(Kernels[choice], new Grid(choice.Strips, shares), [dy.Tensor, scaledB.Tensor, u.Tensor, partial.V, partial.B, rows, rowsPerShare, scale]);
+        var room = outputs.Rank * outputs.Count;
+        device.Launch(
+            Kernels[choice], new Grid(choice.Strips, shares),
+            [dy.Argument(rows, outputs.Outputs), scaledB.Argument(outputs.Outputs, room), u.Argument(rows, room), partial.V, partial.B, rows, rowsPerShare, scale]);
         var (programsOfV, programsOfB) = (Blocks.Of((long)rows * outputs.Rank, Sums) * outputs.Count, Blocks.Of((long)outputs.Outputs * outputs.Rank, Sums));
-        device.Launch(SumKernels[choice], new Grid(programsOfV + programsOfB), [partial.V, partial.B, v.Tensor, gradient, rows, shares, programsOfV]);
+        device.Launch(SumKernels[choice], new Grid(programsOfV + programsOfB), [partial.V, partial.B, v.Argument(rows, room), gradient, rows, shares, programsOfV]);
     }
 
     // The least number of shares that leaves few multiprocessors idle at the end. More rows never have fewer shares, so that the longest batch needs the most memory.

@@ -14,6 +14,9 @@ public readonly record struct ColumnSlice(Tensor Tensor, long RowStride)
     public static ColumnSlice Of(Tensor tensor, long column) => new(
         new Tensor((nint)(tensor.Address + (column * tensor.DType.SizeInBytes())), tensor.DType, new Shape(tensor.Count - column)), tensor.Shape.RowCount);
 
+    /// <summary>The block as a kernel's argument.</summary>
+    public KernelArgument Argument(long rows, long columns) => KernelArgument.Pointer(Tensor.Address, Tensor.DType, Tensor.Count, rows * columns);
+
     /// <summary>The block that starts some columns further on.</summary>
     public ColumnSlice At(long column) => Of(new Tensor(Tensor.Address, Tensor.DType, new Shape(Tensor.Count)), column) with { RowStride = RowStride };
 }

@@ -14,8 +14,8 @@ internal sealed class RateCache(string path)
     // What a kernel takes besides its work in a graph; measured in docs/benchmarks.md, and not worth measuring again.
     private const double LaunchSeconds = 2e-6;
 
-    /// <summary>Where it is kept. The file has a new name whenever rates are measured in another way: the first one's were those of a card that was not warm.</summary>
-    public static RateCache Default => new(Path.Combine(CacheFolder.Path, "rates.2"));
+    /// <summary>Where it is kept. The file has a new name whenever rates are measured in another way: the first one's were those of a card that was not warm, the second one's of one that only multiplied.</summary>
+    public static RateCache Default => new(Path.Combine(CacheFolder.Path, "rates.3"));
 
     /// <summary>Rates of a GPU, or null if they were not measured.</summary>
     public DeviceRates? Find(string name, string driver) => Read().GetValueOrDefault(Key(name, driver));

@@ -18,8 +18,12 @@ internal static class RateMeasurement
     // An idle GPU's link sleeps, and takes a while to be as fast as it is in a step.
     private const double LinkWarmUpSeconds = 0.15;
 
-    // A card that has just begun to multiply is up to a tenth faster than it is in a step: its clock falls when its power reaches the limit.
-    private const double MatMulWarmUpSeconds = 0.3;
+    // A card that has just begun to multiply is up to a tenth faster than it is in a step, since its clock falls when its power reaches the limit; one that does nothing else is slower, since a step's other kernels need less
+    // power. So products are timed among copies, in about the shares of time that they have in a step.
+    private const int MixedProducts = 3;
+    private const int MixedCopies = 5;
+    private const int MixedRuns = 100;
+    private const double MixedWarmUpSeconds = 0.3;
 
     // A step's kernels run at this share of a copy (docs/benchmarks.md).
     private const double KernelShare = 0.92;
@@ -46,13 +50,22 @@ internal static class RateMeasurement
         Tensor Matrix(long offset, int rows) => buffer.View(DType.BFloat16, new Shape(rows, Columns), offset);
         var (a, b, c) = (Matrix(0, Rows), Matrix(BufferBytes / 4, Columns), Matrix(BufferBytes / 2, Rows));
         var product = new MatMul { M = Rows, N = Columns, K = Columns, A = new(a), B = new(b, true), C = c, Alpha = 1 };
-        WarmUp(device, MatMulWarmUpSeconds, () =>
-        {
-            for (var run = 0; run < Runs; run++) device.MatMul(product);
-        });
-        var matMul = 2.0 * Rows * Columns * Columns / Seconds(device, () => device.MatMul(product));
+        // The product's result is copied over, its operands are not.
         var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
-        var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
+        var copySeconds = Seconds(device, () => device.Copy(first, second));
+        var copy = BufferBytes / copySeconds;
+        void Mixed()
+        {
+            for (var i = 0; i < MixedProducts; i++) device.MatMul(product);
+            for (var i = 0; i < MixedCopies; i++) device.Copy(first, second);
+        }
+        device.MatMul(product);
+        WarmUp(device, MixedWarmUpSeconds, Mixed);
+        var mixedSeconds = device.Time(() =>
+        {
+            for (var run = 0; run < MixedRuns; run++) Mixed();
+        }) / 1e3 / MixedRuns;
+        var matMul = MixedProducts * 2.0 * Rows * Columns * Columns / (mixedSeconds - (MixedCopies * copySeconds));
         var (there, here) = (host.View(DType.UInt8, new Shape(LinkBytes)), buffer.View(DType.UInt8, new Shape(LinkBytes)));
         void CopyOut()
         {
