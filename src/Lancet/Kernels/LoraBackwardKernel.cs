@@ -182,7 +182,10 @@ public readonly record struct LoraBackwardBlocks(int Rows, int Columns, int Stag
     private const int MostColumns = 512;
 
     /// <summary>Blocks for a device that gives a program so many bytes of shared memory.</summary>
-    public static LoraBackwardBlocks For(LoraOutputs outputs, int sharedBytes) => sharedBytes < 160 << 10 || !outputs.HaveStripsOf(MostColumns)
-        ? new(32, LeastColumns, 3, 4)
-        : new(outputs.Rank > 16 ? 32 : 64, MostColumns, 3, 8);
+    public static LoraBackwardBlocks For(LoraOutputs outputs, int sharedBytes)
+    {
+        if (sharedBytes < 160 << 10) return new(32, LeastColumns, 3, 4);
+        var rows = outputs.Rank > 16 ? 32 : 64;
+        return outputs.HaveStripsOf(MostColumns) ? new(rows, MostColumns, 3, 8) : new(rows, LeastColumns, 3, 4);
+    }
 }

@@ -26,8 +26,8 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
     // Products of this many operations are timed with the GPU at its power limit: as long as an idle one takes to get there, then in turns, the best few once more.
     private const double SustainedOperations = 2e11;
     private const double WarmUpSeconds = 0.3;
-    private const double TurnSeconds = 0.04;
-    private const double FinalTurnSeconds = 0.08;
+    private const double TurnSeconds = 0.03;
+    private const double FinalTurnSeconds = 0.06;
     private const int Finalists = 3;
     private readonly CudaDevice _device;
     private readonly nint _handle;

@@ -50,22 +50,23 @@ internal static class RateMeasurement
         Tensor Matrix(long offset, int rows) => buffer.View(DType.BFloat16, new Shape(rows, Columns), offset);
         var (a, b, c) = (Matrix(0, Rows), Matrix(BufferBytes / 4, Columns), Matrix(BufferBytes / 2, Rows));
         var product = new MatMul { M = Rows, N = Columns, K = Columns, A = new(a), B = new(b, true), C = c, Alpha = 1 };
-        // The product's result is copied over, its operands are not.
         var (first, second) = (buffer.View(DType.UInt8, new Shape(BufferBytes / 2)), buffer.View(DType.UInt8, new Shape(BufferBytes / 2), BufferBytes / 2));
-        var copySeconds = Seconds(device, () => device.Copy(first, second));
-        var copy = BufferBytes / copySeconds;
-        void Mixed()
+        void Products()
         {
             for (var i = 0; i < MixedProducts; i++) device.MatMul(product);
+        }
+        // Over the product's result; its operands stay.
+        void Copies()
+        {
             for (var i = 0; i < MixedCopies; i++) device.Copy(first, second);
         }
-        device.MatMul(product);
-        WarmUp(device, MixedWarmUpSeconds, Mixed);
-        var mixedSeconds = device.Time(() =>
+        WarmUp(device, MixedWarmUpSeconds, () =>
         {
-            for (var run = 0; run < MixedRuns; run++) Mixed();
-        }) / 1e3 / MixedRuns;
-        var matMul = MixedProducts * 2.0 * Rows * Columns * Columns / (mixedSeconds - (MixedCopies * copySeconds));
+            Products();
+            Copies();
+        });
+        var matMul = MixedProducts * 2.0 * Rows * Columns * Columns / device.Time(Products, Copies, MixedRuns) * 1e3;
+        var copy = BufferBytes / Seconds(device, () => device.Copy(first, second));
         var (there, here) = (host.View(DType.UInt8, new Shape(LinkBytes)), buffer.View(DType.UInt8, new Shape(LinkBytes)));
         void CopyOut()
         {
