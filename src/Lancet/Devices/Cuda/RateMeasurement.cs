@@ -19,10 +19,10 @@ internal static class RateMeasurement
     private const double LinkWarmUpSeconds = 0.15;
 
     // A card that has just begun to multiply is up to a tenth faster than it is in a step, since its clock falls when its power reaches the limit; one that does nothing else is slower, since a step's other kernels need less
-    // power. So products are timed among copies, in about the shares of time that they have in a step.
-    private const int MixedProducts = 3;
+    // power. So products are timed among copies, in about the shares of time that both have in a step (docs/benchmarks.md).
+    private const int MixedProducts = 6;
     private const int MixedCopies = 5;
-    private const int MixedRuns = 100;
+    private const int MixedRuns = 60;
     private const double MixedWarmUpSeconds = 0.3;
 
     // A step's kernels run at this share of a copy (docs/benchmarks.md).
