@@ -1,3 +1,4 @@
+using CsCheck;
 using Lancet.Kernels;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -54,6 +55,17 @@ public class LoraBackwardKernelTests
         // One rounding to bf16, of half a unit in the last place.
         for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(actual[i] - expected[i]) <= (Math.Abs(expected[i]) / 256) + 1e-5, $"element {i}: {actual[i]} instead of {expected[i]}");
     }
+
+    /// <summary>Memory is planned for the longest batch.</summary>
+    [Fact]
+    public void More_rows_never_need_less_memory() => Gen.Select(Gen.Int[1, 60], Gen.Int[3, 5].Select(power => 1 << power), Gen.Bool, Gen.Int[0, 20_000], Gen.Int[0, 20_000]).Sample((strips, rank, isSmall, fewer, more) =>
+    {
+        var outputs = new LoraOutputs(256 * strips, 256 * strips, 256 * strips, rank);
+        var blocks = LoraBackwardBlocks.For(outputs, isSmall ? 100 << 10 : 227 << 10);
+        var (few, many) = (LoraBackwardKernel.PartialShapes(Math.Min(fewer, more), outputs, blocks), LoraBackwardKernel.PartialShapes(Math.Max(fewer, more), outputs, blocks));
+        Assert.True(few.V.Count <= many.V.Count && few.B.Count <= many.B.Count);
+        Assert.True(few.B[0] >= 1);
+    });
 
     [Fact]
     public void Fp32_odd_ranks_and_strips_across_projections_are_left_to_products()
