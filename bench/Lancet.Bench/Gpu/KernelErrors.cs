@@ -251,11 +251,10 @@ internal static class KernelErrors
     private static void LoraBackward(ErrorCase c)
     {
         LoraOutputs outputs = new(4096, 4096, 4096, 16);
-        var blocks = LoraBackwardBlocks.For(outputs, c.Device.PlanTarget.SharedMemoryPerProgram);
-        var partial = LoraBackwardKernel.PartialShapes(Rows, outputs, blocks);
+        var partial = LoraBackwardKernel.PartialShapes(Rows, outputs, c.Device.PlanTarget);
         Tensor dy = c.In("dy", c.Lab.Rows(Narrow, Rows, outputs.Outputs)), b = c.In("b", c.Lab.Whole(Narrow, new Shape(outputs.Outputs, outputs.Rank), 0.03)), u = c.In("u", c.Lab.Rows(Narrow, Rows, outputs.Rank));
         Tensor v = c.Lab.Output(Narrow, u.Shape), db = c.Lab.Empty(DType.Float32, b.Shape);
-        LoraBackwardKernel.Run(c.Device, Rows, outputs, blocks, dy, b, u, v, 1, (c.Lab.Output(DType.Float32, partial.V), c.Lab.Output(DType.Float32, partial.B)), db);
+        LoraBackwardKernel.Run(c.Device, Rows, outputs, dy, b, u, v, 1, (c.Lab.Output(DType.Float32, partial.V), c.Lab.Output(DType.Float32, partial.B)), db);
         c.Out("v", v);
         c.Out("db", db);
     }

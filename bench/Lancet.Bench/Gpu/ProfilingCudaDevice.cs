@@ -27,9 +27,6 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, dou
 
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
-        var bytes = 0.0;
-        foreach (var argument in arguments)
-            if (argument.IsPointer) bytes += (double)argument.Touched * argument.Element.SizeInBytes();
         var operations = kernel.Name switch
         {
             "attention_forward" => attentionOperations,
@@ -38,7 +35,7 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, dou
             "attention_backward_q" => (1 - ShareOfKeyGradients) * BackwardOverForward * attentionOperations,
             _ => 0,
         };
-        Begin(kernel.Name, bytes, operations);
+        Begin(kernel.Name, KernelArgument.TouchedBytes(arguments), operations);
         base.Launch(kernel, grid, arguments);
         End();
     }
@@ -114,7 +111,7 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, dou
             name, Cell.Of((double)entry.Calls / steps, "F0"), Cell.Of(entry.Milliseconds / steps, "F3"), Cell.Percent(entry.Milliseconds / total.Milliseconds), Cell.Of(entry.Milliseconds / entry.Calls * 1e3),
             entry.Bytes > 0 ? Cell.Of(entry.Bytes / entry.Milliseconds / 1e6, "F0") : "", entry.Operations > 0 ? Cell.Of(entry.Operations / entry.Milliseconds / 1e9) : "", Cell.Percent(entry.LimitMilliseconds / entry.Milliseconds));
         report.Begin(title, string.Create(CultureInfo.InvariantCulture,
-            $"Times between two CUDA events around each launch, {steps} steps without graphs. Where the host is slower than the device, as with small models, the time of a launch is in it. GB/s counts each argument's bytes once, TFLOP/s of attention what is needed whatever is computed again. Limit: operations at {ceiling:F0} TFLOP/s, a product of 8192³ here, or bytes at {copy:F0} GB/s, a copy, whichever takes longer."),
+            $"Times between two CUDA events around each launch, {steps} steps without graphs. Where the host is slower than the device, as with small models, the time of a launch is in it. GB/s counts once what each launch says that it touches, TFLOP/s of attention what is needed whatever is computed again. Limit: operations at {ceiling:F0} TFLOP/s, a product of 8192³ here, or bytes at {copy:F0} GB/s, a copy, whichever takes longer."),
             "kernel", "calls", "ms a step", "share", "µs a call", "GB/s", "TFLOP/s", "of limit");
         foreach (var (name, entry) in _entries.OrderByDescending(item => item.Value.Milliseconds)) Row(name, entry);
         var groups = _entries.GroupBy(item => Group(item.Key)).Select(group => (Name: group.Key, Entry: group.Select(item => item.Value).Aggregate((a, b) => a + b)));

@@ -27,14 +27,24 @@ public readonly struct KernelArgument
     /// <summary>Elements of the buffer that a kernel may touch.</summary>
     public long Count { get; }
 
-    /// <summary>Elements of the buffer that a kernel does touch, as far as the caller knows; for estimates of its time.</summary>
-    public long Touched { get; }
+    /// <summary>Elements of the buffer that a kernel does touch, as far as the caller knows.</summary>
+    private long Touched { get; }
 
     /// <summary>A buffer of <paramref name="count"/> elements at <paramref name="address"/> (host or device memory, whichever the launch runs on).</summary>
     public static KernelArgument Pointer(nint address, DType element, long count) => new(true, element, address, count, count);
 
     /// <summary>A buffer of which only some elements are touched, such as some columns of a matrix.</summary>
     public static KernelArgument Pointer(nint address, DType element, long count, long touched) => new(true, element, address, count, Math.Min(count, touched));
+
+    /// <summary>Bytes of the buffers among a launch's arguments that a kernel touches, as far as the caller knows; for estimates of its time.</summary>
+    public static double TouchedBytes(ReadOnlySpan<KernelArgument> arguments)
+    {
+        var bytes = 0.0;
+        // The element type of an absent buffer has no size.
+        foreach (var argument in arguments)
+            if (argument is { IsPointer: true, Touched: > 0 }) bytes += (double)argument.Touched * argument.Element.SizeInBytes();
+        return bytes;
+    }
 
 #pragma warning disable CS1591 // conversions of plain numbers
     public static implicit operator KernelArgument(int value) => new(false, DType.Int32, value, 1);

@@ -58,11 +58,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     {
         LaunchCount++;
         _kernels.Add(new(kernel, PtxCompiler.Divisible(arguments)));
-        if (Trace is null) return;
-        var bytes = 0.0;
-        foreach (var argument in arguments)
-            if (argument is { IsPointer: true, Touched: > 0 }) bytes += (double)argument.Touched * argument.Element.SizeInBytes();
-        Trace.Kernel(bytes);
+        Trace?.Kernel(KernelArgument.TouchedBytes(arguments));
     }
 
     /// <inheritdoc/>

@@ -43,14 +43,16 @@ public static class LoraBackwardKernel
     public static bool Suits(LoraOutputs outputs, DType dtype) => dtype.SizeInBytes() == 2 && outputs.Rank is 8 or 16 or 32 && outputs.HaveStripsOf(LoraBackwardBlocks.LeastColumns);
 
     /// <summary>Workspace of <see cref="Run"/> for v and for dB, in the accumulator's type.</summary>
-    public static (Shape V, Shape B) PartialShapes(int rows, LoraOutputs outputs, LoraBackwardBlocks blocks) =>
-        (new(outputs.Outputs / blocks.Columns, (long)rows * outputs.Rank), new(Shares(rows, outputs, blocks), (long)outputs.Outputs * outputs.Rank));
+    public static (Shape V, Shape B) PartialShapes(int rows, LoraOutputs outputs, PlanTarget target)
+    {
+        var blocks = LoraBackwardBlocks.For(outputs, target);
+        return (new(outputs.Outputs / blocks.Columns, (long)rows * outputs.Rank), new(Shares(rows, outputs, blocks), (long)outputs.Outputs * outputs.Rank));
+    }
 
     /// <summary>v, and dB added to.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">T.</param>
     /// <param name="outputs">The projections.</param>
-    /// <param name="blocks">How dy is cut up.</param>
     /// <param name="dy">[T, outputs].</param>
     /// <param name="scaledB">[outputs, r·projections]: s·B of projection i at its rows and columns from r·i.</param>
     /// <param name="u">[T, r·projections], likewise.</param>
@@ -59,9 +61,10 @@ public static class LoraBackwardKernel
     /// <param name="partial">Of <see cref="PartialShapes"/>.</param>
     /// <param name="gradient">[outputs, r] in the accumulator's type.</param>
     public static void Run(
-        Device device, int rows, LoraOutputs outputs, LoraBackwardBlocks blocks, ColumnSlice dy, ColumnSlice scaledB, ColumnSlice u, ColumnSlice v, float scale, (Tensor V, Tensor B) partial, Tensor gradient)
+        Device device, int rows, LoraOutputs outputs, ColumnSlice dy, ColumnSlice scaledB, ColumnSlice u, ColumnSlice v, float scale, (Tensor V, Tensor B) partial, Tensor gradient)
     {
         if (rows == 0) return;
+        var blocks = LoraBackwardBlocks.For(outputs, device.PlanTarget);
         var choice = new Choice(outputs, dy.Tensor.DType, dy.RowStride, scaledB.RowStride, u.RowStride, v.RowStride, blocks);
         var shares = (int)partial.B.Shape[0];
         var rowsPerShare = Blocks.Of(Blocks.Of(rows, blocks.Rows), shares) * blocks.Rows;
@@ -174,17 +177,17 @@ public static class LoraBackwardKernel
 /// <param name="Columns">Columns of a strip.</param>
 /// <param name="Stages">Steps in flight.</param>
 /// <param name="Warps">Warps of a program.</param>
-public readonly record struct LoraBackwardBlocks(int Rows, int Columns, int Stages, int Warps)
+internal readonly record struct LoraBackwardBlocks(int Rows, int Columns, int Stages, int Warps)
 {
     /// <summary>Columns of the narrowest strip.</summary>
     public const int LeastColumns = 256;
 
     private const int MostColumns = 512;
 
-    /// <summary>Blocks for a device that gives a program so many bytes of shared memory.</summary>
-    public static LoraBackwardBlocks For(LoraOutputs outputs, int sharedBytes)
+    /// <summary>The fastest of those that a device has shared memory for.</summary>
+    public static LoraBackwardBlocks For(LoraOutputs outputs, PlanTarget target)
     {
-        if (sharedBytes < 160 << 10) return new(32, LeastColumns, 3, 4);
+        if (target.SharedMemoryPerProgram < 160 << 10) return new(32, LeastColumns, 3, 4);
         var rows = outputs.Rank > 16 ? 32 : 64;
         return outputs.HaveStripsOf(MostColumns) ? new(rows, MostColumns, 3, 8) : new(rows, LeastColumns, 3, 4);
     }

@@ -333,11 +333,10 @@ public sealed class ProjectionGroup
     /// <summary>v behind dy, and the gradients of all B.</summary>
     private void BackwardOutputs(StepContext c, LoraOutputs outputs, ColumnSlice dy, ColumnSlice u)
     {
-        var blocks = LoraBackwardBlocks.For(outputs, c.Device.PlanTarget.SharedMemoryPerProgram);
-        var shapes = LoraBackwardKernel.PartialShapes(c.TokenCount, outputs, blocks);
+        var shapes = LoraBackwardKernel.PartialShapes(c.TokenCount, outputs, c.Device.PlanTarget);
         var partial = (V: c.Allocate(MemoryPurpose.Workspace, c.Accumulator, shapes.V), B: c.Allocate(MemoryPurpose.Workspace, c.Accumulator, shapes.B));
         var gradient = new Tensor(_projections[0].B!.Gradient.Address, c.Accumulator, new Shape(OutFeatures, outputs.Rank));
-        LoraBackwardKernel.Run(c.Device, c.TokenCount, outputs, blocks, dy, _scaledB, u, dy.At(OutFeatures), _projections[0].Scale, partial, gradient);
+        LoraBackwardKernel.Run(c.Device, c.TokenCount, outputs, dy, _scaledB, u, dy.At(OutFeatures), _projections[0].Scale, partial, gradient);
         c.Free(partial.V, partial.B);
     }
 

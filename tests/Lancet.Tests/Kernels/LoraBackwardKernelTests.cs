@@ -1,7 +1,10 @@
 using CsCheck;
+using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Tensors;
+using Lancet.Tests.Devices;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tests.Kernels;
 
@@ -23,9 +26,8 @@ public class LoraBackwardKernelTests
         using var lab = NewLab(rows);
         int total = widths.Sum(), room = rank * widths.Length, stride = total + room + 8;
         var first = widths.Select((_, i) => widths.Take(i).Sum()).ToArray();
-        var outputs = new LoraOutputs(total, first.ElementAtOrDefault(1, total), first.ElementAtOrDefault(2, total), rank);
+        var outputs = new LoraOutputs(total, widths.Take(1).Sum(), widths.Take(2).Sum(), rank);
         Assert.True(LoraBackwardKernel.Suits(outputs, DType.BFloat16));
-        var blocks = LoraBackwardBlocks.For(outputs, lab.Device.PlanTarget.SharedMemoryPerProgram);
         var dy = lab.Random(DType.BFloat16, new Shape(rows, stride));
         var u = lab.Random(DType.BFloat16, new Shape(rows, room + 8));
         var scaledB = lab.Random(DType.BFloat16, new Shape(total, room));
@@ -48,8 +50,8 @@ public class LoraBackwardKernelTests
                 }
             }
         }
-        var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
-        LoraBackwardKernel.Run(lab.Device, rows, outputs, blocks, dy, scaledB, u, ColumnSlice.Of(dy, total), (float)scale, (lab.New(DType.Float32, shapes.V), lab.New(DType.Float32, shapes.B)), gradient);
+        var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, lab.Device.PlanTarget);
+        LoraBackwardKernel.Run(lab.Device, rows, outputs, dy, scaledB, u, ColumnSlice.Of(dy, total), (float)scale, (lab.New(DType.Float32, shapes.V), lab.New(DType.Float32, shapes.B)), gradient);
         KernelLab.AssertClose(expectedB, KernelLab.Values(gradient), 2e-5);
         var actual = KernelLab.Values(dy);
         // One rounding to bf16, of half a unit in the last place.
@@ -61,8 +63,8 @@ public class LoraBackwardKernelTests
     public void More_rows_never_need_less_memory() => Gen.Select(Gen.Int[1, 60], Gen.Int[3, 5].Select(power => 1 << power), Gen.Bool, Gen.Int[0, 20_000], Gen.Int[0, 20_000]).Sample((strips, rank, isSmall, fewer, more) =>
     {
         var outputs = new LoraOutputs(256 * strips, 256 * strips, 256 * strips, rank);
-        var blocks = LoraBackwardBlocks.For(outputs, isSmall ? 100 << 10 : 227 << 10);
-        var (few, many) = (LoraBackwardKernel.PartialShapes(Math.Min(fewer, more), outputs, blocks), LoraBackwardKernel.PartialShapes(Math.Max(fewer, more), outputs, blocks));
+        var target = PlanTarget.CudaOf(PtxTarget.Sm80 with { MaxSharedMemoryPerBlock = isSmall ? 100 << 10 : 227 << 10 });
+        var (few, many) = (LoraBackwardKernel.PartialShapes(Math.Min(fewer, more), outputs, target), LoraBackwardKernel.PartialShapes(Math.Max(fewer, more), outputs, target));
         Assert.True(few.V.Count <= many.V.Count && few.B.Count <= many.B.Count);
         Assert.True(few.B[0] >= 1);
     });
@@ -81,11 +83,5 @@ public class LoraBackwardKernelTests
 /// <summary>On the simulated GPU.</summary>
 public sealed class LoraBackwardKernelSimulatorTests : LoraBackwardKernelTests
 {
-    private protected override KernelLab NewLab(long seed = 1) => new(seed, new Devices.SimulatorDevice());
-}
-
-internal static class ListExtensions
-{
-    /// <summary>An element, or a value where there is none.</summary>
-    public static T ElementAtOrDefault<T>(this T[] list, int index, T value) => index < list.Length ? list[index] : value;
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
 }

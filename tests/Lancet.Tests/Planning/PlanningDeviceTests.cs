@@ -23,14 +23,13 @@ public class PlanningDeviceTests
     {
         const int rows = 256;
         var outputs = new LoraOutputs(2048, 1024, 2048, 16);
-        var blocks = LoraBackwardBlocks.For(outputs, PlanTarget.Cuda.SharedMemoryPerProgram);
-        var (v, b) = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
+        var (v, b) = LoraBackwardKernel.PartialShapes(rows, outputs, PlanTarget.Cuda);
         var dy = new Tensor(Address, DType.BFloat16, new Shape(rows, 2080));
         Tensor scaledB = new(Address, DType.BFloat16, new Shape(2048, 32)), u = new(Address, DType.BFloat16, new Shape(rows, 32)), gradient = new(Address, DType.Float32, new Shape(2048, 16));
         var operands = (2 * rows * 2048) + (2 * 2048 * 32) + (2 * rows * 32);
         var results = (2 * rows * 32) + (4 * 2048 * 16);
         Assert.Equal(operands + results + (2 * 4 * (v.Count + b.Count)), Bytes(device => LoraBackwardKernel.Run(
-            device, rows, outputs, blocks, dy, scaledB, u, ColumnSlice.Of(dy, 2048), 1, (new Tensor(Address, DType.Float32, v), new Tensor(Address, DType.Float32, b)), gradient)));
+            device, rows, outputs, dy, scaledB, u, ColumnSlice.Of(dy, 2048), 1, (new Tensor(Address, DType.Float32, v), new Tensor(Address, DType.Float32, b)), gradient)));
     }
 
     private static double Bytes(Action<Device> work)

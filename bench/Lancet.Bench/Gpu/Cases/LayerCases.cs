@@ -92,11 +92,11 @@ internal static class LayerCases
         {
             yield return new($"LoRA backward (v, dB), {name}", $"{Tokens} × {outputs.Outputs}, rank {rank}", Narrow, Tokens, (lab, dtype, rows) =>
             {
-                var (room, blocks) = (rank * outputs.Count, LoraBackwardBlocks.For(outputs, lab.Device.PlanTarget.SharedMemoryPerProgram));
+                var room = rank * outputs.Count;
                 Tensor dy = lab.Rows(dtype, rows, outputs.Outputs + room), b = lab.Whole(dtype, new Shape(outputs.Outputs, room)), u = lab.Rows(dtype, rows, room), gradient = lab.Whole(dtype.Accumulator(), new Shape(outputs.Outputs, rank));
-                var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
+                var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, lab.Device.PlanTarget);
                 var partial = (lab.Output(dtype.Accumulator(), shapes.V), lab.Output(dtype.Accumulator(), shapes.B));
-                return new(() => LoraBackwardKernel.Run(lab.Device, rows, outputs, blocks, dy, b, u, ColumnSlice.Of(dy, outputs.Outputs), 1, partial, gradient), [gradient], new("v", dy), new("dB", gradient, false));
+                return new(() => LoraBackwardKernel.Run(lab.Device, rows, outputs, dy, b, u, ColumnSlice.Of(dy, outputs.Outputs), 1, partial, gradient), [gradient], new("v", dy), new("dB", gradient, false));
             })
             { Bytes = 2.0 * Tokens * outputs.Outputs, Comparison = Comparison.FewRows, ComparedRows = 1024 };
         }

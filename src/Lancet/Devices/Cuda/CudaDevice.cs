@@ -238,17 +238,7 @@ public sealed partial class CudaDevice : Device
     }
 
     /// <summary>Milliseconds that queued work takes on the device.</summary>
-    internal double Time(Action work)
-    {
-        MakeCurrent();
-        using EventHandle start = EventHandle.Create(true), end = EventHandle.Create(true);
-        CudaCheck.Driver(Driver.cuEventRecord(start.Value, _compute.Value));
-        work();
-        CudaCheck.Driver(Driver.cuEventRecord(end.Value, _compute.Value));
-        CudaCheck.Driver(Driver.cuEventSynchronize(end.Value));
-        CudaCheck.Driver(Driver.cuEventElapsedTime(out var milliseconds, start.Value, end.Value));
-        return milliseconds;
-    }
+    internal double Time(Action work) => Time(work, static () => { }, 1);
 
     /// <summary>Milliseconds that some work takes on average where other work follows it each time, without a pause.</summary>
     internal double Time(Action work, Action other, int runs)
@@ -266,7 +256,7 @@ public sealed partial class CudaDevice : Device
                 CudaCheck.Driver(Driver.cuEventRecord(pair.End.Value, _compute.Value));
                 other();
             }
-            Synchronize();
+            CudaCheck.Driver(Driver.cuEventSynchronize(events[^1].End.Value));
             foreach (var (start, end) in events)
             {
                 CudaCheck.Driver(Driver.cuEventElapsedTime(out var milliseconds, start.Value, end.Value));

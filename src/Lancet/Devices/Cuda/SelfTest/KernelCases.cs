@@ -73,11 +73,11 @@ internal static partial class KernelCases
         {
             yield return new("lora backward", $"{rows} x {outputs.Outputs}, {outputs.Count} of rank {outputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
             {
-                var (blocks, room) = (LoraBackwardBlocks.For(outputs, lab.Device.PlanTarget.SharedMemoryPerProgram), outputs.Rank * outputs.Count);
-                var (v, b) = LoraBackwardKernel.PartialShapes(rows, outputs, blocks);
+                var room = outputs.Rank * outputs.Count;
+                var (v, b) = LoraBackwardKernel.PartialShapes(rows, outputs, lab.Device.PlanTarget);
                 Tensor dy = lab.Random(dtype, new Shape(rows, outputs.Outputs + room)), scaledB = lab.Random(dtype, new Shape(outputs.Outputs, room)), u = lab.Random(dtype, new Shape(rows, room)), gradient = lab.Random(dtype.Accumulator(), new Shape(outputs.Outputs, outputs.Rank));
                 LoraBackwardKernel.Run(
-                    lab.Device, rows, outputs, blocks, dy, scaledB, u, ColumnSlice.Of(dy, outputs.Outputs), 2, (lab.Output(dtype.Accumulator(), v), lab.Output(dtype.Accumulator(), b)), gradient);
+                    lab.Device, rows, outputs, dy, scaledB, u, ColumnSlice.Of(dy, outputs.Outputs), 2, (lab.Output(dtype.Accumulator(), v), lab.Output(dtype.Accumulator(), b)), gradient);
                 lab.Result("v", dy);
                 lab.Result("dB", gradient);
             });
