@@ -136,6 +136,7 @@ internal static class PtxInstructionTable
                 Add($"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{type}.{type}", $"{accumulators}={{rrrr}}dpiii", $"{accumulators}=ddpiiii");
             }
         }
+        Add("griddepcontrol.wait", "=");
         Add("bra", "=L");
         Add("bra.uni", "=L");
         Add("ret", "=");

@@ -4,7 +4,7 @@ using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Ptx;
 
-/// <summary>Prints a thread program as a PTX module with one entry point. Instructions are those of PTX 7.0 and sm_80, and wgmma where the target has it.</summary>
+/// <summary>Prints a thread program as a PTX module with one entry point. Instructions are those of PTX 7.0 and sm_80, and wgmma and dependent launch where the target has them.</summary>
 internal static class PtxPrinter
 {
     /// <summary>The module's text.</summary>
@@ -38,6 +38,8 @@ internal static class PtxPrinter
         }
         text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Threads}, 1, 1\n{{\n");
         body.AppendDeclarations(text);
+        // What the kernel before wrote is complete and visible after it. The next kernel comes up when this one's last program ends: calling it up earlier (launch_dependents) slows both down.
+        if (target.HasDependentLaunch) text.Append("    griddepcontrol.wait;\n");
         text.Append(body.Text).Append("    ret;\n}\n");
         return text.ToString();
     }

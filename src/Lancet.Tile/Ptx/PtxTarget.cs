@@ -14,6 +14,12 @@ public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBloc
     /// <summary>Whether warp groups multiply matrices together (wgmma): Hopper, whose instruction no other GPU has.</summary>
     public bool HasWarpGroups { get; init; } = ComputeCapability == 90;
 
+    /// <summary>
+    /// Whether a kernel is written so that it may be brought up while the one before it ends (programmatic dependent launch): it waits for that one before anything else.
+    /// Newer GPUs have it, too, but it was tried on Hopper alone.
+    /// </summary>
+    public bool HasDependentLaunch => ComputeCapability == 90;
+
     /// <summary>The PTX version that has wgmma (since 8.0) and sums of vectors in memory (8.1).</summary>
     internal const string WarpGroupVersion = "8.1";
 

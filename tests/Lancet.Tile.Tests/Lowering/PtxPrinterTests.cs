@@ -1,3 +1,4 @@
+using System.Text.RegularExpressions;
 using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Threads;
 using Lancet.Tile.Ptx;
@@ -78,6 +79,19 @@ public class PtxPrinterTests
             }
 
             """, text);
+    }
+
+    [Fact]
+    public void On_Hopper_a_kernel_first_waits_for_the_one_before_it()
+    {
+        var kernel = Kernel.Trace("zero", k => k.Store(k.Pointer(DType.Float32, "x") + k.Range(32), k.Zeros(DType.Float32, 32)));
+        var hopper = PtxCompiler.Compile(kernel, PtxTarget.Sm90);
+        PtxChecker.Check(hopper.Text);
+        Assert.True(hopper.AwaitsPrevious);
+        Assert.Equal("    griddepcontrol.wait;\n", Regex.Match(hopper.Text, @"^    (?!\.)[^\n]*\n", RegexOptions.Multiline).Value);
+        var ampere = PtxCompiler.Compile(kernel, PtxTarget.Sm80);
+        Assert.False(ampere.AwaitsPrevious);
+        Assert.DoesNotContain("griddepcontrol", ampere.Text, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -12,15 +12,18 @@ namespace Lancet.Devices.Cuda;
 /// a time; the order between threads is the callers' business.
 /// </summary>
 /// <remarks>
-/// LANCET_CUDA_SYNC=1 waits after each launch, so that a failing kernel is named. LANCET_CUDA_GRAPHS=0 turns graphs off. LANCET_DUMP_PTX
-/// names a folder into which the PTX of every compiled kernel is written, where the caller names none.
+/// LANCET_CUDA_SYNC=1 waits after each launch, so that a failing kernel is named. LANCET_CUDA_GRAPHS=0 turns graphs off, LANCET_CUDA_OVERLAP=0 kernels that come up
+/// while the one before them ends. LANCET_DUMP_PTX names a folder into which the PTX of every compiled kernel is written, where the caller names none.
 /// </remarks>
 public sealed partial class CudaDevice : Device
 {
     private const int MaxGridYz = 65535;
     private const int CaptureRelaxed = 2;
+    // CUDA 12.4: the first release after recordings of overlapping kernels came.
+    private const int OverlapVersion = 12040;
     private static readonly bool s_waits = Environment.GetEnvironmentVariable("LANCET_CUDA_SYNC") == "1";
     private static readonly bool s_hasGraphs = Environment.GetEnvironmentVariable("LANCET_CUDA_GRAPHS") != "0";
+    private static readonly bool s_mayOverlap = Environment.GetEnvironmentVariable("LANCET_CUDA_OVERLAP") != "0";
 
     private static long s_devices;
 
@@ -39,12 +42,14 @@ public sealed partial class CudaDevice : Device
     private readonly CubinCache _cubins;
     private readonly CudaMatMul _matMul;
     private readonly PtxTarget _target;
+    private readonly bool _mayOverlap;
     private readonly Lock _lock = new();
     private readonly Lock _preparationLock = new();
     private DevicePreparation _preparation;
     private long _allocated;
     private long _peak;
     private bool _isDisposed;
+    private bool _endsWithKernel;
 
     /// <summary>Opens a GPU.</summary>
     /// <param name="ordinal">N in <c>cuda:N</c>; null for the first that can be used.</param>
@@ -60,6 +65,7 @@ public sealed partial class CudaDevice : Device
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);
+        _mayOverlap = s_mayOverlap && version >= OverlapVersion;
         MakeCurrent();
         (_compute, _copyOut, _copyIn) = (StreamHandle.Create(), StreamHandle.Create(), StreamHandle.Create());
         _ring = new PinnedRing();
@@ -129,8 +135,15 @@ public sealed partial class CudaDevice : Device
     /// <summary>Whether anything was ever recorded; addresses that a recording may hold are then never given back.</summary>
     internal bool HasCaptured { get; private set; }
 
-    /// <summary>The stream of all computation.</summary>
-    internal nint ComputeStream => _compute.Value;
+    /// <summary>The stream of all computation, for anything but a kernel of Lancet's: what comes after it starts when it is done.</summary>
+    internal nint ComputeStream
+    {
+        get
+        {
+            _endsWithKernel = false;
+            return _compute.Value;
+        }
+    }
 
     /// <summary>Resources of the kernels launched so far, by name.</summary>
     public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
@@ -148,7 +161,9 @@ public sealed partial class CudaDevice : Device
         if (grid.Count == 0) return;
         var function = Function(new(kernel, PtxCompiler.Divisible(arguments)));
         if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
-        function.Launch(grid, arguments, _compute.Value);
+        // Only right after another kernel: that is where it was measured to help.
+        function.Launch(grid, arguments, _compute.Value, _mayOverlap && _endsWithKernel && function.AwaitsPrevious);
+        _endsWithKernel = true;
         if (!s_waits) return;
         var code = Driver.cuStreamSynchronize(_compute.Value);
         if (code != 0) function.Fail(code, nameof(Driver.cuStreamSynchronize), grid);
@@ -188,7 +203,7 @@ public sealed partial class CudaDevice : Device
         if (!HasGraphs) return null;
         if (IsCapturing) throw new InvalidOperationException("A recording is in progress already.");
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuStreamBeginCapture(_compute.Value, CaptureRelaxed));
+        CudaCheck.Driver(Driver.cuStreamBeginCapture(ComputeStream, CaptureRelaxed));
         (IsCapturing, HasCaptured) = (true, true);
         nint graph = 0;
         try
@@ -198,11 +213,11 @@ public sealed partial class CudaDevice : Device
         catch
         {
             IsCapturing = false;
-            if (Driver.cuStreamEndCapture(_compute.Value, out graph) == 0 && graph != 0) _ = Driver.cuGraphDestroy(graph);
+            if (Driver.cuStreamEndCapture(ComputeStream, out graph) == 0 && graph != 0) _ = Driver.cuGraphDestroy(graph);
             throw;
         }
         IsCapturing = false;
-        CudaCheck.Driver(Driver.cuStreamEndCapture(_compute.Value, out graph));
+        CudaCheck.Driver(Driver.cuStreamEndCapture(ComputeStream, out graph));
         return CudaGraph.Instantiate(this, graph);
     }
 
@@ -234,7 +249,7 @@ public sealed partial class CudaDevice : Device
     internal void Replay(GraphHandle graph)
     {
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuGraphLaunch(graph.Value, _compute.Value));
+        CudaCheck.Driver(Driver.cuGraphLaunch(graph.Value, ComputeStream));
     }
 
     /// <summary>Milliseconds that queued work takes on the device.</summary>
@@ -251,9 +266,9 @@ public sealed partial class CudaDevice : Device
             foreach (ref var pair in events.AsSpan())
             {
                 pair = (EventHandle.Create(true), EventHandle.Create(true));
-                CudaCheck.Driver(Driver.cuEventRecord(pair.Start.Value, _compute.Value));
+                CudaCheck.Driver(Driver.cuEventRecord(pair.Start.Value, ComputeStream));
                 work();
-                CudaCheck.Driver(Driver.cuEventRecord(pair.End.Value, _compute.Value));
+                CudaCheck.Driver(Driver.cuEventRecord(pair.End.Value, ComputeStream));
                 other();
             }
             CudaCheck.Driver(Driver.cuEventSynchronize(events[^1].End.Value));

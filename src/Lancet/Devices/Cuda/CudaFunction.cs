@@ -25,7 +25,7 @@ internal sealed unsafe class CudaFunction : IDisposable
     private readonly LoadedModuleHandle _module;
 
     private CudaFunction(Kernel kernel, PtxKernel ptx, LoadedModuleHandle module, nint handle, CudaKernelInfo info) =>
-        (Kernel, Threads, SharedBytes, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, module, handle, info);
+        (Kernel, Threads, SharedBytes, AwaitsPrevious, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, ptx.AwaitsPrevious, module, handle, info);
 
     public Kernel Kernel { get; }
 
@@ -34,6 +34,9 @@ internal sealed unsafe class CudaFunction : IDisposable
     public uint Threads { get; }
 
     public uint SharedBytes { get; }
+
+    /// <summary>See <see cref="PtxKernel.AwaitsPrevious"/>.</summary>
+    public bool AwaitsPrevious { get; }
 
     public CudaKernelInfo Info { get; }
 
@@ -71,8 +74,12 @@ internal sealed unsafe class CudaFunction : IDisposable
     public void Dispose() => _module.Dispose();
 
     /// <summary>Queues the kernel. The arguments were checked. Allocates nothing.</summary>
+    /// <param name="grid">Programs.</param>
+    /// <param name="arguments">Arguments.</param>
+    /// <param name="stream">Stream.</param>
+    /// <param name="overlaps">Whether it may be brought up while the kernel before it ends.</param>
     /// <exception cref="CudaException">The launch is refused; the message holds kernel, grid, block and shared memory.</exception>
-    public void Launch(Grid grid, ReadOnlySpan<KernelArgument> arguments, nint stream)
+    public void Launch(Grid grid, ReadOnlySpan<KernelArgument> arguments, nint stream, bool overlaps)
     {
         // The driver reads as many bytes of each slot as the parameter has; little-endian, so the low half of a slot is a 4-byte value.
         var slots = stackalloc long[arguments.Length + 1];
@@ -82,8 +89,28 @@ internal sealed unsafe class CudaFunction : IDisposable
             slots[i] = arguments[i].Bits;
             pointers[i] = slots + i;
         }
-        var code = Driver.cuLaunchKernel(Handle, (uint)grid.X, (uint)grid.Y, (uint)grid.Z, Threads, 1, 1, SharedBytes, stream, pointers, null);
-        if (code != 0) Fail(code, nameof(Driver.cuLaunchKernel), grid);
+        if (!overlaps)
+        {
+            var code = Driver.cuLaunchKernel(Handle, (uint)grid.X, (uint)grid.Y, (uint)grid.Z, Threads, 1, 1, SharedBytes, stream, pointers, null);
+            if (code != 0) Fail(code, nameof(Driver.cuLaunchKernel), grid);
+            return;
+        }
+        var attribute = new LaunchAttribute { Id = LaunchAttribute.ProgrammaticStreamSerialization, Value = 1 };
+        var configuration = new LaunchConfiguration
+        {
+            GridX = (uint)grid.X,
+            GridY = (uint)grid.Y,
+            GridZ = (uint)grid.Z,
+            BlockX = Threads,
+            BlockY = 1,
+            BlockZ = 1,
+            SharedBytes = SharedBytes,
+            Stream = stream,
+            Attributes = &attribute,
+            AttributeCount = 1,
+        };
+        var answer = Driver.cuLaunchKernelEx(&configuration, Handle, pointers, null);
+        if (answer != 0) Fail(answer, nameof(Driver.cuLaunchKernelEx), grid);
     }
 
     /// <summary>Throws an error of this kernel.</summary>

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Lancet.Kernels;
 using Lancet.Tensors;
 using Lancet.Tile;
@@ -22,6 +23,7 @@ internal sealed class RuntimeChecks(CudaDevice device, Action<string, Func<strin
         check("launch overhead", LaunchOverhead);
         check("graph: recorded and replayed work equals direct work", GraphEquality);
         check("graph: first, second and later runs of a key", GraphCacheEquality);
+        check("kernels that come up while the one before ends read all of what it wrote", Overlap);
         check("a wrong argument is refused by name", WrongArgument);
     }
 
@@ -162,6 +164,30 @@ internal sealed class RuntimeChecks(CudaDevice device, Action<string, Func<strin
             }
         }
         return Require(graphs.Count == 2, $"{graphs.Count} recordings are kept");
+    }
+
+    // Program 0 reads what the last program of the kernel before wrote.
+    private string Overlap()
+    {
+        const int programs = 3000, width = 256, launches = 500;
+        using var buffer = device.Allocate(2L * programs * width * sizeof(float), "a chain of kernels");
+        Tensor Half(int index) => buffer.View(DType.Float32, new Shape(programs, width), (long)index * programs * width * sizeof(float));
+        var kernel = Kernel.Trace("self_test_turn_over", k =>
+        {
+            var (x, y) = (k.Pointer(DType.Float32, "x"), k.Pointer(DType.Float32, "y"));
+            var column = k.Range(width);
+            k.Store(y + ((programs - 1 - k.ProgramId(0)) * width + column), k.Load(x + (k.ProgramId(0) * width + column)) + 1);
+        });
+        void Chain()
+        {
+            for (var i = 0; i < launches; i++) device.Launch(kernel, new Grid(programs), [Half(i % 2), Half((i + 1) % 2)]);
+        }
+        Chain();
+        using (var graph = device.Capture(Chain)) graph?.Replay();
+        var sums = new float[programs * width];
+        device.CopyToHost(Half(launches % 2), MemoryMarshal.AsBytes(sums.AsSpan()));
+        var expected = device.HasGraphs ? 2 * launches : launches;
+        return Require(!sums.AsSpan().ContainsAnyExcept(expected), $"after {expected} kernels that add 1 a number is {sums.FirstOrDefault(sum => sum != expected)}");
     }
 
     private string WrongArgument()
