@@ -35,7 +35,7 @@ internal sealed class GpuStepBenchmark
     private readonly string _method;
     private readonly int _batch;
     private readonly bool _isRagged;
-    private readonly int _labelPercent;
+    private readonly int _labelPercent, _dropoutPercent;
     private readonly ModelConfig _config;
     private int _length;
     private int _streamed;
@@ -48,7 +48,7 @@ internal sealed class GpuStepBenchmark
         _method = arguments.Text("--method") ?? "lora";
         if (_method is not ("lora" or "qlora" or "full")) throw new LancetException($"--method {_method}: lora, qlora or full.");
         (_batch, _length, _isRagged) = (arguments.Number("--batch", arguments.Has("--max-context") ? 1 : 4), arguments.Number("--length", 2048), arguments.Has("--ragged"));
-        _labelPercent = arguments.Number("--labels", 100);
+        (_labelPercent, _dropoutPercent) = (arguments.Number("--labels", 100), arguments.Number("--dropout", 0));
         _config = ModelShapes.Config(_name, arguments.Number("--layers", 0));
         _options = new EngineOptions
         {
@@ -63,9 +63,9 @@ internal sealed class GpuStepBenchmark
         };
     }
 
-    private LoraOptions Adapter => new() { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = 0 };
+    private LoraOptions Adapter => new() { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = _dropoutPercent / 100.0 };
 
-    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}";
+    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}{(_dropoutPercent > 0 ? $", {_dropoutPercent} % dropout" : "")}";
 
     /// <summary>Runs the steps, and again with a profile if one is asked for.</summary>
     public void Run()

@@ -165,12 +165,21 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
     /// <summary>Word <c>counter mod 4</c> of Philox block <c>counter div 4</c> (see <see cref="Opcode.Philox"/>).</summary>
     public Element Philox(Element counter, Element seed)
     {
+        var words = PhiloxBlock(counter.Source, seed.Source);
+        var word = builder.And(ThreadType.B32, Low(counter.Source), Source.Constant(3));
+        Source Is(int value) => builder.Compare(ThreadType.U32, IR.Comparison.Equal, word, Source.Constant(value));
+        return new(builder.Select(ThreadType.B32, Is(0), words[0], builder.Select(ThreadType.B32, Is(1), words[1], builder.Select(ThreadType.B32, Is(2), words[2], words[3]))));
+    }
+
+    /// <summary>A word of the block of a counter that is a multiple of 4. Words of one block share its instructions.</summary>
+    public Element Philox(Source counter, long word, Element seed) => new(PhiloxBlock(counter, seed.Source)[word]);
+
+    private Source[] PhiloxBlock(Source counter, Source seed)
+    {
         const ThreadType u = ThreadType.U32;
-        Source Low(Source x) => builder.Convert(u, ThreadType.U64, x);
-        Source High(Source x) => builder.Convert(u, ThreadType.U64, builder.ShiftRight(ThreadType.U64, x, 32));
         Source Constant(uint x) => Source.Constant((long)x);
-        var block = builder.ShiftRight(ThreadType.U64, counter.Source, 2);
-        Source c0 = Low(block), c1 = High(block), c2 = Source.Constant(0L), c3 = Source.Constant(0L), k0 = Low(seed.Source), k1 = High(seed.Source);
+        var block = builder.ShiftRight(ThreadType.U64, counter, 2);
+        Source c0 = Low(block), c1 = High(block), c2 = Source.Constant(0L), c3 = Source.Constant(0L), k0 = Low(seed), k1 = High(seed);
         for (var round = 0; round < 10; round++)
         {
             var (m0, m1) = (Constant(0xD2511F53), Constant(0xCD9E8D57));
@@ -180,10 +189,12 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
             k0 = builder.Add(u, k0, Constant(0x9E3779B9));
             k1 = builder.Add(u, k1, Constant(0xBB67AE85));
         }
-        var word = builder.And(ThreadType.B32, Low(counter.Source), Source.Constant(3));
-        Source Is(int value) => builder.Compare(u, IR.Comparison.Equal, word, Source.Constant(value));
-        return new(builder.Select(ThreadType.B32, Is(0), c0, builder.Select(ThreadType.B32, Is(1), c1, builder.Select(ThreadType.B32, Is(2), c2, c3))));
+        return [c0, c1, c2, c3];
     }
+
+    private Source Low(Source x) => builder.Convert(ThreadType.U32, ThreadType.U64, x);
+
+    private Source High(Source x) => Low(builder.ShiftRight(ThreadType.U64, x, 32));
 
     private Element Cast(Element x, DType from, DType to)
     {

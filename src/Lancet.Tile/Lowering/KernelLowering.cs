@@ -219,8 +219,18 @@ internal sealed partial class KernelLowering
         if (Decided(operation, operands) is { } decided) return decided;
         if (_plan.IsLazy(operation.Result)) return new LazyItem(type, operands, elements => Apply(operation, elements)) { Operation = operation };
         var layout = _plan.Of(operation.Result);
+        if (operation.Opcode == Opcode.Philox && RandomWords(operands[0], ((ScalarItem)operands[1]).Element, layout) is { } words) return new TileItem(_converter, type, layout, words);
         var inputs = operands.Select(operand => operand.In(layout)).ToArray();
         return new TileItem(_converter, type, layout, ApplyAll(operation, inputs, layout.RegisterCount));
+    }
+
+    // Random words of counters of which it is known where blocks of four begin; null where it is not.
+    private Element[]? RandomWords(Item counters, Element seed, LinearLayout layout)
+    {
+        if (Affine(counters, DType.Int64) is not { } affine) return null;
+        var (thread, offsets) = affine.Split(layout);
+        if (_builder.Divisor(thread) % 4 != 0 || !Array.TrueForAll(offsets, offset => offset.IsConstant)) return null;
+        return [.. offsets.Select(offset => _arithmetic.Philox(_builder.Add(ThreadType.S64, thread, Source.Constant(offset.Bits & ~3L)), offset.Bits & 3, seed))];
     }
 
     private Element[] ApplyAll(Operation operation, Element[][] inputs, int count)

@@ -128,11 +128,10 @@ public sealed class ExpertProjection
             c.Device.MatMul(new GroupedMatMul { Rows = rows, N = InFeatures, K = Rank, A = v, B = _a, C = dx, Alpha = 1, Beta = 1 });
             return v;
         }
-        var masked = c.Allocate(MemoryPurpose.Workspace, c.DType, new Shape(rows.Count, InFeatures));
-        c.Device.MatMul(new GroupedMatMul { Rows = rows, N = InFeatures, K = Rank, A = v, B = _a, C = masked, Alpha = 1 });
-        _experts[0].Drop(c, masked, masked);
-        ElementwiseKernel.AddTo(c.Device, masked, dx);
-        c.Free(masked);
+        var added = c.Allocate(MemoryPurpose.Workspace, c.DType, new Shape(rows.Count, InFeatures));
+        c.Device.MatMul(new GroupedMatMul { Rows = rows, N = InFeatures, K = Rank, A = v, B = _a, C = added, Alpha = 1 });
+        _experts[0].DropAndAdd(c, added, dx);
+        c.Free(added);
         return v;
     }
 

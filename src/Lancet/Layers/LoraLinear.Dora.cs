@@ -72,8 +72,7 @@ public sealed partial class LoraLinear
             c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = OutFeatures, A = new(dz), B = Weight.Operand(false), C = target, Alpha = 1, Beta = 1 });
             if (_dropout is not null)
             {
-                _dropout.Apply(c.Device, target, target, c.DropoutSeed, _dropoutSite);
-                ElementwiseKernel.AddTo(c.Device, target, dx);
+                DropAndAdd(c, target, dx);
                 c.Free(target);
             }
         }

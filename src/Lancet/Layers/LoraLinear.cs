@@ -176,11 +176,10 @@ public sealed partial class LoraLinear
         });
         if (HasAdapter && _dropout is not null)
         {
-            var masked = c.Activations(MemoryPurpose.Workspace, InFeatures);
-            c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = masked, Alpha = 1 });
-            _dropout.Apply(c.Device, masked, masked, c.DropoutSeed, _dropoutSite);
-            ElementwiseKernel.AddTo(c.Device, masked, dx);
-            c.Free(masked);
+            var added = c.Activations(MemoryPurpose.Workspace, InFeatures);
+            c.Device.MatMul(new MatMul { M = c.TokenCount, N = InFeatures, K = Rank, A = new(v), B = new(A!.Dense), C = added, Alpha = 1 });
+            DropAndAdd(c, added, dx);
+            c.Free(added);
         }
         return v;
     }
@@ -222,6 +221,9 @@ public sealed partial class LoraLinear
 
     /// <summary>y = dropout(x) as in this step; y may be x.</summary>
     internal void Drop(StepContext c, Tensor x, Tensor y) => _dropout!.Apply(c.Device, x, y, c.DropoutSeed, _dropoutSite);
+
+    /// <summary>y += dropout(x) as in this step.</summary>
+    internal void DropAndAdd(StepContext c, Tensor x, Tensor y) => _dropout!.AddTo(c.Device, x, y, c.DropoutSeed, _dropoutSite);
 
     private Tensor DropInput(StepContext c, Tensor x)
     {

@@ -134,6 +134,20 @@ public class PointwiseKernelTests
         Assert.All(KernelLab.Values(y), value => Assert.True(value is 0 or (float)(1 / 0.75)));
     }
 
+    [Fact]
+    public void Dropout_added_is_what_dropout_gives_and_the_sum()
+    {
+        using var lab = NewLab();
+        Tensor x = lab.Random(DType.Float32, new Shape(5000)), y = lab.Random(DType.Float32, x.Shape), dropped = lab.New(DType.Float32, x.Shape);
+        var seed = lab.New(DType.Int64, new Shape(1));
+        seed.HostSpan<long>()[0] = 78;
+        var kernel = new DropoutKernel(0.3);
+        kernel.Apply(lab.Device, x, dropped, seed, 5);
+        var expected = KernelLab.Values(y).Zip(KernelLab.Values(dropped), (before, added) => (double)((float)before + (float)added)).ToArray();
+        kernel.AddTo(lab.Device, x, y, seed, 5);
+        Assert.Equal(expected, KernelLab.Values(y));
+    }
+
     /// <summary>erf by its Taylor series, exact to 1e-14 for the arguments here.</summary>
     private static double ErrorFunction(double x)
     {

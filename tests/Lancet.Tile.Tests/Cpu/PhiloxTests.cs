@@ -1,4 +1,7 @@
+using System.Text.RegularExpressions;
 using CsCheck;
+using Lancet.Tile.Ptx;
+using Lancet.Tile.Tests.Lowering;
 
 namespace Lancet.Tile.Tests.Cpu;
 
@@ -49,6 +52,35 @@ public class PhiloxTests
             k.Store(p[uniform] + k.Range(256), k.RandomUniform(seed, counter));
         });
         for (var i = 0; i < 256; i++) Assert.Equal((lab.Read(bits, i) >> 8) / 16777216.0, Elements.ToDouble(DType.Float32, lab.Read(uniform, i)));
+    }
+
+    /// <summary>Lowered to threads: where blocks are known to begin, the four neighbours that a thread has of one share its ten rounds.</summary>
+    [Theory]
+    [InlineData(1L << 40, 1, 1)]
+    [InlineData(-16L, 1, 1)]
+    [InlineData(-32L, 2, 2)]
+    [InlineData((1L << 40) + 1, 1, 4)]
+    [InlineData(-7L, 1, 4)]
+    public void Neighbours_share_a_block(long start, int step, int blocksOfFour)
+    {
+        const int count = 1024, threads = 128;
+        const long key = 0x0123456789abcdef;
+        var kernel = Kernel.Trace("words", k =>
+        {
+            var (words, first) = (k.Pointer(DType.UInt32, "words"), k.Scalar(DType.Int64, "first"));
+            k.Store(words + k.Range(count), k.RandomBits(k.Constant(DType.Int64, key), first + (k.Range(count).ToInt64() * step)));
+        });
+        using HostArray<uint> words = new(count, DType.UInt32);
+        KernelArgument[] arguments = [words.Argument, start];
+        LoweringCheck.Run(kernel, new Grid(1), arguments);
+        for (var i = 0; i < count; i++)
+        {
+            var counter = (ulong)(start + (i * step));
+            Assert.Equal(Philox([(uint)(counter >> 2), (uint)(counter >> 34), 0, 0], unchecked((uint)key), (uint)(key >> 32))[counter & 3], words.Span[i]);
+        }
+        var text = PtxCompiler.Compile(kernel, PtxTarget.Sm80, PtxCompiler.Divisible(arguments)).Text;
+        // Two products a round; one in the first round is of 0, and all blocks' the same.
+        Assert.Equal((count / threads / 4 * blocksOfFour * 19) + 1, Regex.Count(text, "mul.hi.u32"));
     }
 
     private static uint[] Philox(uint[] counter, uint k0, uint k1)

@@ -129,6 +129,13 @@ internal static class LayerCases
             return new(() => kernel.Apply(lab.Device, x, y, seed, 3), [], new KernelResult("y", y));
         })
         { Bytes = 4 * count, Comparison = Comparison.FewRows };
+        yield return new("dropout, added", shape, Narrow, Tokens, (lab, dtype, rows) =>
+        {
+            Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Rows(dtype, rows, Hidden), seed = lab.Of(DType.Int64, 77);
+            var kernel = new DropoutKernel(0.1);
+            return new(() => kernel.AddTo(lab.Device, x, y, seed, 3), [y], new KernelResult("y", y));
+        })
+        { Bytes = 6 * count, Comparison = Comparison.FewRows };
         yield return new("add_to", shape, Narrow, Tokens, (lab, dtype, rows) =>
         {
             Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Rows(dtype, rows, Hidden);

@@ -106,8 +106,11 @@ internal static partial class KernelCases
             yield return new("dropout", $"{rows} x {columns}", s_float, (lab, dtype) =>
             {
                 Tensor x = lab.Random(dtype, new Shape(rows, columns)), y = lab.Output(dtype, x.Shape), seed = lab.Of(DType.Int64, new Shape(1), [77]);
-                new DropoutKernel(0.25).Apply(lab.Device, x, y, seed, 3);
+                var kernel = new DropoutKernel(0.25);
+                kernel.Apply(lab.Device, x, y, seed, 3);
                 lab.Result("y", y);
+                kernel.AddTo(lab.Device, y, x, seed, 4);
+                lab.Result("sum", x);
             });
         }
     }
