@@ -280,6 +280,7 @@ public class BadInputTests
     [InlineData("--seed", "7")]
     [InlineData("--warmup-steps", "1")]
     [InlineData("--method", "qlora")]
+    [InlineData("--rope-scaling", "yarn:2")]
     public void Resuming_with_other_settings_is_refused(string option, string value)
     {
         using var work = new Workspace();

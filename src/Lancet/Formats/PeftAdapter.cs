@@ -14,6 +14,8 @@ public sealed partial class PeftAdapter : IDisposable
     internal const string MagnitudePart = "lora_magnitude_vector";
 
     private const string Prefix = "base_model.model.";
+    // In the metadata of the tensors' file, where other readers pass it by.
+    private const string RopeScalingKey = "rope_scaling";
     private const string HeadName = LoraOptions.LmHead + ".weight";
     private readonly string _folder;
     private readonly SafetensorsFile _file;
@@ -59,6 +61,9 @@ public sealed partial class PeftAdapter : IDisposable
 
     /// <summary>Rank, alpha and dropout.</summary>
     public LoraOptions Options { get; private set; }
+
+    /// <summary>How positions were stretched when Lancet trained the adapter beyond the model's native length, or null.</summary>
+    public RopeScaling? RopeScaling => _file.Metadata.TryGetValue(RopeScalingKey, out var text) ? RopeScaling.Parse(text) : null;
 
     /// <summary>Last parts of the names of the modules that have an adapter.</summary>
     public IReadOnlyList<string> TargetModules => [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
@@ -168,7 +173,9 @@ public sealed partial class PeftAdapter : IDisposable
         foreach (var weight in model.Decoder.Weights.Where(weight => weight.IsTrained))
             outputs.Add(new(Prefix + weight.Name, DType.Float32, [weight.Shape[0], weight.Shape[1]], stream => stream.Write(MemoryMarshal.AsBytes<float>(model.Read(weight)))));
         outputs.Sort((a, b) => string.CompareOrdinal(a.Name, b.Name));
-        SafetensorsWriter.Write(Path.Combine(folder, "adapter_model.safetensors"), outputs, new Dictionary<string, string> { ["format"] = "pt" });
+        var metadata = new Dictionary<string, string> { ["format"] = "pt" };
+        if (model.RopeScaling is { } scaling) metadata[RopeScalingKey] = scaling.ToString();
+        SafetensorsWriter.Write(Path.Combine(folder, "adapter_model.safetensors"), outputs, metadata);
         AtomicFile.Write(Path.Combine(folder, "adapter_config.json"), stream =>
         {
             using var json = new Utf8JsonWriter(stream, new JsonWriterOptions { Indented = true });

@@ -146,11 +146,13 @@ public sealed partial class LanguageModel : IDisposable
     }
 
     /// <summary>Adds an adapter from a PEFT folder and goes on training it.</summary>
-    /// <exception cref="LancetException">The folder is missing, malformed, or made for another model.</exception>
+    /// <exception cref="LancetException">The folder is missing, malformed, made for another model, or trained with positions stretched otherwise.</exception>
     public void LoadAdapter(string folder, double? dropout = null)
     {
         using var adapter = PeftAdapter.Open(folder);
         adapter.CheckFits(Decoder);
+        if (adapter.RopeScaling is { } trained && (trained.Type, trained.Factor) != (Config.Rotary.Type, Config.Rotary.Factor))
+            throw new LancetException($"{folder}: the adapter was trained with positions stretched by --rope-scaling {trained}; load the model with it, too.");
         var options = adapter.Options with { ModulesToSave = adapter.ModulesToSave };
         if (dropout is { } p) options = options with { Dropout = p };
         Attach(options with { TargetModules = adapter.TargetModules }, adapter.RankOf, adapter.Contains);

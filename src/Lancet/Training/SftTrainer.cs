@@ -180,5 +180,6 @@ public sealed class SftTrainer
         $"steps={total} rows={_dataset.Rows.Count} batch={_options.BatchSize}x{_options.GradientAccumulation} packing={_options.Packing} length={_options.MaxSequenceLength} rate={_options.LearningRate} embedding_rate={_options.EmbeddingLearningRate} " +
         $"scheduler={_options.Scheduler} warmup={warmup} decay={_options.WeightDecay} clip={_options.MaxGradientNorm} eight_bit={_options.HasEightBitState} seed={_options.Seed} shuffle={_options.Shuffle} dtype={_model.DType} " +
         $"nf4={_model.Decoder.Weights.Any(weight => weight.Quantized is not null)} trained={_model.Trained!.ParameterCount} alpha={_model.Adapter?.Alpha} dropout={_model.Adapter?.Dropout} data={_dataset.Fingerprint():x16}") +
+        (_model.RopeScaling is { } scaling ? $" rope_scaling={scaling}" : "") +
         string.Concat(_dataset.Mixture.Select(part => string.Create(CultureInfo.InvariantCulture, $" mix={part.Rows}x{part.Weight}")));
 }

@@ -20,6 +20,26 @@ public sealed class LoraVariantTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, true);
 
+    /// <summary>Trained on stretched positions, an adapter is of no use on others. PEFT's own adapters say nothing of it.</summary>
+    [Fact]
+    public void An_adapter_is_only_loaded_with_the_context_extension_that_it_was_trained_with()
+    {
+        var fixture = new Fixture("llama");
+        LanguageModel Load(string? extension) => LanguageModel.Load(fixture.Model, new LoadOptions { RopeScaling = extension is null ? null : RopeScaling.Parse(extension) });
+        using var trained = Load("yarn:4");
+        trained.LoadAdapter(fixture.Adapter);
+        trained.SaveAdapter(_folder);
+        foreach (var other in (string?[])[null, "yarn:2", "linear:4"])
+        {
+            using var model = Load(other);
+            Assert.Contains("--rope-scaling yarn:4;", Assert.Throws<LancetException>(() => model.LoadAdapter(_folder)).Message, StringComparison.Ordinal);
+            Assert.Null(model.Adapter);
+        }
+        using var same = Load("yarn:4");
+        same.LoadAdapter(_folder);
+        foreach (var (weight, again) in trained.Trained!.Weights.Zip(same.Trained!.Weights)) Assert.Equal(trained.Read(weight), same.Read(again));
+    }
+
     /// <summary>PEFT takes the lengths n of W + s·B·A as constants. So does this: when A or B move, m moves with n such that g = m / n stays.</summary>
     [Theory]
     [InlineData("qwen2", 0.0)]
