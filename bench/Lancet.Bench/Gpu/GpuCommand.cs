@@ -9,7 +9,7 @@ internal static class GpuCommand
     public const string Usage = """
         Lancet.Bench gpu kernels | attention | gemm | launches | all [--filter WORD,WORD] [--json FILE] [--markdown FILE]
         Lancet.Bench gpu step --model llama-3.1-8b|smollm2-135m|gemma-2-2b|mistral-7b|qwen2.5-7b|qwen3-30b-a3b|mixtral-8x7b [--layers N] [--method lora|qlora|full] [--batch B] [--length L | --max-context] [--rank R] [--steps N]
-                     [--policy auto|keep|recompute-mlp|keep-input|offload-input|offload|offload-qkv|offload-attention|offload-keep-mlp|offload-all|offload-half-mlp|offload-keep-half-mlp] [--memory-budget 20G] [--host-memory-budget 64G] [--adamw-8bit] [--ragged] [--labels 100] [--dropout 5] [--profile] [--trace] [--json FILE] [--markdown FILE]
+                     [--policy auto|keep|recompute-mlp|keep-input|offload-input|offload|offload-qkv|offload-attention|offload-keep-mlp|offload-all|offload-half-mlp|offload-keep-half-mlp] [--memory-budget 20G] [--host-memory-budget 64G] [--adamw-8bit] [--ragged] [--labels 100] [--dropout 5] [--dora] [--profile] [--trace] [--json FILE] [--markdown FILE]
         Lancet.Bench gpu errors [--folder DIR] [--filter WORD,WORD] [--device cpu]     writes inputs and results for bench/peers/kernel_errors.py
         Lancet.Bench gpu check-cases [--filter WORD,WORD]               without a GPU: runs every kernel case over few rows on the processor and compiles every kernel to PTX
         """;

@@ -63,9 +63,9 @@ internal sealed class GpuStepBenchmark
         };
     }
 
-    private LoraOptions Adapter => new() { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = _dropoutPercent / 100.0 };
+    private LoraOptions Adapter => new() { Rank = _arguments.Number("--rank", 16), Alpha = 32, Dropout = _dropoutPercent / 100.0, UsesDora = _arguments.Has("--dora") };
 
-    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}{(_dropoutPercent > 0 ? $", {_dropoutPercent} % dropout" : "")}";
+    private string Title => $"{_name}{(_arguments.Number("--layers", 0) is > 0 and var layers ? $", {layers} layers" : "")}, {_method}, {_batch} × {_length}{(_isRagged ? " ragged" : "")}{(_labelPercent < 100 ? $", {_labelPercent} % labels" : "")}{(Adapter.UsesDora ? ", DoRA" : "")}{(_dropoutPercent > 0 ? $", {_dropoutPercent} % dropout" : "")}";
 
     /// <summary>Runs the steps, and again with a profile if one is asked for.</summary>
     public void Run()
