@@ -1,5 +1,4 @@
 using Lancet.Devices;
-using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
 using static Lancet.Tile.TileMath;
@@ -28,6 +27,8 @@ public sealed class AdamWKernel(AdamWConstants constants)
 {
     /// <summary>Elements of the 8-bit state that share a scale.</summary>
     public const int StateBlock = 256;
+
+    private const int StateBlocksPerProgram = 4;
 
     /// <summary>Entries of the tensor of step factors: η, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ).</summary>
     public const int StepFactorCount = 3;
@@ -73,8 +74,8 @@ public sealed class AdamWKernel(AdamWConstants constants)
     public void UpdateEightBit(
         Device device, Tensor parameters, Tensor gradients, Tensor first, Tensor second, Tensor firstScales, Tensor secondScales, Tensor stepFactors, Tensor clip, long decayBoundary) =>
         device.Launch(
-            EightBitKernels[constants], new Grid(Blocks.Of(parameters.Count, StateBlock)),
-            [parameters, gradients, first, second, firstScales, secondScales, stepFactors, clip, decayBoundary]);
+            EightBitKernels[constants], new Grid(Blocks.Of(parameters.Count, StateBlock * StateBlocksPerProgram)),
+            [parameters, gradients, first, second, firstScales, secondScales, stepFactors, clip, decayBoundary, firstScales.Count]);
 
     private static (Tile.Tile Parameter, Tile.Tile First, Tile.Tile Second) Step(
         KernelBuilder k, AdamWConstants constants, Pointer factors, Tile.Tile index, Tile.Tile boundary, Tile.Tile p, Tile.Tile g, Tile.Tile m, Tile.Tile v)
@@ -118,22 +119,24 @@ public sealed class AdamWKernel(AdamWConstants constants)
         var factors = k.Pointer(DType.Float32, "step_factors");
         var clip = k.Pointer(DType.Float32, "clip");
         var boundary = k.Scalar(DType.Int64, "decay_boundary");
-        var block = k.ProgramId(0);
-        var index = block.ToInt64() * StateBlock + k.Range(StateBlock).ToInt64();
+        var blocks = k.Scalar(DType.Int64, "blocks");
+        var block = k.ProgramId(0).ToInt64() * StateBlocksPerProgram + k.Range(StateBlocksPerProgram).ToInt64();
+        var index = (block * StateBlock).AsColumn() + k.Range(StateBlock).ToInt64().AsRow();
+        var isBlock = block < blocks;
+        var inside = isBlock.AsColumn();
+        Tile.Tile Decoded(Pointer codes, Pointer scales, bool isSigned) => DynamicCodeTiles.Decode(k, isSigned, k.Load(codes + index, inside)) * k.Load(scales + block, isBlock).AsColumn();
         var (p, m, v) = Step(
-            k, constants, factors, index, boundary, k.Load(parameters + index), k.Load(gradients + index) * k.Load(clip),
-            k.Lookup(DynamicCode.Signed, k.Load(first + index).To(DType.Int32)) * k.Load(firstScales + block),
-            k.Lookup(DynamicCode.Unsigned, k.Load(second + index).To(DType.Int32)) * k.Load(secondScales + block));
-        k.Store(parameters + index, p);
-        Encode(first, firstScales, DynamicCode.Signed, m);
-        Encode(second, secondScales, DynamicCode.Unsigned, v);
+            k, constants, factors, index, boundary, k.Load(parameters + index, inside), k.Load(gradients + index, inside) * k.Load(clip), Decoded(first, firstScales, true), Decoded(second, secondScales, false));
+        k.Store(parameters + index, p, inside);
+        Encode(first, firstScales, true, m);
+        Encode(second, secondScales, false, v);
 
-        void Encode(Pointer codes, Pointer scales, float[] table, Tile.Tile value)
+        void Encode(Pointer codes, Pointer scales, bool isSigned, Tile.Tile value)
         {
-            var scale = ReduceMax(Abs(value));
-            k.Store(scales + block, scale);
+            var scale = ReduceMax(Abs(value), 1);
+            k.Store(scales + block, scale, isBlock);
             var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
-            k.Store(codes + index, Nf4Kernel.Search(k, DynamicCode.Midpoints(table), value * inverse).To(DType.UInt8));
+            k.Store(codes + index, DynamicCodeTiles.Encode(k, isSigned, value * inverse.AsColumn()), inside);
         }
     });
 }

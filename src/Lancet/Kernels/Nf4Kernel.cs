@@ -77,14 +77,6 @@ public static class Nf4Kernel
             [weight.Codes, weight.AbsMaxCodes, weight.NestedAbsMax, weight.NestedCodeTable, weight.NestedOffset, target.Tensor, count]);
     }
 
-    /// <summary>Number of midpoints below x, by bisection of an ascending table of 256.</summary>
-    internal static Tile.Tile Search(KernelBuilder k, float[] midpoints, Tile.Tile x)
-    {
-        var index = k.Zeros(DType.Int32, x.Dimensions);
-        for (var step = 128; step > 0; step >>= 1) index += Select(x > k.Lookup(midpoints, index + (step - 1)), k.Full(DType.Int32, step, x.Dimensions), 0);
-        return index;
-    }
-
     private static Kernel TraceQuantize(DType dtype) => Kernel.Trace("nf4_quantize", k =>
     {
         var weight = k.Pointer(dtype, "weight");
@@ -136,7 +128,7 @@ public static class Nf4Kernel
         var scale = ReduceMax(Abs(value));
         k.Store(nested + k.ProgramId(0), scale);
         var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
-        k.Store(codes + block, Search(k, DynamicCode.Midpoints(DynamicCode.Signed), value * inverse).To(DType.UInt8), inside);
+        k.Store(codes + block, DynamicCodeTiles.Encode(k, true, value * inverse), inside);
     });
 
     // Programs along axis 0: all blocks of a dense target (Columns are 0 then), of each matrix of a stack along axis 1; or rows, whose blocks lie along axis 1.

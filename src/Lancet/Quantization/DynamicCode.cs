@@ -6,6 +6,9 @@ namespace Lancet.Quantization;
 /// </summary>
 public static class DynamicCode
 {
+    /// <summary>How many decimal exponents there are.</summary>
+    internal const int Decades = 7;
+
     /// <summary>The signed table, ascending.</summary>
     public static float[] Signed { get; } = Create(true);
 
@@ -21,17 +24,19 @@ public static class DynamicCode
         return result;
     }
 
+    /// <summary>Upper end of a decade, which begins at a tenth of it.</summary>
+    internal static double Scale(int decade) => Math.Pow(10, decade - Decades + 1);
+
     private static float[] Create(bool isSigned)
     {
-        const int exponentBits = 7;
         var values = new List<float>(256);
-        for (var i = 0; i < exponentBits; i++)
+        for (var i = 0; i < Decades; i++)
         {
             var fractions = 1 << (isSigned ? i : i + 1);
-            // Means of neighbouring bounds of `fractions` equal parts of [0.1, 1], times 10^(i − 6).
+            // Means of neighbouring bounds of `fractions` equal parts of [0.1, 1], times the scale.
             for (var j = 0; j < fractions; j++)
             {
-                var value = (float)((0.1 + (0.9 * (j + 0.5) / fractions)) * Math.Pow(10, i - exponentBits + 1));
+                var value = (float)((0.1 + (0.9 * (j + 0.5) / fractions)) * Scale(i));
                 values.Add(value);
                 if (isSigned) values.Add(-value);
             }

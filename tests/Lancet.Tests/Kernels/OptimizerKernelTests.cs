@@ -44,13 +44,13 @@ public class OptimizerKernelTests
     [Fact]
     public void Eight_bit_state_stays_within_its_quantisation_error()
     {
-        const int count = 512;
+        const int count = 5 * AdamWKernel.StateBlock;
         using var lab = NewLab();
         var g = lab.Of(DType.Float32, new Shape(count), lab.Random(count));
         var start = lab.Random(count);
         Tensor exact = lab.Of(DType.Float32, new Shape(count), start), quantized = lab.Of(DType.Float32, new Shape(count), start);
         Tensor m = lab.New(DType.Float32, new Shape(count)), v = lab.New(DType.Float32, new Shape(count));
-        Tensor m8 = lab.New(DType.UInt8, new Shape(count)), v8 = lab.New(DType.UInt8, new Shape(count)), ms = lab.New(DType.Float32, new Shape(2)), vs = lab.New(DType.Float32, new Shape(2));
+        Tensor m8 = lab.New(DType.UInt8, new Shape(count)), v8 = lab.New(DType.UInt8, new Shape(count)), ms = lab.New(DType.Float32, new Shape(5)), vs = lab.New(DType.Float32, new Shape(5));
         var kernel = new AdamWKernel(Constants);
         var clip = lab.Of(DType.Float32, new Shape(1), [1]);
         var factors = new double[3];
@@ -66,7 +66,7 @@ public class OptimizerKernelTests
         double[] a = KernelLab.Values(exact), b = KernelLab.Values(quantized);
         var moved = a.Zip(start).Sum(pair => Math.Abs(pair.First - pair.Second));
         Assert.True(a.Zip(b).Sum(pair => Math.Abs(pair.First - pair.Second)) < 0.05 * moved);
-        for (var block = 0; block < 2; block++) Assert.Contains(KernelLab.Values(m8).Skip(block * 256).Take(256), code => code is 255 or < 2);
+        for (var block = 0; block < 5; block++) Assert.Contains(KernelLab.Values(m8).Skip(block * 256).Take(256), code => code is 255 or < 2);
     }
 
     [Fact]
@@ -79,6 +79,36 @@ public class OptimizerKernelTests
         Assert.Equal(0, DynamicCode.Unsigned[0]);
         Assert.Equal(3.25e-7, DynamicCode.Unsigned[1], 1e-9);
         Assert.Equal(0.99648, DynamicCode.Unsigned[254], 1e-5);
+    }
+
+    /// <summary>Everywhere near a midpoint, a value or a decade's end, and between.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Dynamic_codes_are_numbers_of_midpoints_below(bool isSigned)
+    {
+        var table = isSigned ? DynamicCode.Signed : DynamicCode.Unsigned;
+        var midpoints = DynamicCode.Midpoints(table);
+        var random = new Random(4);
+        List<float> near = [0, 1e-30f, .. table, .. midpoints[..^1], .. Enumerable.Range(0, DynamicCode.Decades).Select(decade => (float)DynamicCode.Scale(decade))];
+        float[] values =
+        [
+            .. near.SelectMany(x => (float[])[x, MathF.BitIncrement(x), MathF.BitDecrement(x), -x, MathF.BitIncrement(-x)]),
+            .. Enumerable.Range(0, 4096).Select(_ => (float)((2 * random.NextDouble()) - 1)),
+            .. Enumerable.Range(0, 4096).Select(_ => (float)(Math.Pow(10, -8 * random.NextDouble()) * (random.Next(2) == 0 ? 1 : -1))),
+        ];
+        if (!isSigned) values = [.. values.Where(x => x >= 0)];
+        var kernel = Kernel.Trace("encode", k =>
+        {
+            var (x, codes, count) = (k.Pointer(DType.Float32, "x"), k.Pointer(DType.UInt8, "codes"), k.Scalar(DType.Int32, "count"));
+            var index = k.ProgramId(0) * 256 + k.Range(256);
+            k.Store(codes + index, DynamicCodeTiles.Encode(k, isSigned, k.Load(x + index, index < count)), index < count);
+        });
+        using var lab = NewLab();
+        Tensor x = lab.Of(DType.Float32, new Shape(values.Length), Array.ConvertAll(values, value => (double)value)), codes = lab.New(DType.UInt8, x.Shape);
+        lab.Device.Launch(kernel, new Grid((values.Length + 255) / 256), [x, codes, values.Length]);
+        var actual = KernelLab.Values(codes);
+        for (var i = 0; i < values.Length; i++) Assert.True(midpoints.Count(midpoint => midpoint < values[i]) == actual[i], $"{values[i]:R} is {actual[i]}");
     }
 
     [Theory]
