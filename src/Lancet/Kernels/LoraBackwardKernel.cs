@@ -40,7 +40,7 @@ public static class LoraBackwardKernel
     private static readonly KernelSet<Choice> SumKernels = new(TraceSums);
 
     /// <summary>Whether the kernel takes these outputs: 16-bit operands for tensor cores, whole strips of each projection, and a rank that is a power of two and so small that there are few sums beside dy.</summary>
-    public static bool Suits(LoraOutputs outputs, DType dtype) => dtype.SizeInBytes() == 2 && outputs.Rank is 8 or 16 or 32 && outputs.HaveStripsOf(LoraBackwardBlocks.LeastColumns);
+    public static bool Suits(LoraOutputs outputs, DType dtype) => dtype.SizeInBytes() == 2 && outputs.Rank is 8 or 16 or 32 && outputs.HaveStripsOf(LoraBackwardBlocks.LeastColumns(outputs.Rank));
 
     /// <summary>Workspace of <see cref="Run"/> for v and for dB, in the accumulator's type.</summary>
     public static (Shape V, Shape B) PartialShapes(int rows, LoraOutputs outputs, PlanTarget target)
@@ -179,16 +179,20 @@ public static class LoraBackwardKernel
 /// <param name="Warps">Warps of a program.</param>
 internal readonly record struct LoraBackwardBlocks(int Rows, int Columns, int Stages, int Warps)
 {
-    /// <summary>Columns of the narrowest strip.</summary>
-    public const int LeastColumns = 256;
-
     private const int MostColumns = 512;
+
+    // What fits into about 100 KB of shared memory.
+    private const int MostColumnsOfSmall = 256;
+
+    /// <summary>Columns of the narrowest strip: there v's sums, written and read, are as many bytes as dy.</summary>
+    public static int LeastColumns(int rank) => Math.Max(64, 4 * rank);
 
     /// <summary>The fastest of those that a device has shared memory for.</summary>
     public static LoraBackwardBlocks For(LoraOutputs outputs, PlanTarget target)
     {
-        if (target.SharedMemoryPerProgram < 160 << 10) return new(32, LeastColumns, 3, 4);
-        var rows = outputs.Rank > 16 ? 32 : 64;
-        return outputs.HaveStripsOf(MostColumns) ? new(rows, MostColumns, 3, 8) : new(rows, LeastColumns, 3, 4);
+        var isSmall = target.SharedMemoryPerProgram < 160 << 10;
+        var columns = isSmall ? MostColumnsOfSmall : MostColumns;
+        while (!outputs.HaveStripsOf(columns)) columns /= 2;
+        return new(isSmall || outputs.Rank > 16 ? 32 : 64, columns, 3, columns == MostColumns ? 8 : 4);
     }
 }
