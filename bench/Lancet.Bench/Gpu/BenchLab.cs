@@ -90,7 +90,7 @@ internal sealed class BenchLab(Device device, long seed, long firstRow = 0) : ID
         if (target is CudaDevice cuda)
         {
             cuda.MakeCurrent();
-            CudaCheck.Driver(Driver.cuMemsetD8Async(tensor.Address, 0xff, (nuint)tensor.Bytes, cuda.ComputeStream));
+            CudaCheck.Driver(Driver.cuMemsetD8Async(tensor.Address, 0xff, (nuint)tensor.Bytes, cuda.TakeComputeStream()));
             return;
         }
         var bytes = new byte[tensor.Bytes];

@@ -142,10 +142,10 @@ internal sealed class ProfilingCudaDevice(CudaDevice device, int vocabulary, dou
     {
         if (_queued.Count == _events.Count) _events.Add((EventHandle.Create(true), EventHandle.Create(true)));
         _queued.Add((name, bytes, operations));
-        CudaCheck.Driver(Driver.cuEventRecord(_events[_queued.Count - 1].Start.Value, device.ComputeStream));
+        CudaCheck.Driver(Driver.cuEventRecord(_events[_queued.Count - 1].Start.Value, device.TakeComputeStream()));
     }
 
-    private void End() => CudaCheck.Driver(Driver.cuEventRecord(_events[_queued.Count - 1].End.Value, device.ComputeStream));
+    private void End() => CudaCheck.Driver(Driver.cuEventRecord(_events[_queued.Count - 1].End.Value, device.TakeComputeStream()));
 
     private readonly record struct Entry(double Milliseconds, int Calls, double Bytes, double Operations, double LimitMilliseconds)
     {

@@ -85,7 +85,7 @@ internal sealed unsafe class CublasLtEngine : IMatMulLibrary
         {
             return CublasLt.cublasLtMatmul(
                 _handle, plan.Description, &alpha, product.B.Tensor.Address, plan.First, product.A.Tensor.Address, plan.Second, &beta, addend, plan.Result, target, plan.Result,
-                pointer, workspace.Address, (nuint)workspace.Bytes, _device.ComputeStream);
+                pointer, workspace.Address, (nuint)workspace.Bytes, _device.TakeComputeStream());
         }
     }
 

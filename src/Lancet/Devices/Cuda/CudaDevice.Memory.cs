@@ -14,7 +14,7 @@ public sealed partial class CudaDevice
         if (IsCapturing) throw new InvalidOperationException($"{bytes} bytes for {purpose} are allocated while a graph is recorded; they should have been reserved before.");
         MakeCurrent();
         var buffer = TryAllocate(bytes) ?? throw OutOfMemory(bytes, purpose);
-        CudaCheck.Driver(Driver.cuMemsetD8Async(buffer.Address, 0, (nuint)bytes, ComputeStream));
+        CudaCheck.Driver(Driver.cuMemsetD8Async(buffer.Address, 0, (nuint)bytes, TakeComputeStream()));
         return buffer;
     }
 
@@ -24,7 +24,7 @@ public sealed partial class CudaDevice
         if (source.Length != destination.Bytes) throw new ArgumentException($"{source.Length} bytes for {destination}.");
         if (IsCapturing) throw new InvalidOperationException("Host memory cannot be copied while a graph is recorded: the recording would repeat today's bytes.");
         MakeCurrent();
-        lock (_lock) _ring.Send(source, destination.Address, ComputeStream);
+        lock (_lock) _ring.Send(source, destination.Address, TakeComputeStream());
     }
 
     /// <inheritdoc/>
@@ -33,7 +33,7 @@ public sealed partial class CudaDevice
         if (destination.Length != source.Bytes) throw new ArgumentException($"{destination.Length} bytes for {source}.");
         if (IsCapturing) throw new InvalidOperationException("Nothing can be read back while a graph is recorded.");
         MakeCurrent();
-        lock (_lock) _ring.Receive(source.Address, destination, ComputeStream);
+        lock (_lock) _ring.Receive(source.Address, destination, TakeComputeStream());
     }
 
     /// <inheritdoc/>
@@ -42,7 +42,7 @@ public sealed partial class CudaDevice
         if (source.Bytes != destination.Bytes) throw new ArgumentException($"Copy of {source} to {destination}.");
         if (source.Bytes == 0) return;
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuMemcpyDtoDAsync(destination.Address, source.Address, (nuint)source.Bytes, ComputeStream));
+        CudaCheck.Driver(Driver.cuMemcpyDtoDAsync(destination.Address, source.Address, (nuint)source.Bytes, TakeComputeStream()));
     }
 
     /// <inheritdoc/>
@@ -69,7 +69,7 @@ public sealed partial class CudaDevice
     public override void AwaitCopy(int channel)
     {
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuStreamWaitEvent(ComputeStream, _copies[channel].End.Value, 0));
+        CudaCheck.Driver(Driver.cuStreamWaitEvent(TakeComputeStream(), _copies[channel].End.Value, 0));
     }
 
     // While a graph is recorded the events make the copy streams a part of it, and the copies its parallel branches.
@@ -78,7 +78,7 @@ public sealed partial class CudaDevice
         MakeCurrent();
         while (_copies.Count <= channel) _copies.Add((EventHandle.Create(), EventHandle.Create()));
         var (start, end) = _copies[channel];
-        CudaCheck.Driver(Driver.cuEventRecord(start.Value, ComputeStream));
+        CudaCheck.Driver(Driver.cuEventRecord(start.Value, TakeComputeStream()));
         CudaCheck.Driver(Driver.cuStreamWaitEvent(stream, start.Value, 0));
         CudaCheck.Driver(copy(stream), "a copy between device and host");
         CudaCheck.Driver(Driver.cuEventRecord(end.Value, stream));
@@ -89,7 +89,7 @@ public sealed partial class CudaDevice
     {
         if (destination.Bytes == 0) return;
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuMemsetD8Async(destination.Address, 0, (nuint)destination.Bytes, ComputeStream));
+        CudaCheck.Driver(Driver.cuMemsetD8Async(destination.Address, 0, (nuint)destination.Bytes, TakeComputeStream()));
     }
 
     /// <summary>Memory that is not set to zero, or null if there is not enough.</summary>

@@ -135,16 +135,6 @@ public sealed partial class CudaDevice : Device
     /// <summary>Whether anything was ever recorded; addresses that a recording may hold are then never given back.</summary>
     internal bool HasCaptured { get; private set; }
 
-    /// <summary>The stream of all computation, for anything but a kernel of Lancet's: what comes after it starts when it is done.</summary>
-    internal nint ComputeStream
-    {
-        get
-        {
-            _endsWithKernel = false;
-            return _compute.Value;
-        }
-    }
-
     /// <summary>Resources of the kernels launched so far, by name.</summary>
     public IReadOnlyList<CudaKernelInfo> KernelInfos => [.. _functions.Values.Where(function => function.IsValueCreated).Select(function => function.Value.Info).OrderBy(info => info.Name, StringComparer.Ordinal)];
 
@@ -203,7 +193,7 @@ public sealed partial class CudaDevice : Device
         if (!HasGraphs) return null;
         if (IsCapturing) throw new InvalidOperationException("A recording is in progress already.");
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuStreamBeginCapture(ComputeStream, CaptureRelaxed));
+        CudaCheck.Driver(Driver.cuStreamBeginCapture(TakeComputeStream(), CaptureRelaxed));
         (IsCapturing, HasCaptured) = (true, true);
         nint graph = 0;
         try
@@ -213,11 +203,11 @@ public sealed partial class CudaDevice : Device
         catch
         {
             IsCapturing = false;
-            if (Driver.cuStreamEndCapture(ComputeStream, out graph) == 0 && graph != 0) _ = Driver.cuGraphDestroy(graph);
+            if (Driver.cuStreamEndCapture(TakeComputeStream(), out graph) == 0 && graph != 0) _ = Driver.cuGraphDestroy(graph);
             throw;
         }
         IsCapturing = false;
-        CudaCheck.Driver(Driver.cuStreamEndCapture(ComputeStream, out graph));
+        CudaCheck.Driver(Driver.cuStreamEndCapture(TakeComputeStream(), out graph));
         return CudaGraph.Instantiate(this, graph);
     }
 
@@ -228,6 +218,13 @@ public sealed partial class CudaDevice : Device
         CudaCheck.Driver(Driver.cuStreamSynchronize(_compute.Value));
         CudaCheck.Driver(Driver.cuStreamSynchronize(_copyOut.Value));
         CudaCheck.Driver(Driver.cuStreamSynchronize(_copyIn.Value));
+    }
+
+    /// <summary>The stream of all computation, for anything but a kernel of Lancet's: what comes after it starts when it is done.</summary>
+    internal nint TakeComputeStream()
+    {
+        _endsWithKernel = false;
+        return _compute.Value;
     }
 
     /// <summary>Makes the device's context the calling thread's.</summary>
@@ -249,7 +246,7 @@ public sealed partial class CudaDevice : Device
     internal void Replay(GraphHandle graph)
     {
         MakeCurrent();
-        CudaCheck.Driver(Driver.cuGraphLaunch(graph.Value, ComputeStream));
+        CudaCheck.Driver(Driver.cuGraphLaunch(graph.Value, TakeComputeStream()));
     }
 
     /// <summary>Milliseconds that queued work takes on the device.</summary>
@@ -266,9 +263,9 @@ public sealed partial class CudaDevice : Device
             foreach (ref var pair in events.AsSpan())
             {
                 pair = (EventHandle.Create(true), EventHandle.Create(true));
-                CudaCheck.Driver(Driver.cuEventRecord(pair.Start.Value, ComputeStream));
+                CudaCheck.Driver(Driver.cuEventRecord(pair.Start.Value, TakeComputeStream()));
                 work();
-                CudaCheck.Driver(Driver.cuEventRecord(pair.End.Value, ComputeStream));
+                CudaCheck.Driver(Driver.cuEventRecord(pair.End.Value, TakeComputeStream()));
                 other();
             }
             CudaCheck.Driver(Driver.cuEventSynchronize(events[^1].End.Value));
