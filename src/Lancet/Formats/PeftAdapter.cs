@@ -43,6 +43,17 @@ public sealed partial class PeftAdapter : IDisposable
             var module = ModuleOf(key, out var part) ?? throw new LancetException($"{file.Path}: tensor {key} is not a LoRA matrix; {folder} holds something else beside LoRA.");
             if (!_tensors.TryAdd((module, part), entry)) throw new LancetException($"{file.Path}: tensor {key} is there under another name as well.");
         }
+        if (file.Metadata.TryGetValue(RopeScalingKey, out var scaling))
+        {
+            try
+            {
+                RopeScaling = RopeScaling.Parse(scaling);
+            }
+            catch (LancetException error)
+            {
+                throw new LancetException($"{file.Path}: {error.Message}", error);
+            }
+        }
         Options = new LoraOptions
         {
             Rank = _config.Positive("r"),
@@ -63,7 +74,7 @@ public sealed partial class PeftAdapter : IDisposable
     public LoraOptions Options { get; private set; }
 
     /// <summary>How positions were stretched when Lancet trained the adapter beyond the model's native length, or null.</summary>
-    public RopeScaling? RopeScaling => _file.Metadata.TryGetValue(RopeScalingKey, out var text) ? RopeScaling.Parse(text) : null;
+    public RopeScaling? RopeScaling { get; }
 
     /// <summary>Last parts of the names of the modules that have an adapter.</summary>
     public IReadOnlyList<string> TargetModules => [.. Modules().Select(name => name[(name.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];

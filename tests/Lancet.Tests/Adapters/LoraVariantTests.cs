@@ -38,6 +38,12 @@ public sealed class LoraVariantTests : IDisposable
         using var same = Load("yarn:4");
         same.LoadAdapter(_folder);
         foreach (var (weight, again) in trained.Trained!.Weights.Zip(same.Trained!.Weights)) Assert.Equal(trained.Read(weight), same.Read(again));
+
+        var path = Path.Combine(_folder, "adapter_model.safetensors");
+        var bytes = File.ReadAllBytes(path);
+        "yurn"u8.CopyTo(bytes.AsSpan(bytes.AsSpan().IndexOf("yarn:4"u8)));
+        File.WriteAllBytes(path, bytes);
+        Assert.StartsWith($"{path}: rope scaling yurn:4:", Assert.Throws<LancetException>(() => PeftAdapter.Open(_folder)).Message, StringComparison.Ordinal);
     }
 
     /// <summary>PEFT takes the lengths n of W + s·B·A as constants. So does this: when A or B move, m moves with n such that g = m / n stays.</summary>
