@@ -7,7 +7,7 @@
 #             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
 #   --lancet  the lancet command for golden, self-test, startup, peft and max-context-80gb; made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
-# Budgets of steps are 0.1 to 0.14 GB less than the issue's limits, for the driver. PEER_SHARE: bytes instead of 60 % of what the peers of step-8b-lora and step-8b-qlora reserve.
+# Budgets of steps are 0.1 to 0.14 GB less than the issue's limits, for the driver. LORA_BUDGET, QLORA_BUDGET: bytes instead of 60 % of what the peers of step-8b-lora and step-8b-qlora reserve.
 # CONTEXT_HOST: host memory of max-context (64G); with 24G sequences are shorter and steps of 8 to 24 GB are planned to take 100 s together, not 180.
 # The machine needs neither .NET nor a network; python3 with torch, transformers and PEFT for the peers. A section that fails does not end the run.
 set -uo pipefail
@@ -60,7 +60,7 @@ both() { # both NAME ARGUMENTS...: a step of Lancet and of the peer
 }
 
 peer_share() { # peer_share NAME: bytes of 60 % of what the peer reserved, less 0.1 GB
-  python3 -c 'import json, sys; print(int(0.6e9 * json.load(open(sys.argv[1]))["max_memory_reserved_gb"] - 1e8))' "$out/hf-$1.json" 2> /dev/null || { echo "the peer $1 did not run: give PEER_SHARE" >&2; return 1; }
+  python3 -c 'import json, sys; print(int(0.6e9 * json.load(open(sys.argv[1]))["max_memory_reserved_gb"] - 1e8))' "$out/hf-$1.json" 2> /dev/null || { echo "the peer $1 did not run: give LORA_BUDGET or QLORA_BUDGET" >&2; return 1; }
 }
 
 startup() { # a 1B checkpoint of random weights from the start of the process to the first step: with nothing cached, and then with everything
@@ -92,13 +92,13 @@ run() {
       local status=0 budget work=(--model llama-3.1-8b --method lora --batch 4 --length 2048)
       both 8b-lora "${work[@]}" || status=1
       step 8b-lora-20gb "${work[@]}" --memory-budget 19.9e9 || status=1
-      budget=${PEER_SHARE:-$(peer_share 8b-lora)} && step 8b-lora-share "${work[@]}" --memory-budget "$budget" || status=1
+      budget=${LORA_BUDGET:-$(peer_share 8b-lora)} && step 8b-lora-share "${work[@]}" --memory-budget "$budget" || status=1
       return $status ;;
     step-8b-qlora)
       local status=0 budget work=(--model llama-3.1-8b --method qlora --batch 4 --length 2048)
       both 8b-qlora "${work[@]}" || status=1
       step 8b-qlora-8.5gb "${work[@]}" --memory-budget 8.36e9 || status=1
-      budget=${PEER_SHARE:-$(peer_share 8b-qlora)} && step 8b-qlora-share "${work[@]}" --memory-budget "$budget" || status=1
+      budget=${QLORA_BUDGET:-$(peer_share 8b-qlora)} && step 8b-qlora-share "${work[@]}" --memory-budget "$budget" || status=1
       return $status ;;
     step-8b-long)
       local status=0 work=(--model llama-3.1-8b --method qlora --batch 1 --length)

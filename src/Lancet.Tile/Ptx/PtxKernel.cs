@@ -7,6 +7,5 @@ namespace Lancet.Tile.Ptx;
 /// <param name="Text">A whole PTX module.</param>
 /// <param name="ThreadsPerBlock">Threads of a block, along x.</param>
 /// <param name="SharedMemoryBytes">Dynamic shared memory to ask for at launch.</param>
-/// <param name="AwaitsPrevious">Whether it waits for the kernel before it by itself, so that it may be launched while that one ends.</param>
 /// <param name="Parameters">Formal parameters, as in the kernel.</param>
-public sealed record PtxKernel(string EntryName, string Text, int ThreadsPerBlock, int SharedMemoryBytes, bool AwaitsPrevious, IReadOnlyList<Parameter> Parameters);
+public sealed record PtxKernel(string EntryName, string Text, int ThreadsPerBlock, int SharedMemoryBytes, IReadOnlyList<Parameter> Parameters);

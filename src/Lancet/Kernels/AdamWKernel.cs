@@ -124,7 +124,7 @@ public sealed class AdamWKernel(AdamWConstants constants)
         var index = (block * StateBlock).AsColumn() + k.Range(StateBlock).ToInt64().AsRow();
         var isBlock = block < blocks;
         var inside = isBlock.AsColumn();
-        Tile.Tile Decoded(Pointer codes, Pointer scales, bool isSigned) => DynamicCodeTiles.Decode(k, isSigned, k.Load(codes + index, inside)) * k.Load(scales + block, isBlock).AsColumn();
+        Tile.Tile Decoded(Pointer codes, Pointer scales, bool isSigned) => QuantizationTiles.Decode(k, isSigned, k.Load(codes + index, inside)) * k.Load(scales + block, isBlock).AsColumn();
         var (p, m, v) = Step(
             k, constants, factors, index, boundary, k.Load(parameters + index, inside), k.Load(gradients + index, inside) * k.Load(clip), Decoded(first, firstScales, true), Decoded(second, secondScales, false));
         k.Store(parameters + index, p, inside);
@@ -135,8 +135,7 @@ public sealed class AdamWKernel(AdamWConstants constants)
         {
             var scale = ReduceMax(Abs(value), 1);
             k.Store(scales + block, scale, isBlock);
-            var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
-            k.Store(codes + index, DynamicCodeTiles.Encode(k, isSigned, value * inverse.AsColumn()), inside);
+            k.Store(codes + index, QuantizationTiles.Encode(k, isSigned, value * QuantizationTiles.InverseOf(scale).AsColumn()), inside);
         }
     });
 }

@@ -89,7 +89,7 @@ public static class Nf4Kernel
         var odd = k.Load(weight + (pair * 2 + 1), pair * 2 + 1 < count).To(DType.Float32);
         var scale = ReduceMax(Max(Abs(even), Abs(odd)), 1);
         k.Store(absMax + block, scale, block.ToInt64() * Nf4Weight.BlockSize < count);
-        var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0).AsColumn();
+        var inverse = QuantizationTiles.InverseOf(scale).AsColumn();
         var packed = (Code(k, even * inverse) << 4) + Code(k, odd * inverse);
         k.Store(codes + pair, packed.To(DType.UInt8), pair * 2 < count);
     });
@@ -127,8 +127,7 @@ public static class Nf4Kernel
         var value = Select(inside, k.Load(absMax + block, inside) - k.Load(offset), 0);
         var scale = ReduceMax(Abs(value));
         k.Store(nested + k.ProgramId(0), scale);
-        var inverse = Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
-        k.Store(codes + block, DynamicCodeTiles.Encode(k, true, value * inverse), inside);
+        k.Store(codes + block, QuantizationTiles.Encode(k, true, value * QuantizationTiles.InverseOf(scale)), inside);
     });
 
     // Programs along axis 0: all blocks of a dense target (Columns are 0 then), of each matrix of a stack along axis 1; or rows, whose blocks lie along axis 1.

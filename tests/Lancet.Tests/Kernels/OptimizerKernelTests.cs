@@ -102,7 +102,7 @@ public class OptimizerKernelTests
         {
             var (x, codes, count) = (k.Pointer(DType.Float32, "x"), k.Pointer(DType.UInt8, "codes"), k.Scalar(DType.Int32, "count"));
             var index = k.ProgramId(0) * 256 + k.Range(256);
-            k.Store(codes + index, DynamicCodeTiles.Encode(k, isSigned, k.Load(x + index, index < count)), index < count);
+            k.Store(codes + index, QuantizationTiles.Encode(k, isSigned, k.Load(x + index, index < count)), index < count);
         });
         using var lab = NewLab();
         Tensor x = lab.Of(DType.Float32, new Shape(values.Length), Array.ConvertAll(values, value => (double)value)), codes = lab.New(DType.UInt8, x.Shape);

@@ -87,10 +87,10 @@ public class PtxPrinterTests
         var kernel = Kernel.Trace("zero", k => k.Store(k.Pointer(DType.Float32, "x") + k.Range(32), k.Zeros(DType.Float32, 32)));
         var hopper = PtxCompiler.Compile(kernel, PtxTarget.Sm90);
         PtxChecker.Check(hopper.Text);
-        Assert.True(hopper.AwaitsPrevious);
+        Assert.True(PtxTarget.Sm90.HasDependentLaunch);
         Assert.Equal("    griddepcontrol.wait;\n", Regex.Match(hopper.Text, @"^    (?!\.)[^\n]*\n", RegexOptions.Multiline).Value);
         var ampere = PtxCompiler.Compile(kernel, PtxTarget.Sm80);
-        Assert.False(ampere.AwaitsPrevious);
+        Assert.False(PtxTarget.Sm80.HasDependentLaunch);
         Assert.DoesNotContain("griddepcontrol", ampere.Text, StringComparison.Ordinal);
     }
 

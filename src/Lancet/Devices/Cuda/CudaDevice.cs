@@ -65,7 +65,7 @@ public sealed partial class CudaDevice : Device
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);
-        _mayOverlap = s_mayOverlap && version >= OverlapVersion;
+        _mayOverlap = s_mayOverlap && version >= OverlapVersion && _target.HasDependentLaunch;
         MakeCurrent();
         (_compute, _copyOut, _copyIn) = (StreamHandle.Create(), StreamHandle.Create(), StreamHandle.Create());
         _ring = new PinnedRing();
@@ -152,7 +152,7 @@ public sealed partial class CudaDevice : Device
         var function = Function(new(kernel, PtxCompiler.Divisible(arguments)));
         if (grid.Y > MaxGridYz || grid.Z > MaxGridYz) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs; a GPU takes at most {MaxGridYz} along axes 1 and 2.");
         // Only right after another kernel: that is where it was measured to help.
-        function.Launch(grid, arguments, _compute.Value, _mayOverlap && _endsWithKernel && function.AwaitsPrevious);
+        function.Launch(grid, arguments, _compute.Value, _mayOverlap && _endsWithKernel);
         _endsWithKernel = true;
         if (!s_waits) return;
         var code = Driver.cuStreamSynchronize(_compute.Value);

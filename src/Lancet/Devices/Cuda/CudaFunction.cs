@@ -25,7 +25,7 @@ internal sealed unsafe class CudaFunction : IDisposable
     private readonly LoadedModuleHandle _module;
 
     private CudaFunction(Kernel kernel, PtxKernel ptx, LoadedModuleHandle module, nint handle, CudaKernelInfo info) =>
-        (Kernel, Threads, SharedBytes, AwaitsPrevious, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, ptx.AwaitsPrevious, module, handle, info);
+        (Kernel, Threads, SharedBytes, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, module, handle, info);
 
     public Kernel Kernel { get; }
 
@@ -34,9 +34,6 @@ internal sealed unsafe class CudaFunction : IDisposable
     public uint Threads { get; }
 
     public uint SharedBytes { get; }
-
-    /// <summary>See <see cref="PtxKernel.AwaitsPrevious"/>.</summary>
-    public bool AwaitsPrevious { get; }
 
     public CudaKernelInfo Info { get; }
 

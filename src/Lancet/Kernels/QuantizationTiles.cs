@@ -4,11 +4,14 @@ using static Lancet.Tile.TileMath;
 
 namespace Lancet.Kernels;
 
-/// <summary><see cref="DynamicCode"/> inside kernels.</summary>
-internal static class DynamicCodeTiles
+/// <summary>Block-wise quantisation inside kernels: scales, and <see cref="DynamicCode"/>.</summary>
+internal static class QuantizationTiles
 {
     // A memory access for each lane of a warp is what looking up costs, so that the code is calculated but for its last step or two.
     private const int Corrections = 2;
+
+    /// <summary>What brings a block with the largest magnitude <paramref name="scale"/> into [−1, 1]: its inverse, and 0 for a block of zeros.</summary>
+    public static Tile.Tile InverseOf(Tile.Tile scale) => Select(scale > 0, 1 / Select(scale > 0, scale, 1), 0);
 
     /// <summary>Values of codes.</summary>
     public static Tile.Tile Decode(KernelBuilder k, bool isSigned, Tile.Tile codes) => k.Lookup(TableOf(isSigned), codes.To(DType.Int32));
