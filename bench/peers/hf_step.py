@@ -19,13 +19,14 @@ parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--steps", type=int, default=0, help="measured steps; by default as many as fit --seconds, at least 5")
 parser.add_argument("--seconds", type=float, default=8)
 parser.add_argument("--warmup", type=int, default=3)
+parser.add_argument("--dora", action="store_true")
 parser.add_argument("--ragged", action="store_true", help="rows of lognormal length, padded in batches of 8; tokens/s counts useful tokens")
 parser.add_argument("--no-checkpointing", action="store_true")
 parser.add_argument("--no-autocast", action="store_true")
 parser.add_argument("--liger", action="store_true", help="with Liger's kernels, where they are installed")
 parser.add_argument("--json", default=None)
 a = parser.parse_args()
-what = f"{a.model}{f', {a.layers} layers' if a.layers else ''}, {a.method}, {a.batch} x {a.length}{' ragged' if a.ragged else ''}"
+what = f"{a.model}{f', {a.layers} layers' if a.layers else ''}, {a.method}{', DoRA' if a.dora else ''}, {a.batch} x {a.length}{' ragged' if a.ragged else ''}"
 peer = "Hugging Face + PEFT" + (" + Liger" if a.liger else "")
 
 
@@ -89,7 +90,7 @@ if a.method == "full":
     trained = list(model.parameters())
 else:
     model.requires_grad_(False)
-    lora = peft.LoraConfig(r=a.rank, lora_alpha=32, lora_dropout=0.0, task_type="CAUSAL_LM",
+    lora = peft.LoraConfig(r=a.rank, lora_alpha=32, lora_dropout=0.0, use_dora=a.dora, task_type="CAUSAL_LM",
                            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     model = peft.get_peft_model(model, lora)
     trained = [p for p in model.parameters() if p.requires_grad]

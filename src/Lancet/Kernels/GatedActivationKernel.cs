@@ -27,7 +27,7 @@ public enum GatedActivation
 ///   gelu_tanh  a = √(2/π)(e + 0.044715e³), t = ½(1 + tanh a):  f = e·t    f' = t + ½e(1 − tanh²a)·√(2/π)(1 + 0.134145e²)
 ///   gelu       f = ½e(1 + erf(e/√2))    f' = ½(1 + erf(e/√2)) + e·exp(−e²/2)/√(2π)
 /// </code>
-/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg.
+/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg; or writes de and dg elsewhere.
 /// </summary>
 /// <param name="activation">f.</param>
 /// <param name="width">Intermediate size: columns of h, half of those of [e | g].</param>
@@ -43,15 +43,19 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     /// <param name="h">[rows, width] that is written.</param>
     public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h) => Launch(device, rows, gateUp, h, false);
 
-    /// <summary>Gradients in place.</summary>
+    /// <summary>Gradients, and h again.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">Tokens.</param>
-    /// <param name="gateUp">[rows, 2·width]: [e | g] before, [de | dg] after.</param>
+    /// <param name="gateUp">[e | g]: [rows, 2·width].</param>
     /// <param name="dh">[rows, width]: gradient of h before, h after.</param>
-    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh) => Launch(device, rows, gateUp, dh, true);
+    /// <param name="gradient">[de | dg], which is written, with the stride of <paramref name="gateUp"/>; absent to overwrite that.</param>
+    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh, Tensor gradient = default) => Launch(device, rows, gateUp, dh, true, gradient);
 
-    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward) => device.Launch(
-        Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward)], new Grid(rows, Blocks.Of(width, Block)), [gateUp.Tensor, h.Tensor]);
+    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor gradient = default)
+    {
+        var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, gradient.Exists)];
+        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), gradient.Exists ? [gateUp.Tensor, h.Tensor, gradient] : [gateUp.Tensor, h.Tensor]);
+    }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
     {
@@ -73,8 +77,9 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         var dh = k.Load(target, inside).ToFloat32();
         var f = Activate(choice.Activation, e, out var derivative);
         k.Store(target, (f * g).To(choice.DType), inside);
-        k.Store(gate, (dh * g * derivative).To(choice.DType), inside);
-        k.Store(up, (dh * f).To(choice.DType), inside);
+        var gradient = choice.IsApart ? k.Pointer(choice.DType, "gradient") + (row * choice.GateUpStride + column) : gate;
+        k.Store(gradient, (dh * g * derivative).To(choice.DType), inside);
+        k.Store(gradient + choice.Width, (dh * f).To(choice.DType), inside);
     });
 
     /// <summary>f(e), and f'(e).</summary>
@@ -99,5 +104,5 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         }
     }
 
-    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward);
+    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward, bool IsApart);
 }

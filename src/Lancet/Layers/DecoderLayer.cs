@@ -68,6 +68,7 @@ public sealed class DecoderLayer
         var send = new SendMap(c, CopyChannel);
         if (_parts.Input == Place.Host) send.Apply(ref host.Input);
         state.Middle = Attention.Forward(c, x, ref state.Attention);
+        if (_parts.Middle == Place.Host) state.Attention.Output.DropProduct(c);
         (host.Attention, host.Middle) = (state.Attention, _config.IsParallel ? default : state.Middle);
         MapAttention(send, ref host, Place.Host);
         (_here, _state) = (state, host);

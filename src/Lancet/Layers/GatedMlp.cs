@@ -10,7 +10,7 @@ namespace Lancet.Layers;
 /// <code>
 /// kept         the norm's statistics, gate and up side by side [e | g], LoRA inputs u; what <see cref="ResidualProjection"/> keeps
 /// made again   n, from x₂ and statistics; h = f(e)·g, from e and g
-/// overwritten  dh ← h, [e | g] ← [de | dg]; the stream's gradient d is added to
+/// overwritten  dh ← h, [e | g] ← [de | dg] unless magnitudes' gradients read e and g; the stream's gradient d is added to
 /// </code>
 /// Long batches go through it in chunks of tokens (<see cref="StepContext.MlpChunks"/>), forward and backward and whatever is kept, so that the buffers of 2·intermediate columns need not hold them whole.
 /// </summary>
@@ -81,6 +81,7 @@ public sealed class GatedMlp : FeedForward
             else if (chunk >= _kept) Drop(c, ref state);
             else if (channel >= 0)
             {
+                state.Down.DropProduct(c);
                 _leaving[chunk] = state;
                 state.Map(new SendMap(c, channel));
             }
@@ -111,10 +112,10 @@ public sealed class GatedMlp : FeedForward
             var (rows, gradient) = (x.Rows(start, count), d.Rows(start, count));
             ref var state = ref _states[chunk];
             if (chunk >= _kept) Recompute(c, rows, ref state);
-            BackwardDown(c, state, gradient);
+            var dGateUp = BackwardDown(c, state, gradient);
             // What comes from host memory needs time to come, and until then its memory serves the chunks.
             if (chunk == (_states.Length - 1) / 2) whenDownIsDone(c);
-            dNormed = BackwardGateUp(c, rows, state, gradient, needsInput);
+            dNormed = BackwardGateUp(c, rows, state, dGateUp, gradient, needsInput);
         }
         LetGo(c);
         c.TokenCount = tokens;
@@ -126,7 +127,8 @@ public sealed class GatedMlp : FeedForward
     {
         c.Free(state.Statistics, state.GateUp);
         state.GateUpU.Free(c);
-        if (Down.Norm is not null) state.Down.Free(c);
+        if (Down.Norm is null) state.Down.DropProduct(c);
+        else state.Down.Free(c);
         state = new() { Down = Down.Norm is null ? state.Down : default };
     }
 
@@ -140,23 +142,28 @@ public sealed class GatedMlp : FeedForward
         c.Free(h);
     }
 
-    private void BackwardDown(StepContext c, in State state, Tensor d)
+    /// <summary>Gradient of gate and up.</summary>
+    private Tensor BackwardDown(StepContext c, in State state, Tensor d)
     {
-        var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize);
+        var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.BackwardRoom);
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
-        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh);
+        var isApart = GateUpProjections.ReadsOutputs;
+        var gradient = isApart ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
+        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, isApart ? gradient : default);
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
+        return gradient;
     }
 
-    private Tensor BackwardGateUp(StepContext c, Tensor x, in State state, Tensor d, bool needsInput)
+    private Tensor BackwardGateUp(StepContext c, Tensor x, in State state, Tensor gradient, Tensor d, bool needsInput)
     {
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var v = GateUpProjections.BackwardInput(c, default, state.GateUp, state.GateUpU, dNormed);
+        var v = GateUpProjections.BackwardInput(c, default, gradient, state.GateUpU, dNormed, state.GateUp);
         var normed = state.Normed.Exists ? state.Normed : Input.Recompute(c, x, state.Statistics);
-        GateUpProjections.BackwardWeights(c, normed, state.GateUp, state.GateUpU, v);
+        GateUpProjections.BackwardWeights(c, normed, gradient, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
-        c.Free(state.GateUp);
+        c.Free(gradient);
+        if (GateUpProjections.ReadsOutputs) c.Free(state.GateUp);
         if (_isParallel)
         {
             c.Free(state.Statistics);

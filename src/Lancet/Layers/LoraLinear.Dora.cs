@@ -27,9 +27,9 @@ public sealed partial class LoraLinear
         if (Weight.Quantized is { } nf4)
         {
             Nf4Kernel.Dequantize(device, nf4, dense);
-            DoraKernel.SquaredNorms(device, dense, InFeatures, SquaredNorms);
+            DoraKernel.SquaredNorms(device, dense, InFeatures, InFeatures, SquaredNorms);
         }
-        else DoraKernel.SquaredNorms(device, Weight.Dense, InFeatures, SquaredNorms);
+        else DoraKernel.SquaredNorms(device, Weight.Dense, InFeatures, Weight.RowStride > 0 ? Weight.RowStride : InFeatures, SquaredNorms);
     }
 
     private void ForwardDora(StepContext c, Tensor x, ColumnSlice y, float beta, out Tensor u)
@@ -39,7 +39,7 @@ public sealed partial class LoraLinear
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = InFeatures, A = new(d), B = new(A!.Dense, true), C = u, Alpha = 1 });
         var z = Decomposed(c, d, u);
         var factors = Factors(c);
-        DoraKernel.Scale(c.Device, c.TokenCount, factors, z, y, Bias?.Dense ?? default, isAdded: beta != 0);
+        DoraKernel.Scale(c.Device, c.TokenCount, factors, z, y, Bias?.Dense ?? default, beta != 0 ? y.Tensor : default);
         c.Free(z, factors);
         if (d.Address != x.Address)
         {
@@ -88,7 +88,7 @@ public sealed partial class LoraLinear
         dz = Decomposed(c, d, u);
         if (d.Address != x.Address) c.Free(d);
         var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, OutFeatures));
-        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, dz, factors, partial, Magnitude!.Gradient);
+        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, dz, factors.Rows(1, 1), partial, Magnitude!.Gradient);
         DoraKernel.Scale(c.Device, c.TokenCount, factors, dy, dz);
         c.Free(partial, factors);
     }
@@ -102,10 +102,10 @@ public sealed partial class LoraLinear
         return z;
     }
 
-    /// <summary>g and 1 / n in a new workspace buffer.</summary>
+    /// <summary>g, 1 / n and 1 / m in a new workspace buffer.</summary>
     private Tensor Factors(StepContext c)
     {
-        var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(2, OutFeatures));
+        var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(3, OutFeatures));
         var d = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(OutFeatures, Rank));
         var square = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(Rank, Rank));
         c.Device.MatMul(new MatMul { M = Rank, N = Rank, K = InFeatures, A = new(A!.Dense), B = new(A.Dense, true), C = square, Alpha = 1 });

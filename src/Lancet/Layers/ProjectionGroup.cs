@@ -20,9 +20,9 @@ namespace Lancet.Layers;
 ///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
 /// </code>
 /// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. v and dB are made in one pass over dy where <see cref="LoraBackwardKernel"/> suits. Copies of A and sB are made
-/// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them.
+/// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them. DoRA's magnitudes (the other part of this class) take a pass over the product.
 /// </summary>
-public sealed class ProjectionGroup
+public sealed partial class ProjectionGroup
 {
     // What a row of u or v is rounded up to: 16 bytes, which fast loads ask for.
     private const int RankAlignment = 8;
@@ -90,14 +90,14 @@ public sealed class ProjectionGroup
     // Then A's of a group are adjacent in the arena, and one product serves them all.
     private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % ParameterArena.SlotAlignment == 0);
 
-    /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights and without dropout.</summary>
+    /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights, without dropout, and with magnitudes of all projections or none.</summary>
     /// <returns>Bytes that the border adds.</returns>
     internal long ChooseBorder(PlanTarget target, DType dtype, bool isQuantized)
     {
-        var biases = _projections.Count(projection => projection.Bias is not null);
+        var (biases, magnitudes) = (_projections.Count(projection => projection.Bias is not null), _projections.Count(projection => projection.Magnitude is not null));
         // A quantised weight of an odd number of elements stays dense, see WeightLoader.
         _isQuantized = isQuantized;
-        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !Adapted.Any(projection => projection.HasDropout || projection.Magnitude is not null) && (biases == 0 || biases == _projections.Length)
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !HasDropout && (biases == 0 || biases == _projections.Length) && (magnitudes == 0 || magnitudes == _projections.Length)
             && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;
@@ -205,22 +205,26 @@ public sealed class ProjectionGroup
             ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u[0], x.At(InFeatures));
         }
         var weights = Weights(c);
-        c.Device.MatMul(new MatMul
-        {
-            M = c.TokenCount,
-            N = OutFeatures,
-            K = InFeatures + _rank,
-            A = new(x.Tensor, false, x.RowStride),
-            B = new(weights, true, Stride),
-            C = y.Tensor,
-            LeadingDimensionC = y.RowStride,
-            Alpha = 1,
-            Beta = addend.Exists ? 1 : 0,
-            Addend = addend,
-            Bias = _bias,
-        });
+        if (IsDecomposed) ForwardDecomposed(c, x, y, addend, weights, ref u);
+        else Multiply(c, x, weights, y, addend, _bias);
         Release(c, weights);
     }
+
+    /// <summary>y = addend + [x | u]·[W | sB]ᵀ + b.</summary>
+    private void Multiply(StepContext c, ColumnSlice x, Tensor weights, ColumnSlice y, Tensor addend, Tensor bias) => c.Device.MatMul(new MatMul
+    {
+        M = c.TokenCount,
+        N = OutFeatures,
+        K = InFeatures + _rank,
+        A = new(x.Tensor, false, x.RowStride),
+        B = new(weights, true, Stride),
+        C = y.Tensor,
+        LeadingDimensionC = y.RowStride,
+        Alpha = 1,
+        Beta = addend.Exists ? 1 : 0,
+        Addend = addend,
+        Bias = bias,
+    });
 
     /// <summary>u alone, as in the forward pass.</summary>
     internal void RecomputeAdapterInputs(StepContext c, ColumnSlice x, out AdapterInputs u)
@@ -241,19 +245,28 @@ public sealed class ProjectionGroup
         WriteAdapterInputs(c, x, u[0]);
     }
 
-    /// <summary>Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy. Adds to the gradients of B already where that takes no pass of its own.</summary>
+    /// <summary>
+    /// Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy. Adds to the gradients of B, and of magnitudes, already where that takes no pass of its own.
+    /// </summary>
     /// <param name="c">The step.</param>
     /// <param name="x">The forward pass's input where it is kept; not read elsewhere.</param>
     /// <param name="dy">[T, out], with <see cref="Room"/> behind each row.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
-    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, Tensor dx)
+    /// <param name="y">The forward pass's output where the group <see cref="ReadsOutputs"/>; dy is then overwritten.</param>
+    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, Tensor dx, ColumnSlice y = default)
     {
         AdapterInputs v = default;
         if (!IsBordered)
         {
             for (var i = 0; i < _projections.Length; i++) v[i] = _projections[i].BackwardInput(c, dy.At(_firstOutput[i]), dx, i == 0 ? 0 : 1);
             return v;
+        }
+        Tensor weights = default;
+        if (IsDecomposed)
+        {
+            weights = Weights(c);
+            v = ScaleGradient(c, weights, ref dy, u, y);
         }
         if (_outputs is { } outputs) BackwardOutputs(c, outputs, dy, InputsOf(x, u));
         else c.Device.MatMul(new MatMul
@@ -267,25 +280,28 @@ public sealed class ProjectionGroup
             LeadingDimensionC = dy.RowStride,
             Alpha = 1,
         });
-        if (!dx.Exists) return v;
-        var weights = Weights(c);
-        c.Device.MatMul(new MatMul
+        if (dx.Exists)
         {
-            M = c.TokenCount,
-            N = InFeatures,
-            K = OutFeatures + _rank,
-            A = new(dy.Tensor, false, dy.RowStride),
-            B = new(weights, false, Stride),
-            C = dx,
-            Alpha = 1,
-        });
-        Release(c, weights);
+            if (!weights.Exists) weights = Weights(c);
+            c.Device.MatMul(new MatMul
+            {
+                M = c.TokenCount,
+                N = InFeatures,
+                K = OutFeatures + _rank,
+                A = new(dy.Tensor, false, dy.RowStride),
+                B = new(weights, false, Stride),
+                C = dx,
+                LeadingDimensionC = dx.Shape.RowCount,
+                Alpha = 1,
+            });
+        }
+        if (weights.Exists) Release(c, weights);
         return v;
     }
 
     /// <summary>Gradients of whatever is trained here; frees u and v.</summary>
     /// <param name="c">The step.</param>
-    /// <param name="x">The forward pass's input [T, in].</param>
+    /// <param name="x">The forward pass's input [T, in], with <see cref="BackwardRoom"/> behind each row.</param>
     /// <param name="dy">[T, out], as <see cref="BackwardInput"/> left it.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="v">From <see cref="BackwardInput"/>.</param>
@@ -297,6 +313,11 @@ public sealed class ProjectionGroup
             return;
         }
         var inputs = InputsOf(x, u);
+        if (IsDecomposed)
+        {
+            BackwardMagnitudes(c, x, dy, inputs, v[1]);
+            if (v[0].Exists) dy = v[0];
+        }
         var all = dy.At(OutFeatures);
         for (var i = 0; i < _projections.Length; i++)
         {
@@ -327,7 +348,8 @@ public sealed class ProjectionGroup
                 Beta = 1,
             });
         }
-        c.Free(u[0]);
+        u.Free(c);
+        v.Free(c);
     }
 
     /// <summary>v behind dy, and the gradients of all B.</summary>
@@ -401,7 +423,10 @@ public sealed class ProjectionGroup
     private static long Aligned(long count, int to) => (count + to - 1) / to * to;
 }
 
-/// <summary>u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter or the values are elsewhere.</summary>
+/// <summary>
+/// u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter or the values are elsewhere. With magnitudes in the border the second tensor
+/// beside u is z where that is kept, and instead of v there are dz and the factors.
+/// </summary>
 [InlineArray(3)]
 internal struct AdapterInputs
 {

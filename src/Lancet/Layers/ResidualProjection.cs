@@ -17,14 +17,13 @@ namespace Lancet.Layers;
 public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, double scale)
 {
     private readonly int _columns = projection.OutFeatures;
+    private readonly bool _isPlain = projection.AddsToStream = norm is null && scale == 1;
 
     /// <summary>The projection.</summary>
     public ProjectionGroup Projection => projection;
 
     /// <summary>Norm of the result, or null.</summary>
     public Norm? Norm => norm;
-
-    private bool IsPlain => norm is null && scale == 1;
 
     /// <summary>What the backward pass reads.</summary>
     internal struct State
@@ -37,6 +36,13 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
         {
             c.Free(BeforeNorm, Statistics);
             U.Free(c);
+        }
+
+        /// <summary>Ends the life of what lies under the magnitudes, which the backward pass can make again in less time than host memory takes.</summary>
+        public void DropProduct(StepContext c)
+        {
+            c.Free(U[1]);
+            U[1] = default;
         }
 
         /// <summary>Applies a map to all.</summary>
@@ -58,7 +64,7 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     internal void Forward(StepContext c, Tensor h, Tensor x, Tensor result, out State state)
     {
         state = default;
-        if (IsPlain)
+        if (_isPlain)
         {
             projection.Forward(c, h, result, x, out state.U);
             return;
@@ -103,15 +109,18 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     /// <param name="dh">[T, in] that is written.</param>
     internal (Tensor Dy, AdapterInputs V) BackwardInput(StepContext c, Tensor h, Tensor d, in State state, Tensor dh)
     {
-        var dy = d;
-        if (!IsPlain)
+        var (dy, readsOutputs) = (d, projection.ReadsOutputs);
+        if (!_isPlain)
         {
             dy = c.Activations(MemoryPurpose.Workspace, _columns + projection.Room);
             if (scale != 1) ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _columns, d, dy, (float)scale);
             norm?.Backward(c, scale != 1 ? dy : d, state.BeforeNorm, state.Statistics, dy, false);
-            c.Free(state.BeforeNorm, state.Statistics);
+            c.Free(state.Statistics);
+            if (!readsOutputs) c.Free(state.BeforeNorm);
         }
-        return (dy, projection.BackwardInput(c, h, dy, state.U, dh));
+        var v = projection.BackwardInput(c, h, dy, state.U, dh, readsOutputs ? state.BeforeNorm : default);
+        if (readsOutputs) c.Free(state.BeforeNorm);
+        return (dy, v);
     }
 
     /// <summary>Gradients of whatever is trained here; frees u, v and dy.</summary>

@@ -109,10 +109,10 @@ public sealed class LoraVariantTests : IDisposable
         var fixture = new Fixture(name);
         var (adapter, merged) = (Path.Combine(_folder, "adapter"), Path.Combine(_folder, "merged"));
         float[] expected;
-        using (var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true }))
+        using (var model = Load(fixture, isLikeGpu))
         {
             AddDrawnDora(model, new LoraOptions { Rank = 4 });
-            Assert.DoesNotContain(model.Decoder.Groups, group => group.IsBordered);
+            AssertBorders(model, isLikeGpu);
             model.SaveAdapter(adapter);
             ModelWriter.Save(merged, model, DType.Float32);
             expected = Losses(model, fixture);
@@ -120,7 +120,7 @@ public sealed class LoraVariantTests : IDisposable
         using (var file = SafetensorsFile.Open(Path.Combine(adapter, "adapter_model.safetensors")))
             Assert.Equal([64L], file["base_model.model.model.layers.1.mlp.down_proj.lora_magnitude_vector"].Dimensions);
         Assert.True(JsonNode.Parse(File.ReadAllText(Path.Combine(adapter, "adapter_config.json")))!["use_dora"]!.GetValue<bool>());
-        using (var again = LanguageModel.Load(fixture.Model))
+        using (var again = Load(fixture, isLikeGpu))
         {
             again.LoadAdapter(adapter);
             Assert.Equal(expected, Losses(again, fixture));
@@ -141,12 +141,14 @@ public sealed class LoraVariantTests : IDisposable
 
     [Theory]
     [InlineData("qwen2", DType.BFloat16, true, 0.1)]
+    [InlineData("qwen2", DType.BFloat16, true, 0.0)]
     [InlineData("llama", DType.Float16, false, 0.0)]
     public void A_step_with_DoRA_on_the_simulated_gpu_computes_what_the_executor_computes(string name, DType dtype, bool isQuantized, double dropout)
     {
         var fixture = new Fixture(name);
         using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = new SimulatorDevice(), OwnsDevice = true, DType = dtype, QuantizesToNf4 = isQuantized });
         AddDrawnDora(model, new LoraOptions { Rank = 4, Dropout = dropout });
+        AssertBorders(model, dropout == 0);
         using var engine = new TrainingEngine(model, Options(fixture));
         var batch = fixture.Batch([0]);
         engine.BeginStep(1, batch.LabelTokenCount);
@@ -154,15 +156,19 @@ public sealed class LoraVariantTests : IDisposable
         Assert.True(double.IsFinite(engine.EndStep(1e-3).GradientNorm));
     }
 
-    [Fact]
-    public void A_step_with_DoRA_is_planned_exactly_and_policies_give_the_same_bits()
+    [Theory]
+    [InlineData("gemma2", true, 0.1, false)]
+    [InlineData("gemma2", true, 0.0, true)]
+    [InlineData("llama", false, 0.0, true)]
+    public void A_step_with_DoRA_is_planned_exactly_and_policies_give_the_same_bits(string name, bool isQuantized, double dropout, bool isLikeGpu)
     {
-        var fixture = new Fixture("gemma2");
+        var fixture = new Fixture(name);
         List<(double, double)>? first = null;
         foreach (var policy in Enum.GetValues<ActivationPolicy>())
         {
-            using var model = LanguageModel.Load(fixture.Model, new LoadOptions { QuantizesToNf4 = true });
-            AddDrawnDora(model, new LoraOptions { Rank = 4, Dropout = 0.1 });
+            using var model = Load(fixture, isLikeGpu, isQuantized: isQuantized);
+            AddDrawnDora(model, new LoraOptions { Rank = 4, Dropout = dropout });
+            AssertBorders(model, isLikeGpu);
             using var engine = new TrainingEngine(model, Options(fixture) with { Policy = policy });
             var before = model.Device.AllocatedBytes;
             var results = new List<(double, double)>();
@@ -306,6 +312,13 @@ public sealed class LoraVariantTests : IDisposable
         using var model = LanguageModel.Load(fixture.Model);
         Assert.Contains("has no lora_magnitude_vector; the adapter is not complete", Assert.Throws<LancetException>(() => model.LoadAdapter(_folder)).Message);
     }
+
+    private static LanguageModel Load(Fixture fixture, bool isLikeGpu, bool isQuantized = false) =>
+        LanguageModel.Load(fixture.Model, new LoadOptions { Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true, QuantizesToNf4 = isQuantized });
+
+    // Beside NF4 weights only where rows are whole blocks.
+    private static void AssertBorders(LanguageModel model, bool areThere) =>
+        Assert.All(model.Decoder.Groups, group => Assert.Equal(areThere && (group.InFeatures % 64 == 0 || group.Projections.All(projection => projection.Weight.Quantized is null)), group.IsBordered));
 
     /// <summary>B not zero and magnitudes away from the lengths, so that everything that they do shows.</summary>
     private static void AddDrawnDora(LanguageModel model, LoraOptions options)

@@ -29,18 +29,26 @@ public class GoldenTests
     public void Adapters_in_the_border_of_their_weights_agree_with_hugging_face(string name) => AssertTraining(name, new GpuPlanDevice());
 
     [Theory]
-    [InlineData(false, "q_proj", "down_proj")]
-    [InlineData(false, "k_proj", "o_proj", "up_proj")]
-    [InlineData(true, "k_proj", "o_proj", "up_proj")]
-    [InlineData(true, "q_proj", "k_proj", "v_proj")]
-    public void Borders_of_some_projections_give_the_gradients_of_separate_products(bool isQuantized, params string[] targets)
+    [InlineData("qwen2", false, false, "q_proj", "down_proj")]
+    [InlineData("qwen2", false, false, "k_proj", "o_proj", "up_proj")]
+    [InlineData("qwen2", true, false, "k_proj", "o_proj", "up_proj")]
+    [InlineData("qwen2", true, false, "q_proj", "k_proj", "v_proj")]
+    [InlineData("qwen2", false, true, "all-linear")]
+    [InlineData("qwen2", true, true, "all-linear")]
+    [InlineData("qwen2", false, true, "k_proj", "o_proj", "up_proj")]
+    [InlineData("llama", true, true, "all-linear")]
+    [InlineData("gemma2", false, true, "all-linear")]
+    [InlineData("granite", false, true, "all-linear")]
+    [InlineData("cohere", false, true, "all-linear")]
+    [InlineData("phi3", false, true, "all-linear")]
+    public void Borders_of_some_projections_give_the_gradients_of_separate_products(string name, bool isQuantized, bool usesDora, params string[] targets)
     {
-        var fixture = new Fixture("qwen2");
+        var fixture = new Fixture(name);
         Dictionary<string, float[]> Gradients(Device device)
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, QuantizesToNf4 = isQuantized });
             // A rank that is no multiple of eight leaves gaps in the border.
-            model.AddLora(new LoraOptions { Rank = 3, Alpha = 5, TargetModules = targets });
+            model.AddLora(new LoraOptions { Rank = 3, Alpha = 5, TargetModules = targets, UsesDora = usesDora });
             Assert.Equal(device.PlanTarget.IsCuda, model.Decoder.Groups.Any(group => group.IsBordered));
             using var engine = new TrainingEngine(model, fixture.Options with { MaxGradientNorm = 0 });
             for (var step = 0; step < 3; step++) Step(engine, fixture, step);

@@ -59,10 +59,12 @@ internal static partial class KernelCases
                 yield return new("gated activation", $"{activation} {rows} x {width}", s_float, (lab, dtype) =>
                 {
                     var gateUp = lab.Random(dtype, new Shape(rows, 2 * width), 4);
-                    Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape);
+                    Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape), other = lab.Random(dtype, h.Shape), apart = lab.Output(dtype, gateUp.Shape);
                     var kernel = new GatedActivationKernel(activation, width);
                     kernel.Forward(lab.Device, rows, gateUp, h);
+                    kernel.Backward(lab.Device, rows, gateUp, other, apart);
                     kernel.Backward(lab.Device, rows, gateUp, dh);
+                    lab.Result("gradients apart", apart);
                     lab.Result("h", h);
                     lab.Result("gradients", gateUp);
                     lab.Result("h again", dh);
@@ -80,6 +82,31 @@ internal static partial class KernelCases
                     lab.Device, rows, outputs, dy, scaledB, u, ColumnSlice.Of(dy, outputs.Outputs), 2, (lab.Output(dtype.Accumulator(), v), lab.Output(dtype.Accumulator(), b)), gradient);
                 lab.Result("v", dy);
                 lab.Result("dB", gradient);
+            });
+        }
+        foreach (var (rows, outputs, inputs, rank) in ((int, int, int, int)[])[(6, 9, 40, 3), (77, 1500, 264, 16)])
+        {
+            yield return new("DoRA", $"{rows} x {outputs}, rank {rank}", s_float, (lab, dtype) =>
+            {
+                const int padding = 8;
+                Tensor Vector() => lab.Random(dtype.Accumulator(), new Shape(outputs));
+                Tensor weight = lab.Random(dtype, new Shape(outputs, inputs + padding)), b = lab.Random(dtype, new Shape(outputs, rank + padding)), d = lab.Random(dtype.Accumulator(), new Shape(outputs, rank));
+                Tensor squares = lab.Output(dtype.Accumulator(), new Shape(outputs)), factors = lab.Output(dtype.Accumulator(), new Shape(3, outputs));
+                Tensor x = lab.Random(dtype, new Shape(rows, outputs + padding)), addend = lab.Random(dtype, new Shape(rows, outputs)), y = lab.Output(dtype, addend.Shape);
+                Tensor dz = lab.Output(dtype, x.Shape), gradient = Vector(), other = Vector(), partial = lab.Output(dtype.Accumulator(), ColumnSumKernel.PartialShape(rows, outputs));
+                DoraKernel.SquaredNorms(lab.Device, weight, inputs, inputs + padding, squares);
+                DoraKernel.Factors(lab.Device, b, d, squares, Vector(), 0.125f, factors);
+                DoraKernel.Scale(lab.Device, rows, factors, x, y, Vector(), addend);
+                DoraKernel.MagnitudeGradient(lab.Device, rows, addend, x, factors.Rows(1, 1), partial, gradient, factors, dz);
+                DoraKernel.MagnitudeGradient(lab.Device, rows, addend, y, factors.Rows(1, 1), partial, other);
+                DoraKernel.Scale(lab.Device, rows, factors, x, x, subtractsOne: true);
+                lab.Result("squares", squares);
+                lab.Result("factors", factors);
+                lab.Result("y", y);
+                lab.Result("dz", dz, rows, outputs);
+                lab.Result("dm", gradient);
+                lab.Result("dm without dz", other);
+                lab.Result("x", x, rows, outputs);
             });
         }
         foreach (var (rows, columns) in ((int, int)[])[(6, 9), (77, 1500)])
