@@ -169,6 +169,18 @@ def lora(t, p, dt):
     return {"y": y, "dx": dx, "da": da, "db": db}
 
 
+def dora(t, p, dt):
+    # PEFT: the norm in the weight's dtype and constant, factors and sums in the magnitudes'.
+    x, a, b, m = (leaf(t[key]) for key in ("x", "a", "b", "m"))
+    base = F.linear(x, t["w"])
+    added = F.linear(F.linear(x.to(a.dtype), a), b) * p["scale"]
+    norm = torch.linalg.norm(t["w"] + p["scale"] * (b @ a), dim=1).to(t["w"].dtype).detach()
+    g = m / norm
+    y = (base + (g - 1) * base + g * added).to(x.dtype)
+    dx, da, db, dm = grads(y, t["dy"], x, a, b, m)
+    return {"y": y, "dx": dx, "da": da, "db": db, "dm": dm}
+
+
 def lora_backward(t, p, dt):
     return {"v": t["dy"] @ t["b"], "db": t["dy"].T @ t["u"]}
 

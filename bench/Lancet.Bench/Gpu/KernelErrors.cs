@@ -9,6 +9,7 @@ using Lancet.Planning;
 using Lancet.Quantization;
 using Lancet.Tensors;
 using Lancet.Tile;
+using Lancet.Training;
 
 namespace Lancet.Bench.Gpu;
 
@@ -48,7 +49,11 @@ internal static class KernelErrors
         ("gradient norm", "norm", GradientNorm),
         ("product, Device.MatMul", "product", c => Product(c, false)),
         ("product, tile language", "product", c => Product(c, true)),
-        ("LoRA linear", "lora", Lora),
+        ("LoRA linear", "lora", c => Linear(c, false, false, false)),
+        ("LoRA linear, bordered", "lora", c => Linear(c, false, true, false)),
+        ("DoRA linear", "dora", c => Linear(c, true, false, false)),
+        ("DoRA linear, bordered", "dora", c => Linear(c, true, true, false)),
+        ("DoRA linear, bordered, product kept", "dora", c => Linear(c, true, true, true)),
         ("LoRA v and dB", "lora_backward", LoraBackward),
     ];
 
@@ -260,15 +265,36 @@ internal static class KernelErrors
     }
 
     // The layer itself, forward and backward, with a memory plan of its own.
-    private static void Lora(ErrorCase c)
+    private static void Linear(ErrorCase c, bool usesDora, bool isBordered, bool keepsProduct)
     {
         const int inputs = 2048, outputs = 3072, rank = 16;
         Tensor x = c.In("x", c.Lab.Rows(Narrow, Rows, inputs)), dy = c.In("dy", c.Lab.Rows(Narrow, Rows, outputs)), y = c.Lab.Output(Narrow, dy.Shape), dx = c.Lab.Output(Narrow, x.Shape);
         Weight weight = new("w", new Shape(outputs, inputs), WeightRole.Projection) { Dense = c.In("w", c.Lab.Whole(Narrow, new Shape(outputs, inputs), 0.03)) };
-        Weight a = new("a", new Shape(rank, inputs), WeightRole.Adapter) { IsTrained = true, Dense = c.In("a", c.Lab.Whole(Narrow, new Shape(rank, inputs), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(rank, inputs)) };
-        Weight b = new("b", new Shape(outputs, rank), WeightRole.Adapter) { IsTrained = true, Dense = c.In("b", c.Lab.Whole(Narrow, new Shape(outputs, rank), 0.03)), Gradient = c.Lab.Empty(DType.Float32, new Shape(outputs, rank)) };
+        Weight Trained(string name, Shape shape, WeightRole role = WeightRole.Adapter) => new(name, shape, role) { IsTrained = true };
+        Weight a = Trained("a", new Shape(rank, inputs)), b = Trained("b", new Shape(outputs, rank)), m = Trained("m", new Shape(outputs), WeightRole.Magnitude);
         var layer = new LoraLinear("layer", weight, null);
-        layer.Attach(a, b, 2, 0, 1);
+        layer.Attach(a, b, 2, 0, 1, usesDora ? m : null);
+        var group = new ProjectionGroup(false, layer) { KeepsProduct = keepsProduct };
+        if (isBordered) group.ChooseBorder(c.Device.PlanTarget, Narrow, false);
+        if (group.IsBordered) group.Store(c.Device, c.Lab.Empty(Narrow, new Shape(group.StoredElements)), default);
+        using var arena = new ParameterArena(c.Device, [.. group.Adapters], Narrow, group.IsBordered ? [group.Copies()] : null);
+        arena.AllocateGradients(c.Device);
+        c.Device.Clear(arena.Gradients);
+        foreach (var adapter in (Weight[])[a, b]) ElementwiseKernel.Convert(c.Device, c.In(adapter.Name, c.Lab.Whole(Narrow, adapter.Shape, 0.03)), arena.Master(adapter));
+        if (usesDora)
+        {
+            c.Device.Copy(c.In("m", c.Lab.Whole(DType.Float32, m.Shape, 0.1, 0.8)), arena.Master(m));
+            layer.SquaredNorms = c.Lab.Output(DType.Float32, m.Shape);
+            layer.WriteSquaredNorms(c.Device, default);
+        }
+        arena.RefreshCopy(c.Device);
+        Tensor WithRoom(Tensor tensor)
+        {
+            var wide = c.Lab.Output(Narrow, new Shape(Rows, tensor.Shape[1] + group.Room));
+            ElementwiseKernel.ConvertRows(c.Device, Rows, (int)tensor.Shape[1], tensor, wide);
+            return wide;
+        }
+        var (wideX, wideDy) = (WithRoom(x), WithRoom(dy));
         var memory = new StepMemory();
         memory.BeginPlanning();
         using (var planning = new PlanningDevice(c.Device.PlanTarget))
@@ -283,14 +309,13 @@ internal static class KernelErrors
         c.Parameter("scale", 2);
         c.Out("y", y);
         c.Out("dx", dx);
-        c.Out("da", a.Gradient);
-        c.Out("db", b.Gradient);
+        foreach (var adapter in layer.Adapter) c.Out("d" + adapter.Name, adapter.Gradient);
 
         void Step(StepContext context)
         {
-            layer.Forward(context, x, y, 0, out var u);
-            var v = layer.BackwardInput(context, dy, dx, 0);
-            layer.BackwardWeights(context, x, dy, u, v);
+            group.Forward(context, wideX, y, default, out var u);
+            var v = group.BackwardInput(context, wideX, wideDy, u, dx);
+            group.BackwardWeights(context, wideX, wideDy, u, v);
         }
     }
 }

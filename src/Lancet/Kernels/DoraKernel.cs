@@ -10,7 +10,6 @@ namespace Lancet.Kernels;
 /// <code>
 /// forward    n[o] = ‖W[o,:] + s·(B·A)[o,:]‖      g = m / n      y = g ⊙ z + b      z = x·Wᵀ + s·(x·Aᵀ)·Bᵀ
 /// backward   dz = g ⊙ dy      dm[o] += Σ_t dy[t,o]·z[t,o] / n[o]      n is taken as a constant (section 4.3 of the paper)
-///                             dm[o] += Σ_t dy[t,o]·(y − b)[t,o] / m[o]      where y is there and z is not
 /// </code>
 /// n² = ‖W[o]‖² + s·Σⱼ B[o,j]·D[o,j] with D = 2·W·Aᵀ + s·B·(A·Aᵀ), so that B·A is never written out; ‖W[o]‖² is computed once.
 /// n and g cost a product with r columns and are made again in the backward pass.
@@ -22,8 +21,8 @@ public static class DoraKernel
     private const int RowElements = 1024;
     private static readonly KernelSet<DType> NormKernels = new(TraceNorms);
     private static readonly KernelSet<(int Rank, DType B, DType Accumulator, long Stride)> FactorKernels = new(TraceFactors);
-    private static readonly KernelSet<(int Columns, DType DType, DType Bias, long StrideX, long StrideY, bool SubtractsOne, bool HasBias, bool HasAddend)> ScaleKernels = new(TraceScale);
-    private static readonly KernelSet<(int Columns, DType DType, long StrideDy, long StrideZ, long StrideDz)> GradientKernels = new(TraceGradient);
+    private static readonly KernelSet<(int Columns, DType DType, DType Bias, long StrideX, long StrideY, bool SubtractsOne, bool HasBias, bool HasAddend, DType Source)> ScaleKernels = new(TraceScale);
+    private static readonly KernelSet<(int Columns, DType DType, long StrideDy, long StrideZ, long StrideDz, DType Product)> GradientKernels = new(TraceGradient);
 
     /// <summary>Squared lengths of a matrix's rows.</summary>
     /// <param name="device">Device.</param>
@@ -34,14 +33,14 @@ public static class DoraKernel
     public static void SquaredNorms(Device device, Tensor weight, int columns, long rowStride, Tensor squares) =>
         device.Launch(NormKernels[weight.DType], new Grid((int)squares.Count), [weight, squares, columns, rowStride]);
 
-    /// <summary>g, 1 / n and 1 / m of every output column; 0 for 1 / m where m is 0.</summary>
+    /// <summary>g and 1 / n of every output column.</summary>
     /// <param name="device">Device.</param>
     /// <param name="b">B [out, r].</param>
     /// <param name="d">D [out, r] in the accumulator's type.</param>
     /// <param name="squares">‖W[o]‖² [out].</param>
     /// <param name="magnitude">m [out].</param>
     /// <param name="scale">s.</param>
-    /// <param name="factors">[3, out] that is written: g, then 1 / n, then 1 / m; columns of a wider matrix.</param>
+    /// <param name="factors">[2, out] that is written: g, then 1 / n; columns of a wider matrix.</param>
     public static void Factors(Device device, ColumnSlice b, Tensor d, Tensor squares, Tensor magnitude, float scale, ColumnSlice factors) => device.Launch(
         FactorKernels[((int)d.Shape.RowCount, b.Tensor.DType, d.DType, b.RowStride)], new Grid(Blocks.Of(squares.Count, RowBlock)),
         [b.Tensor, d, squares, magnitude, factors.Tensor, scale, (int)squares.Count, (int)factors.RowStride]);
@@ -50,7 +49,7 @@ public static class DoraKernel
     /// <param name="device">Device.</param>
     /// <param name="rows">Rows.</param>
     /// <param name="factors">Of <see cref="Factors"/>.</param>
-    /// <param name="x">[rows, out].</param>
+    /// <param name="x">[rows, out], of y's or the accumulator's type.</param>
     /// <param name="y">[rows, out] that is written; may be x.</param>
     /// <param name="bias">[out], or absent.</param>
     /// <param name="addend">[rows, out] with the stride of y, which it may be; or absent.</param>
@@ -59,26 +58,26 @@ public static class DoraKernel
     {
         var columns = (int)factors.Shape[1];
         device.Launch(
-            ScaleKernels[(columns, x.Tensor.DType, factors.DType, x.RowStride, y.RowStride, subtractsOne, bias.Exists, addend.Exists)], new Grid(rows, Blocks.Of(columns, RowElements)),
+            ScaleKernels[(columns, y.Tensor.DType, factors.DType, x.RowStride, y.RowStride, subtractsOne, bias.Exists, addend.Exists, x.Tensor.DType)], new Grid(rows, Blocks.Of(columns, RowElements)),
             [x.Tensor, y.Tensor, factors, bias.Exists ? bias : factors, addend.Exists ? addend : y.Tensor]);
     }
 
-    /// <summary>dm += f ⊙ Σ_t dy ⊙ z with f = 1 / n, or with y − b in the place of z and f = 1 / m; and dz = g ⊙ dy in the same pass if it is wanted.</summary>
+    /// <summary>dm += Σ_t dy ⊙ z / n, and dz = g ⊙ dy in the same pass if it is wanted.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">Rows.</param>
     /// <param name="dy">[rows, columns].</param>
-    /// <param name="z">[rows, columns]: z, or y − b.</param>
-    /// <param name="factor">f [columns].</param>
+    /// <param name="z">[rows, columns], of dy's or the accumulator's type.</param>
+    /// <param name="inverse">1 / n [columns].</param>
     /// <param name="partial">Workspace of <see cref="ColumnSumKernel.PartialShape"/> in the accumulator's type.</param>
     /// <param name="gradient">dm [columns].</param>
     /// <param name="scale">g [columns]; not read without dz.</param>
     /// <param name="dz">[rows, columns] that is written, or absent; may be dy.</param>
-    public static void MagnitudeGradient(Device device, int rows, ColumnSlice dy, ColumnSlice z, Tensor factor, Tensor partial, Tensor gradient, Tensor scale = default, ColumnSlice dz = default)
+    public static void MagnitudeGradient(Device device, int rows, ColumnSlice dy, ColumnSlice z, Tensor inverse, Tensor partial, Tensor gradient, Tensor scale = default, ColumnSlice dz = default)
     {
         var (programs, columns) = ((int)partial.Shape[0], (int)partial.Shape[1]);
         device.Launch(
-            GradientKernels[(columns, z.Tensor.DType, dy.RowStride, z.RowStride, dz.RowStride)], new Grid(programs, Blocks.Of(columns, Width)),
-            [dy.Tensor, z.Tensor, factor, dz.Tensor.Exists ? scale : factor, dz.Tensor.Exists ? dz.Tensor : dy.Tensor, partial, rows, Blocks.Of(rows, programs)]);
+            GradientKernels[(columns, dy.Tensor.DType, dy.RowStride, z.RowStride, dz.RowStride, z.Tensor.DType)], new Grid(programs, Blocks.Of(columns, Width)),
+            [dy.Tensor, z.Tensor, inverse, dz.Tensor.Exists ? scale : inverse, dz.Tensor.Exists ? dz.Tensor : dy.Tensor, partial, rows, Blocks.Of(rows, programs)]);
         ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
@@ -116,15 +115,13 @@ public static class DoraKernel
         var sum = Sum(k.Load(b + Place(choice.Stride), inside).To(choice.Accumulator) * k.Load(d + Place(choice.Rank), inside), 1) * scale.To(choice.Accumulator);
         // Rows that do not exist have length 1, lest they divide by 0.
         var inverse = Rsqrt(k.Load(squares + row, row < rows, 1) + sum);
-        var m = k.Load(magnitude + row, row < rows);
-        k.Store(factors + row, m * inverse, row < rows);
+        k.Store(factors + row, k.Load(magnitude + row, row < rows) * inverse, row < rows);
         k.Store(factors + (columns + row), inverse, row < rows);
-        k.Store(factors + (2 * columns + row), Select(m.EqualTo(0), 0, 1 / Select(m.EqualTo(0), 1, m)), row < rows);
     });
 
-    private static Kernel TraceScale((int Columns, DType DType, DType Bias, long StrideX, long StrideY, bool SubtractsOne, bool HasBias, bool HasAddend) choice) => Kernel.Trace("dora_scale", k =>
+    private static Kernel TraceScale((int Columns, DType DType, DType Bias, long StrideX, long StrideY, bool SubtractsOne, bool HasBias, bool HasAddend, DType Source) choice) => Kernel.Trace("dora_scale", k =>
     {
-        var x = k.Pointer(choice.DType, "x");
+        var x = k.Pointer(choice.Source, "x");
         var y = k.Pointer(choice.DType, "y");
         var factors = k.Pointer(choice.Bias, "factors");
         var bias = k.Pointer(choice.Bias, "bias");
@@ -141,12 +138,12 @@ public static class DoraKernel
         k.Store(y + place, value.To(choice.DType), inside);
     });
 
-    private static Kernel TraceGradient((int Columns, DType DType, long StrideDy, long StrideZ, long StrideDz) choice) => Kernel.Trace("dora_magnitude_gradient", k =>
+    private static Kernel TraceGradient((int Columns, DType DType, long StrideDy, long StrideZ, long StrideDz, DType Product) choice) => Kernel.Trace("dora_magnitude_gradient", k =>
     {
         var accumulator = choice.DType.Accumulator();
         var dy = k.Pointer(choice.DType, "dy");
-        var z = k.Pointer(choice.DType, "z");
-        var factor = k.Pointer(accumulator, "factor");
+        var z = k.Pointer(choice.Product, "z");
+        var inverse = k.Pointer(accumulator, "inverse");
         var scale = k.Pointer(accumulator, "scale");
         var dz = k.Pointer(choice.DType, "dz");
         var partial = k.Pointer(accumulator, "partial");
@@ -167,6 +164,6 @@ public static class DoraKernel
             if (g is not null) k.Store(dz + Place(choice.StrideDz), (gradient * g).To(choice.DType), both);
             return [carried[0] + gradient * value];
         })[0];
-        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), Sum(sums, 0) * k.Load(factor + column, inside), inside);
+        k.Store(partial + (k.ProgramId(0) * choice.Columns + column), Sum(sums, 0) * k.Load(inverse + column, inside), inside);
     });
 }

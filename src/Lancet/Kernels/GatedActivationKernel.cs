@@ -27,7 +27,7 @@ public enum GatedActivation
 ///   gelu_tanh  a = √(2/π)(e + 0.044715e³), t = ½(1 + tanh a):  f = e·t    f' = t + ½e(1 − tanh²a)·√(2/π)(1 + 0.134145e²)
 ///   gelu       f = ½e(1 + erf(e/√2))    f' = ½(1 + erf(e/√2)) + e·exp(−e²/2)/√(2π)
 /// </code>
-/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg; or writes de and dg elsewhere.
+/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg; or writes de and dg elsewhere. Both may be given without their factors, see <see cref="DoraKernel"/>.
 /// </summary>
 /// <param name="activation">f.</param>
 /// <param name="width">Intermediate size: columns of h, half of those of [e | g].</param>
@@ -41,7 +41,8 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     /// <param name="rows">Tokens.</param>
     /// <param name="gateUp">[rows, 2·width].</param>
     /// <param name="h">[rows, width] that is written.</param>
-    public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h) => Launch(device, rows, gateUp, h, false);
+    /// <param name="factors">What e and g are to be multiplied by: [2·width] in the accumulator's type, or absent.</param>
+    public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, Tensor factors = default) => Launch(device, rows, gateUp, h, false, default, factors);
 
     /// <summary>Gradients, and h again.</summary>
     /// <param name="device">Device.</param>
@@ -49,12 +50,16 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     /// <param name="gateUp">[e | g]: [rows, 2·width].</param>
     /// <param name="dh">[rows, width]: gradient of h before, h after.</param>
     /// <param name="gradient">[de | dg], which is written, with the stride of <paramref name="gateUp"/>; absent to overwrite that.</param>
-    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh, Tensor gradient = default) => Launch(device, rows, gateUp, dh, true, gradient);
+    /// <param name="factors">As in the forward pass; de and dg are gradients of the products.</param>
+    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh, Tensor gradient = default, Tensor factors = default) => Launch(device, rows, gateUp, dh, true, gradient, factors);
 
-    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor gradient = default)
+    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor gradient, Tensor factors)
     {
-        var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, gradient.Exists)];
-        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), gradient.Exists ? [gateUp.Tensor, h.Tensor, gradient] : [gateUp.Tensor, h.Tensor]);
+        var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, gradient.Exists, factors.Exists)];
+        List<KernelArgument> arguments = [gateUp.Tensor, h.Tensor];
+        if (factors.Exists) arguments.Add(factors);
+        if (gradient.Exists) arguments.Add(gradient);
+        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), [.. arguments]);
     }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
@@ -69,6 +74,12 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         var target = hidden + (row * choice.Stride + column);
         var e = k.Load(gate, inside).ToFloat32();
         var g = k.Load(up, inside).ToFloat32();
+        if (choice.HasFactors)
+        {
+            var factors = k.Pointer(choice.DType.Accumulator(), "factors");
+            e *= k.Load(factors + column, inside);
+            g *= k.Load(factors + (column + choice.Width), inside);
+        }
         if (!choice.IsBackward)
         {
             k.Store(target, (Activate(choice.Activation, e, out _) * g).To(choice.DType), inside);
@@ -104,5 +115,5 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         }
     }
 
-    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward, bool IsApart);
+    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward, bool IsApart, bool HasFactors);
 }

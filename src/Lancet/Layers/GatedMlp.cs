@@ -10,7 +10,7 @@ namespace Lancet.Layers;
 /// <code>
 /// kept         the norm's statistics, gate and up side by side [e | g], LoRA inputs u; what <see cref="ResidualProjection"/> keeps
 /// made again   n, from x₂ and statistics; h = f(e)·g, from e and g
-/// overwritten  dh ← h, [e | g] ← [de | dg] unless magnitudes' gradients read e and g; the stream's gradient d is added to
+/// overwritten  dh ← h, [e | g] ← [de | dg] unless magnitudes' gradients read what is kept; the stream's gradient d is added to
 /// </code>
 /// Long batches go through it in chunks of tokens (<see cref="StepContext.MlpChunks"/>), forward and backward and whatever is kept, so that the buffers of 2·intermediate columns need not hold them whole.
 /// </summary>
@@ -39,8 +39,9 @@ public sealed class GatedMlp : FeedForward
         (int hidden, int width) = (config.HiddenSize, config.IntermediateSize);
         GateUpProjections = new(false, config.HasFusedProjections
             ? [weights.Linear(prefix + "mlp.gate_up_proj", 2 * width, hidden, config.HasMlpBias)]
-            : [weights.Linear(prefix + "mlp.gate_proj", width, hidden, config.HasMlpBias), weights.Linear(prefix + "mlp.up_proj", width, hidden, config.HasMlpBias)]);
-        var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias));
+            : [weights.Linear(prefix + "mlp.gate_proj", width, hidden, config.HasMlpBias), weights.Linear(prefix + "mlp.up_proj", width, hidden, config.HasMlpBias)])
+        { IsScaledByReader = true };
+        var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias)) { KeepsProduct = true };
         Down = new(down, config.HasPostNorms ? weights.Norm(prefix + "post_feedforward_layernorm", config) : null, config.ResidualScale);
         _activation = new GatedActivationKernel(config.Activation, width);
     }
@@ -74,7 +75,7 @@ public sealed class GatedMlp : FeedForward
             state = default;
             c.Free(Intermediate(c, x.Rows(start, count), ref state));
             var h = Activate(c, state);
-            if (!c.IsTraining) c.Free(state.GateUp);
+            if (!c.IsTraining) c.Free(state.GateUp, GateUpProjections.FactorsOf(state.GateUpU));
             Down.Forward(c, h, stream.Rows(start, count), result.Rows(start, count), out state.Down);
             c.Free(h);
             if (!c.IsTraining) c.Free(state.Statistics);
@@ -147,9 +148,9 @@ public sealed class GatedMlp : FeedForward
     {
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.BackwardRoom);
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
-        var isApart = GateUpProjections.ReadsOutputs;
+        var isApart = GateUpProjections.LeavesProduct;
         var gradient = isApart ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
-        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, isApart ? gradient : default);
+        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, isApart ? gradient : default, GateUpProjections.FactorsOf(state.GateUpU));
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
         return gradient;
@@ -163,7 +164,7 @@ public sealed class GatedMlp : FeedForward
         GateUpProjections.BackwardWeights(c, normed, gradient, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
         c.Free(gradient);
-        if (GateUpProjections.ReadsOutputs) c.Free(state.GateUp);
+        if (GateUpProjections.LeavesProduct) c.Free(state.GateUp);
         if (_isParallel)
         {
             c.Free(state.Statistics);
@@ -186,7 +187,7 @@ public sealed class GatedMlp : FeedForward
     private Tensor Activate(StepContext c, in State state)
     {
         var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
-        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h);
+        _activation.Forward(c.Device, c.TokenCount, state.GateUp, h, GateUpProjections.FactorsOf(state.GateUpU));
         return h;
     }
 

@@ -12,7 +12,7 @@ namespace Lancet.Layers;
 /// backward   dz = g ⊙ dy      v = s·dz·B      dB += s·dzᵀ·u      dA += vᵀ·d      dm += Σ dy ⊙ z / n
 ///            dx = dy·W + dropout'((dz − dy)·W + v·A), without dropout dz·W + v·A
 /// </code>
-/// z is made again for dm: keeping it would cost as much memory as all outputs.
+/// z is made again for dm: keeping it would cost as much memory as all outputs. It is a sum of two products, and in the accumulator's type until it is scaled.
 /// </content>
 public sealed partial class LoraLinear
 {
@@ -85,27 +85,27 @@ public sealed partial class LoraLinear
     {
         var factors = Factors(c);
         var d = DropInput(c, x);
-        dz = Decomposed(c, d, u);
+        var z = Decomposed(c, d, u);
         if (d.Address != x.Address) c.Free(d);
         var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, OutFeatures));
-        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, dz, factors.Rows(1, 1), partial, Magnitude!.Gradient);
-        DoraKernel.Scale(c.Device, c.TokenCount, factors, dy, dz);
-        c.Free(partial, factors);
+        dz = c.Activations(MemoryPurpose.Workspace, OutFeatures);
+        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, z, factors.Rows(1, 1), partial, Magnitude!.Gradient, factors, dz);
+        c.Free(z, partial, factors);
     }
 
     /// <summary>z in a new workspace buffer.</summary>
     private Tensor Decomposed(StepContext c, Tensor d, Tensor u)
     {
-        var z = c.Activations(MemoryPurpose.Workspace, OutFeatures);
+        var z = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, OutFeatures));
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = Rank, A = new(u), B = new(B!.Dense, true), C = z, Alpha = Scale });
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(d), B = Weight.Operand(true), C = z, Alpha = 1, Beta = 1 });
         return z;
     }
 
-    /// <summary>g, 1 / n and 1 / m in a new workspace buffer.</summary>
+    /// <summary>g and 1 / n in a new workspace buffer.</summary>
     private Tensor Factors(StepContext c)
     {
-        var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(3, OutFeatures));
+        var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(2, OutFeatures));
         var d = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(OutFeatures, Rank));
         var square = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(Rank, Rank));
         c.Device.MatMul(new MatMul { M = Rank, N = Rank, K = InFeatures, A = new(A!.Dense), B = new(A.Dense, true), C = square, Alpha = 1 });

@@ -9,27 +9,38 @@ namespace Lancet.Layers;
 /// Weight-decomposed adapters (Liu et al., "DoRA", 2024) in the border, see <see cref="DoraKernel"/>.
 /// <code>
 /// forward    z = [x | u]·[W | sB]ᵀ      y = g ⊙ z + b
-/// backward   dz = g ⊙ dy, and v, dx and dB from it as without magnitudes
-///            dm += Σ dy ⊙ y / m where y is there and has no bias, dz in place of dy in the same pass
-///            dm += Σ dy ⊙ z / n elsewhere; z is made again, or kept where the outputs are added to the stream and do not go to host memory
+/// backward   dz = g ⊙ dy, and v, dx and dB from it as without magnitudes      dm += Σ dy ⊙ z / n
 /// </code>
+/// z is rounded once, or not at all: whoever reads y multiplies by g itself (<see cref="LeavesProduct"/>), z is kept beside y (<see cref="KeepsProduct"/>), or it is made again.
 /// </content>
 public sealed partial class ProjectionGroup
 {
-    /// <summary>Whether the outputs are added to the residual stream as they are; <see cref="ResidualProjection"/> knows.</summary>
-    internal bool AddsToStream { get; set; }
+    /// <summary>Whether z is kept for the backward pass, for as long as it does not go to host memory; if not it is made again with the same bits.</summary>
+    internal bool KeepsProduct { get; init; }
 
-    /// <summary>Whether the backward pass reads the outputs. From those with biases a product that is small beside them could not be taken exactly.</summary>
-    internal bool ReadsOutputs => IsDecomposed && !_bias.Exists;
+    /// <summary>Whether the reader of y could multiply by g.</summary>
+    internal bool IsScaledByReader { get; init; }
+
+    /// <summary>Whether the output is z, and its reader has to multiply by <see cref="FactorsOf"/>.</summary>
+    internal bool LeavesProduct => IsDecomposed && IsScaledByReader && !_bias.Exists;
 
     /// <summary>Columns that rows of the input need behind their own in <see cref="BackwardWeights"/>.</summary>
-    internal int BackwardRoom => IsDecomposed && AddsToStream ? Room : 0;
+    internal int BackwardRoom => IsDecomposed && KeepsProduct ? Room : 0;
 
     private bool IsDecomposed => IsBordered && _projections[0].Magnitude is not null;
 
+    /// <summary>g [out] where the group <see cref="LeavesProduct"/>, kept for the backward pass; absent elsewhere.</summary>
+    internal Tensor FactorsOf(in AdapterInputs u) => LeavesProduct ? u[1] : default;
+
     private void ForwardDecomposed(StepContext c, ColumnSlice x, ColumnSlice y, Tensor addend, Tensor weights, ref AdapterInputs u)
     {
-        ColumnSlice z = addend.Exists ? u[1] = c.Saved(OutFeatures) : y;
+        if (LeavesProduct)
+        {
+            Multiply(c, x, weights, y, default, default);
+            u[1] = Factors(c, weights, c.SavedStatistics(2L * OutFeatures));
+            return;
+        }
+        ColumnSlice z = KeepsProduct ? u[1] = c.Saved(OutFeatures) : y;
         Multiply(c, x, weights, z, default, default);
         var factors = Factors(c, weights);
         DoraKernel.Scale(c.Device, c.TokenCount, factors, z, y, _bias, addend);
@@ -37,21 +48,20 @@ public sealed partial class ProjectionGroup
         if (!c.IsTraining) u.Free(c);
     }
 
-    /// <summary>dy ← dz. Returns dz, and the factors if <see cref="BackwardMagnitudes"/> needs them.</summary>
-    private AdapterInputs ScaleGradient(StepContext c, Tensor weights, ref ColumnSlice dy, AdapterInputs u, ColumnSlice y)
+    /// <summary>dy ← dz. Returns dz where it is not in place, and the factors if <see cref="BackwardMagnitudes"/> needs them.</summary>
+    private AdapterInputs ScaleGradient(StepContext c, Tensor weights, ref ColumnSlice dy, AdapterInputs u, ColumnSlice z)
     {
         AdapterInputs result = default;
-        var factors = Factors(c, weights);
-        if (y.Tensor.Exists && ReadsOutputs)
+        if (LeavesProduct)
         {
-            AddMagnitudeGradients(c, dy, y, factors, 2, dy);
-            c.Free(factors);
+            AddMagnitudeGradients(c, dy, z, u[1], dy);
             return result;
         }
+        var factors = Factors(c, weights);
         ColumnSlice dz = result[0] = c.Activations(MemoryPurpose.Workspace, OutFeatures + Room);
         if (u[1].Exists)
         {
-            AddMagnitudeGradients(c, dy, u[1], factors, 1, dz);
+            AddMagnitudeGradients(c, dy, u[1], factors, dz);
             c.Free(factors);
         }
         else
@@ -68,10 +78,9 @@ public sealed partial class ProjectionGroup
     {
         if (!factors.Exists) return;
         var weights = Weights(c);
-        var z = c.Activations(MemoryPurpose.Workspace, OutFeatures);
-        if (AddsToStream)
+        var z = c.Allocate(MemoryPurpose.Workspace, KeepsProduct ? c.DType : c.Accumulator, new Shape(c.TokenCount, OutFeatures));
+        if (KeepsProduct)
         {
-            // The same bits as if it had been kept.
             if (!_keepsInput) ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u, x.At(InFeatures));
             Multiply(c, x, weights, z, default, default);
         }
@@ -80,28 +89,30 @@ public sealed partial class ProjectionGroup
             c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = _rank, A = new(u.Tensor, false, u.RowStride), B = new(_scaledB, true, _scaledB.Shape[1]), C = z, Alpha = 1 });
             c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(weights, true, Stride), C = z, Alpha = 1, Beta = 1 });
         }
-        AddMagnitudeGradients(c, dy, z, factors, 1, default);
+        AddMagnitudeGradients(c, dy, z, factors, default);
         c.Free(z);
         Release(c, weights);
     }
 
-    /// <summary>dm from dy and z, or from dy and y, with the row of the factors that belongs to it; and dz if it is wanted.</summary>
-    private void AddMagnitudeGradients(StepContext c, ColumnSlice dy, ColumnSlice z, Tensor factors, int row, ColumnSlice dz)
+    /// <summary>dm from dy and z; and dz if it is wanted.</summary>
+    private void AddMagnitudeGradients(StepContext c, ColumnSlice dy, ColumnSlice z, Tensor factors, ColumnSlice dz)
     {
         for (var i = 0; i < _projections.Length; i++)
         {
             var (projection, first) = (_projections[i], _firstOutput[i]);
-            var (factor, scale) = (ColumnSlice.Of(factors, (row * (long)OutFeatures) + first).Tensor, ColumnSlice.Of(factors, first).Tensor);
+            var (scale, inverse) = (ColumnSlice.Of(factors, first).Tensor, ColumnSlice.Of(factors, (long)OutFeatures + first).Tensor);
             var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, projection.OutFeatures));
-            DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy.At(first), z.At(first), factor, partial, projection.Magnitude!.Gradient, scale, dz.Tensor.Exists ? dz.At(first) : default);
+            DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy.At(first), z.At(first), inverse, partial, projection.Magnitude!.Gradient, scale, dz.Tensor.Exists ? dz.At(first) : default);
             c.Free(partial);
         }
     }
 
-    /// <summary>g, 1 / n and 1 / m of all outputs in a new workspace buffer. The blocks of D that belong to other projections' A meet the zeros of sB.</summary>
-    private Tensor Factors(StepContext c, Tensor weights)
+    private Tensor Factors(StepContext c, Tensor weights) => Factors(c, weights, c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(2, OutFeatures)));
+
+    /// <summary>g and 1 / n of all outputs [2, out]. The blocks of D that belong to other projections' A meet the zeros of sB.</summary>
+    private Tensor Factors(StepContext c, Tensor weights, Tensor memory)
     {
-        var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(3, OutFeatures));
+        var factors = memory.Reshape(new Shape(2, OutFeatures));
         var d = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(OutFeatures, _rank));
         var square = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_rank, _rank));
         var transposed = new MatMulOperand(_a, true, _a.Shape[1]);

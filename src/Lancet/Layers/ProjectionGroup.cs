@@ -253,8 +253,8 @@ public sealed partial class ProjectionGroup
     /// <param name="dy">[T, out], with <see cref="Room"/> behind each row.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
-    /// <param name="y">The forward pass's output where the group <see cref="ReadsOutputs"/>; dy is then overwritten.</param>
-    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, Tensor dx, ColumnSlice y = default)
+    /// <param name="z">The forward pass's output where the group <see cref="LeavesProduct"/>; dy is then overwritten.</param>
+    internal AdapterInputs BackwardInput(StepContext c, ColumnSlice x, ColumnSlice dy, AdapterInputs u, Tensor dx, ColumnSlice z = default)
     {
         AdapterInputs v = default;
         if (!IsBordered)
@@ -265,8 +265,8 @@ public sealed partial class ProjectionGroup
         Tensor weights = default;
         if (IsDecomposed)
         {
-            weights = Weights(c);
-            v = ScaleGradient(c, weights, ref dy, u, y);
+            if (!LeavesProduct) weights = Weights(c);
+            v = ScaleGradient(c, weights, ref dy, u, z);
         }
         if (_outputs is { } outputs) BackwardOutputs(c, outputs, dy, InputsOf(x, u));
         else c.Device.MatMul(new MatMul
@@ -425,7 +425,7 @@ public sealed partial class ProjectionGroup
 
 /// <summary>
 /// u or v of a group: one tensor a projection, or one for all of them; absent ones where there is no adapter or the values are elsewhere. With magnitudes in the border the second tensor
-/// beside u is z where that is kept, and instead of v there are dz and the factors.
+/// beside u is z where the group keeps its product, or the factors where it leaves it, and instead of v there are dz and the factors.
 /// </summary>
 [InlineArray(3)]
 internal struct AdapterInputs

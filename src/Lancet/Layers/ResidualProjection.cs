@@ -17,13 +17,14 @@ namespace Lancet.Layers;
 public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, double scale)
 {
     private readonly int _columns = projection.OutFeatures;
-    private readonly bool _isPlain = projection.AddsToStream = norm is null && scale == 1;
 
     /// <summary>The projection.</summary>
     public ProjectionGroup Projection => projection;
 
     /// <summary>Norm of the result, or null.</summary>
     public Norm? Norm => norm;
+
+    private bool IsPlain => norm is null && scale == 1;
 
     /// <summary>What the backward pass reads.</summary>
     internal struct State
@@ -64,7 +65,7 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     internal void Forward(StepContext c, Tensor h, Tensor x, Tensor result, out State state)
     {
         state = default;
-        if (_isPlain)
+        if (IsPlain)
         {
             projection.Forward(c, h, result, x, out state.U);
             return;
@@ -109,18 +110,15 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     /// <param name="dh">[T, in] that is written.</param>
     internal (Tensor Dy, AdapterInputs V) BackwardInput(StepContext c, Tensor h, Tensor d, in State state, Tensor dh)
     {
-        var (dy, readsOutputs) = (d, projection.ReadsOutputs);
-        if (!_isPlain)
+        var dy = d;
+        if (!IsPlain)
         {
             dy = c.Activations(MemoryPurpose.Workspace, _columns + projection.Room);
             if (scale != 1) ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _columns, d, dy, (float)scale);
             norm?.Backward(c, scale != 1 ? dy : d, state.BeforeNorm, state.Statistics, dy, false);
-            c.Free(state.Statistics);
-            if (!readsOutputs) c.Free(state.BeforeNorm);
+            c.Free(state.BeforeNorm, state.Statistics);
         }
-        var v = projection.BackwardInput(c, h, dy, state.U, dh, readsOutputs ? state.BeforeNorm : default);
-        if (readsOutputs) c.Free(state.BeforeNorm);
-        return (dy, v);
+        return (dy, projection.BackwardInput(c, h, dy, state.U, dh));
     }
 
     /// <summary>Gradients of whatever is trained here; frees u, v and dy.</summary>

@@ -40,7 +40,7 @@ public sealed class SelfAttention
         Input = weights.InputNorm(prefix + "input_layernorm", config);
         LoraLinear Linear(string name, int outFeatures) => weights.Linear(prefix + "self_attn." + name, outFeatures, hidden, config.HasQueryKeyValueBias);
         Projections = new(false, config.HasFusedProjections ? [Linear("qkv_proj", _width)] : [Linear("q_proj", queries), Linear("k_proj", keys), Linear("v_proj", keys)]);
-        var output = new ProjectionGroup(true, weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias));
+        var output = new ProjectionGroup(true, weights.Linear(prefix + "self_attn.o_proj", hidden, queries, config.HasOutputBias)) { KeepsProduct = true };
         if (config.QueryKeyNorm != QueryKeyNorm.None)
         {
             QueryNorm = weights.HeadNorm(prefix + "self_attn.q_norm", config.QueryHeads, config);

@@ -59,10 +59,10 @@ internal static partial class KernelCases
                 yield return new("gated activation", $"{activation} {rows} x {width}", s_float, (lab, dtype) =>
                 {
                     var gateUp = lab.Random(dtype, new Shape(rows, 2 * width), 4);
-                    Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape), other = lab.Random(dtype, h.Shape), apart = lab.Output(dtype, gateUp.Shape);
+                    Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape), other = lab.Random(dtype, h.Shape), apart = lab.Output(dtype, gateUp.Shape), factors = lab.Random(dtype.Accumulator(), new Shape(2 * width));
                     var kernel = new GatedActivationKernel(activation, width);
                     kernel.Forward(lab.Device, rows, gateUp, h);
-                    kernel.Backward(lab.Device, rows, gateUp, other, apart);
+                    kernel.Backward(lab.Device, rows, gateUp, other, apart, factors);
                     kernel.Backward(lab.Device, rows, gateUp, dh);
                     lab.Result("gradients apart", apart);
                     lab.Result("h", h);
@@ -91,14 +91,14 @@ internal static partial class KernelCases
                 const int padding = 8;
                 Tensor Vector() => lab.Random(dtype.Accumulator(), new Shape(outputs));
                 Tensor weight = lab.Random(dtype, new Shape(outputs, inputs + padding)), b = lab.Random(dtype, new Shape(outputs, rank + padding)), d = lab.Random(dtype.Accumulator(), new Shape(outputs, rank));
-                Tensor squares = lab.Output(dtype.Accumulator(), new Shape(outputs)), factors = lab.Output(dtype.Accumulator(), new Shape(3, outputs));
+                Tensor squares = lab.Output(dtype.Accumulator(), new Shape(outputs)), factors = lab.Output(dtype.Accumulator(), new Shape(2, outputs)), wide = lab.Random(dtype.Accumulator(), new Shape(rows, outputs));
                 Tensor x = lab.Random(dtype, new Shape(rows, outputs + padding)), addend = lab.Random(dtype, new Shape(rows, outputs)), y = lab.Output(dtype, addend.Shape);
                 Tensor dz = lab.Output(dtype, x.Shape), gradient = Vector(), other = Vector(), partial = lab.Output(dtype.Accumulator(), ColumnSumKernel.PartialShape(rows, outputs));
                 DoraKernel.SquaredNorms(lab.Device, weight, inputs, inputs + padding, squares);
                 DoraKernel.Factors(lab.Device, b, d, squares, Vector(), 0.125f, factors);
                 DoraKernel.Scale(lab.Device, rows, factors, x, y, Vector(), addend);
                 DoraKernel.MagnitudeGradient(lab.Device, rows, addend, x, factors.Rows(1, 1), partial, gradient, factors, dz);
-                DoraKernel.MagnitudeGradient(lab.Device, rows, addend, y, factors.Rows(1, 1), partial, other);
+                DoraKernel.MagnitudeGradient(lab.Device, rows, addend, wide, factors.Rows(1, 1), partial, other);
                 DoraKernel.Scale(lab.Device, rows, factors, x, x, subtractsOne: true);
                 lab.Result("squares", squares);
                 lab.Result("factors", factors);
@@ -107,6 +107,8 @@ internal static partial class KernelCases
                 lab.Result("dm", gradient);
                 lab.Result("dm without dz", other);
                 lab.Result("x", x, rows, outputs);
+                DoraKernel.Scale(lab.Device, rows, factors, wide, y);
+                lab.Result("y from sums", y);
             });
         }
         foreach (var (rows, columns) in ((int, int)[])[(6, 9), (77, 1500)])
