@@ -61,7 +61,7 @@ same() { # same NAME [OTHER]: whether a run's adapter is another's, by default t
 
 bits() {
   local every=$((steps / 8)) checkpoint process status newest adapter
-  local quantized host=(--streamed-layers 3 --activation-policy offload-attention)
+  local quantized decomposed host=(--streamed-layers 3 --activation-policy offload-attention)
   local run=(--method lora --lora-rank 16 --max-steps "$steps" --save-steps "$every")
   [ "$every" -gt 0 ] || { fail "--steps $steps: at least 8"; return; }
   random_llama || { fail "no model"; return; }
@@ -91,7 +91,11 @@ bits() {
   quantized=(--method qlora --lora-rank 16 --max-steps "$every")
   (train "$work/model" "$work/quantized" "${quantized[@]}") && (train "$work/model" "$work/quantized-streamed" "${quantized[@]}" "${host[@]}") || { fail "the quantised runs"; return; }
   same quantized-streamed quantized || return
-  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) four times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest, once with all layers' weights and most activations in host memory; so did $every steps of QLoRA, twice"
+  decomposed=(--method lora --use-dora --lora-rank 16 --max-steps "$every")
+  (train "$work/model" "$work/decomposed" "${decomposed[@]}" --activation-policy keep) && (train "$work/model" "$work/decomposed-again" "${decomposed[@]}" --activation-policy keep-input) \
+    && (train "$work/model" "$work/decomposed-streamed" "${decomposed[@]}" "${host[@]}") || { fail "the runs with DoRA"; return; }
+  same decomposed-again decomposed && same decomposed-streamed decomposed || return
+  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) four times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest, once with all layers' weights and most activations in host memory; so did $every steps of QLoRA, twice, and of DoRA, three times: all activations kept, all but inputs made again, most in host memory"
 }
 
 peft() { # the fixtures whose experts are trained

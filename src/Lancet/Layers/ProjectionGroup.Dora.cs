@@ -45,7 +45,9 @@ public sealed partial class ProjectionGroup
         var factors = Factors(c, weights);
         DoraKernel.Scale(c.Device, c.TokenCount, factors, z, y, _bias, addend);
         c.Free(factors);
-        if (!c.IsTraining) u.Free(c);
+        if (c.IsTraining) return;
+        u.Free(c);
+        u = default;
     }
 
     /// <summary>dy ← dz. Returns dz where it is not in place, and the factors if <see cref="BackwardMagnitudes"/> needs them.</summary>
