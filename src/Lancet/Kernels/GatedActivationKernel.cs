@@ -56,10 +56,8 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor gradient, Tensor factors)
     {
         var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, gradient.Exists, factors.Exists)];
-        List<KernelArgument> arguments = [gateUp.Tensor, h.Tensor];
-        if (factors.Exists) arguments.Add(factors);
-        if (gradient.Exists) arguments.Add(gradient);
-        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), [.. arguments]);
+        ReadOnlySpan<KernelArgument> arguments = [gateUp.Tensor, h.Tensor, factors.Exists ? factors : gradient, gradient];
+        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), arguments[..(2 + (factors.Exists ? 1 : 0) + (gradient.Exists ? 1 : 0))]);
     }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
