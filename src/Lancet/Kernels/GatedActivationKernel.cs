@@ -27,7 +27,7 @@ public enum GatedActivation
 ///   gelu_tanh  a = √(2/π)(e + 0.044715e³), t = ½(1 + tanh a):  f = e·t    f' = t + ½e(1 − tanh²a)·√(2/π)(1 + 0.134145e²)
 ///   gelu       f = ½e(1 + erf(e/√2))    f' = ½(1 + erf(e/√2)) + e·exp(−e²/2)/√(2π)
 /// </code>
-/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg; or writes de and dg elsewhere. Both may be given without their factors, see <see cref="DoraKernel"/>.
+/// Kept: e and g. The backward pass overwrites all three: dh ← h, e ← de, g ← dg; with factors, which e and g lack then (<see cref="DoraKernel"/>), they stay, and de and dg are written elsewhere.
 /// </summary>
 /// <param name="activation">f.</param>
 /// <param name="width">Intermediate size: columns of h, half of those of [e | g].</param>
@@ -42,22 +42,22 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
     /// <param name="gateUp">[rows, 2·width].</param>
     /// <param name="h">[rows, width] that is written.</param>
     /// <param name="factors">What e and g are to be multiplied by: [2·width] in the accumulator's type, or absent.</param>
-    public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, Tensor factors = default) => Launch(device, rows, gateUp, h, false, default, factors);
+    public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, Tensor factors = default) => Launch(device, rows, gateUp, h, false, factors, default);
 
     /// <summary>Gradients, and h again.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">Tokens.</param>
     /// <param name="gateUp">[e | g]: [rows, 2·width].</param>
     /// <param name="dh">[rows, width]: gradient of h before, h after.</param>
-    /// <param name="gradient">[de | dg], which is written, with the stride of <paramref name="gateUp"/>; absent to overwrite that.</param>
     /// <param name="factors">As in the forward pass; de and dg are gradients of the products.</param>
-    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh, Tensor gradient = default, Tensor factors = default) => Launch(device, rows, gateUp, dh, true, gradient, factors);
+    /// <param name="gradient">[de | dg], which is written with factors, with the stride of <paramref name="gateUp"/>; without, that is overwritten.</param>
+    public void Backward(Device device, int rows, ColumnSlice gateUp, ColumnSlice dh, Tensor factors = default, Tensor gradient = default) => Launch(device, rows, gateUp, dh, true, factors, gradient);
 
-    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor gradient, Tensor factors)
+    private void Launch(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, bool isBackward, Tensor factors, Tensor gradient)
     {
-        var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, gradient.Exists, factors.Exists)];
-        ReadOnlySpan<KernelArgument> arguments = [gateUp.Tensor, h.Tensor, factors.Exists ? factors : gradient, gradient];
-        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), arguments[..(2 + (factors.Exists ? 1 : 0) + (gradient.Exists ? 1 : 0))]);
+        var kernel = Kernels[new(activation, width, h.Tensor.DType, gateUp.RowStride, h.RowStride, isBackward, factors.Exists)];
+        ReadOnlySpan<KernelArgument> arguments = [gateUp.Tensor, h.Tensor, factors, gradient];
+        device.Launch(kernel, new Grid(rows, Blocks.Of(width, Block)), arguments[..(!factors.Exists ? 2 : isBackward ? 4 : 3)]);
     }
 
     private static Kernel Trace(Choice choice) => Kernel.Trace(choice.IsBackward ? "gated_activation_backward" : "gated_activation_forward", k =>
@@ -86,7 +86,7 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         var dh = k.Load(target, inside).ToFloat32();
         var f = Activate(choice.Activation, e, out var derivative);
         k.Store(target, (f * g).To(choice.DType), inside);
-        var gradient = choice.IsApart ? k.Pointer(choice.DType, "gradient") + (row * choice.GateUpStride + column) : gate;
+        var gradient = choice.HasFactors ? k.Pointer(choice.DType, "gradient") + (row * choice.GateUpStride + column) : gate;
         k.Store(gradient, (dh * g * derivative).To(choice.DType), inside);
         k.Store(gradient + choice.Width, (dh * f).To(choice.DType), inside);
     });
@@ -113,5 +113,5 @@ public sealed class GatedActivationKernel(GatedActivation activation, int width)
         }
     }
 
-    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward, bool IsApart, bool HasFactors);
+    private readonly record struct Choice(GatedActivation Activation, int Width, DType DType, long GateUpStride, long Stride, bool IsBackward, bool HasFactors);
 }

@@ -148,9 +148,9 @@ public sealed class GatedMlp : FeedForward
     {
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.BackwardRoom);
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
-        var isApart = GateUpProjections.LeavesProduct;
-        var gradient = isApart ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
-        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, isApart ? gradient : default, GateUpProjections.FactorsOf(state.GateUpU));
+        var factors = GateUpProjections.FactorsOf(state.GateUpU);
+        var gradient = factors.Exists ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
+        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, factors, gradient);
         Down.BackwardWeights(c, dh, d, state.Down, gradients);
         c.Free(dh);
         return gradient;

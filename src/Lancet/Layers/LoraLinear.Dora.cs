@@ -12,7 +12,7 @@ namespace Lancet.Layers;
 /// backward   dz = g ⊙ dy      v = s·dz·B      dB += s·dzᵀ·u      dA += vᵀ·d      dm += Σ dy ⊙ z / n
 ///            dx = dy·W + dropout'((dz − dy)·W + v·A), without dropout dz·W + v·A
 /// </code>
-/// z is made again for dm: keeping it would cost as much memory as all outputs. It is a sum of two products, and in the accumulator's type until it is scaled.
+/// z is made again for dm: keeping it would cost as much memory as all outputs.
 /// </content>
 public sealed partial class LoraLinear
 {
@@ -37,7 +37,7 @@ public sealed partial class LoraLinear
         var d = DropInput(c, x);
         u = c.Saved(Rank);
         c.Device.MatMul(new MatMul { M = c.TokenCount, N = Rank, K = InFeatures, A = new(d), B = new(A!.Dense, true), C = u, Alpha = 1 });
-        var z = Decomposed(c, d, u);
+        var z = DoraOperands.Product(c, d, u);
         var factors = Factors(c);
         DoraKernel.Scale(c.Device, c.TokenCount, factors, z, y, Bias?.Dense ?? default, beta != 0 ? y.Tensor : default);
         c.Free(z, factors);
@@ -85,34 +85,35 @@ public sealed partial class LoraLinear
     {
         var factors = Factors(c);
         var d = DropInput(c, x);
-        var z = Decomposed(c, d, u);
+        var z = DoraOperands.Product(c, d, u);
         if (d.Address != x.Address) c.Free(d);
-        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, OutFeatures));
         dz = c.Activations(MemoryPurpose.Workspace, OutFeatures);
-        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, z, factors.Rows(1, 1), partial, Magnitude!.Gradient, factors, dz);
-        c.Free(z, partial, factors);
+        AddMagnitudeGradient(c, dy, z, factors, dz);
+        c.Free(z, factors);
     }
 
-    /// <summary>z in a new workspace buffer.</summary>
-    private Tensor Decomposed(StepContext c, Tensor d, Tensor u)
+    /// <summary>dm += Σ dy ⊙ z / n, and dz = g ⊙ dy in the same pass if it is wanted.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="dy">[T, out] block.</param>
+    /// <param name="z">[T, out] block.</param>
+    /// <param name="factors">g and 1 / n [2, out], columns of a wider matrix.</param>
+    /// <param name="dz">[T, out] block that is written, or absent.</param>
+    internal void AddMagnitudeGradient(StepContext c, ColumnSlice dy, ColumnSlice z, ColumnSlice factors, ColumnSlice dz)
     {
-        var z = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(c.TokenCount, OutFeatures));
-        c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = Rank, A = new(u), B = new(B!.Dense, true), C = z, Alpha = Scale });
-        c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(d), B = Weight.Operand(true), C = z, Alpha = 1, Beta = 1 });
-        return z;
+        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, OutFeatures));
+        DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy, z, factors.At(factors.RowStride).Tensor, partial, Magnitude!.Gradient, factors.Tensor, dz);
+        c.Free(partial);
     }
+
+    private DoraOperands DoraOperands => new(OutFeatures, InFeatures, Rank, Weight.Operand(false), A!.Dense, B!.Dense, Scale);
 
     /// <summary>g and 1 / n in a new workspace buffer.</summary>
     private Tensor Factors(StepContext c)
     {
         var factors = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(2, OutFeatures));
-        var d = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(OutFeatures, Rank));
-        var square = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(Rank, Rank));
-        c.Device.MatMul(new MatMul { M = Rank, N = Rank, K = InFeatures, A = new(A!.Dense), B = new(A.Dense, true), C = square, Alpha = 1 });
-        c.Device.MatMul(new MatMul { M = OutFeatures, N = Rank, K = InFeatures, A = Weight.Operand(false), B = new(A.Dense, true), C = d, Alpha = 2 });
-        c.Device.MatMul(new MatMul { M = OutFeatures, N = Rank, K = Rank, A = new(B!.Dense), B = new(square), C = d, Alpha = Scale, Beta = 1 });
-        DoraKernel.Factors(c.Device, B.Dense, d, SquaredNorms, Magnitude!.Dense, Scale, factors);
-        c.Free(d, square);
+        var d = DoraOperands.CrossTerms(c);
+        DoraKernel.Factors(c.Device, B!.Dense, d, SquaredNorms, Magnitude!.Dense, Scale, factors);
+        c.Free(d);
         return factors;
     }
 }

@@ -1,4 +1,3 @@
-using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Planning;
 using Lancet.Tensors;
@@ -80,17 +79,14 @@ public sealed partial class ProjectionGroup
     {
         if (!factors.Exists) return;
         var weights = Weights(c);
-        var z = c.Allocate(MemoryPurpose.Workspace, KeepsProduct ? c.DType : c.Accumulator, new Shape(c.TokenCount, OutFeatures));
+        Tensor z;
         if (KeepsProduct)
         {
+            z = c.Activations(MemoryPurpose.Workspace, OutFeatures);
             if (!_keepsInput) ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, u, x.At(InFeatures));
             Multiply(c, x, weights, z, default, default);
         }
-        else
-        {
-            c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = _rank, A = new(u.Tensor, false, u.RowStride), B = new(_scaledB, true, _scaledB.Shape[1]), C = z, Alpha = 1 });
-            c.Device.MatMul(new MatMul { M = c.TokenCount, N = OutFeatures, K = InFeatures, A = new(x.Tensor, false, x.RowStride), B = new(weights, true, Stride), C = z, Alpha = 1, Beta = 1 });
-        }
+        else z = DoraOperands(weights).Product(c, x, u);
         AddMagnitudeGradients(c, dy, z, factors, default);
         c.Free(z);
         Release(c, weights);
@@ -101,32 +97,27 @@ public sealed partial class ProjectionGroup
     {
         for (var i = 0; i < _projections.Length; i++)
         {
-            var (projection, first) = (_projections[i], _firstOutput[i]);
-            var (scale, inverse) = (ColumnSlice.Of(factors, first).Tensor, ColumnSlice.Of(factors, (long)OutFeatures + first).Tensor);
-            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, ColumnSumKernel.PartialShape(c.TokenCount, projection.OutFeatures));
-            DoraKernel.MagnitudeGradient(c.Device, c.TokenCount, dy.At(first), z.At(first), inverse, partial, projection.Magnitude!.Gradient, scale, dz.Tensor.Exists ? dz.At(first) : default);
-            c.Free(partial);
+            var first = _firstOutput[i];
+            _projections[i].AddMagnitudeGradient(c, dy.At(first), z.At(first), ColumnSlice.Of(factors, first), dz.Tensor.Exists ? dz.At(first) : default);
         }
     }
 
+    // The blocks of D that belong to other projections' A meet the zeros of sB.
+    private DoraOperands DoraOperands(Tensor weights) => new(OutFeatures, InFeatures, _rank, new(weights, false, Stride), _a, _scaledB, 1);
+
     private Tensor Factors(StepContext c, Tensor weights) => Factors(c, weights, c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(2, OutFeatures)));
 
-    /// <summary>g and 1 / n of all outputs [2, out]. The blocks of D that belong to other projections' A meet the zeros of sB.</summary>
+    /// <summary>g and 1 / n of all outputs [2, out].</summary>
     private Tensor Factors(StepContext c, Tensor weights, Tensor memory)
     {
         var factors = memory.Reshape(new Shape(2, OutFeatures));
-        var d = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(OutFeatures, _rank));
-        var square = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, new Shape(_rank, _rank));
-        var transposed = new MatMulOperand(_a, true, _a.Shape[1]);
-        c.Device.MatMul(new MatMul { M = _rank, N = _rank, K = InFeatures, A = new(_a, false, _a.Shape[1]), B = transposed, C = square, Alpha = 1 });
-        c.Device.MatMul(new MatMul { M = OutFeatures, N = _rank, K = InFeatures, A = new(weights, false, Stride), B = transposed, C = d, Alpha = 2 });
-        c.Device.MatMul(new MatMul { M = OutFeatures, N = _rank, K = _rank, A = new(_scaledB, false, _scaledB.Shape[1]), B = new(square), C = d, Alpha = 1, Beta = 1 });
+        var d = DoraOperands(weights).CrossTerms(c);
         for (var i = 0; i < _projections.Length; i++)
         {
             var (projection, first, count) = (_projections[i], _firstOutput[i], _projections[i].OutFeatures);
             DoraKernel.Factors(c.Device, _scaledB.Rows(first, count), d.Rows(first, count), projection.SquaredNorms, projection.Magnitude!.Dense, 1, ColumnSlice.Of(factors, first));
         }
-        c.Free(d, square);
+        c.Free(d);
         return factors;
     }
 }

@@ -62,7 +62,7 @@ internal static partial class KernelCases
                     Tensor h = lab.Output(dtype, new Shape(rows, width)), dh = lab.Random(dtype, h.Shape), other = lab.Random(dtype, h.Shape), apart = lab.Output(dtype, gateUp.Shape), factors = lab.Random(dtype.Accumulator(), new Shape(2 * width));
                     var kernel = new GatedActivationKernel(activation, width);
                     kernel.Forward(lab.Device, rows, gateUp, h);
-                    kernel.Backward(lab.Device, rows, gateUp, other, apart, factors);
+                    kernel.Backward(lab.Device, rows, gateUp, other, factors, apart);
                     kernel.Backward(lab.Device, rows, gateUp, dh);
                     lab.Result("gradients apart", apart);
                     lab.Result("h", h);
