@@ -2,7 +2,7 @@
 # Runs the GPU benchmarks and their Python peers on this machine; tables go to $OUT (default ./bench-results): results.md, and all parts in results.tar.gz.
 # usage: scripts/bench-gpu.sh [--bench FILE] [--lancet FILE] [SECTION...]
 #   sections: launches kernels gemm attention step-8b-lora step-8b-qlora step-135m errors golden (all of these by default), step-8b-long, ragged,
-#             families, budgets (6 minutes; draws budgets.svg), attention-128, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
+#             families, budgets (6 minutes; draws budgets.svg), attention-128, attention-peers, nf4-linear, profile-8b, profile-135m, self-test, startup, peft
 #             max-context: max-context-8gb -12gb -16gb -24gb -80gb, 1 to 3 minutes each: one step or two at the longest sequences that fit; 80 GB with few layers
 #             issue-4: its table, about 8 minutes (step-8b-lora step-8b-qlora step-8b-long step-135m ragged attention-128)
 #   --bench   Lancet.Bench, made by: dotnet publish bench/Lancet.Bench -c Release -r linux-x64 -p:PublishAot=true -o artifacts/bench
@@ -88,6 +88,7 @@ run() {
     gemm) bench gemm 150 gemm ;;
     attention) bench attention 120 attention ;;
     attention-128) bench attention 120 attention --filter "heads of 128" ;;
+    attention-peers) timeout 120 python3 bench/peers/attention.py --json "$out/attention-peers.json" < /dev/null 2> "$out/attention-peers.log" | tee "$out/attention-peers.md"; return "${PIPESTATUS[0]}" ;;
     step-8b-lora)
       local status=0 budget work=(--model llama-3.1-8b --method lora --batch 4 --length 2048)
       both 8b-lora "${work[@]}" || status=1

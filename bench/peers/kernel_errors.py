@@ -161,10 +161,13 @@ def product(t, p, dt):
 
 
 def lora(t, p, dt):
-    # PEFT under autocast: fp32 masters of A and B are cast to bf16 where they are used, as Lancet's are.
+    # PEFT under autocast: fp32 masters of A and B are cast to bf16 where they are used, as Lancet's are. Dropout with the same mask.
     x, a, b = leaf(t["x"]), leaf(t["a"]), leaf(t["b"])
     base = F.linear(x, t["w"])
-    y = (base + F.linear(F.linear(x.to(a.dtype), a), b) * p["scale"]).to(x.dtype)
+    d = x.to(a.dtype)
+    if p["probability"] > 0:
+        d = torch.where(t["kept"] != 0, d * (1 / (1 - p["probability"])), 0)
+    y = (base + F.linear(F.linear(d, a), b) * p["scale"]).to(x.dtype)
     dx, da, db = grads(y, t["dy"], x, a, b)
     return {"y": y, "dx": dx, "da": da, "db": db}
 

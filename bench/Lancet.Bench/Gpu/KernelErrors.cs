@@ -49,11 +49,13 @@ internal static class KernelErrors
         ("gradient norm", "norm", GradientNorm),
         ("product, Device.MatMul", "product", c => Product(c, false)),
         ("product, tile language", "product", c => Product(c, true)),
-        ("LoRA linear", "lora", c => Linear(c, false, false, false)),
-        ("LoRA linear, bordered", "lora", c => Linear(c, false, true, false)),
-        ("DoRA linear", "dora", c => Linear(c, true, false, false)),
-        ("DoRA linear, bordered", "dora", c => Linear(c, true, true, false)),
-        ("DoRA linear, bordered, product kept", "dora", c => Linear(c, true, true, true)),
+        ("LoRA linear", "lora", c => Linear(c)),
+        ("LoRA linear, bordered", "lora", c => Linear(c, isBordered: true)),
+        ("LoRA linear, dropout", "lora", c => Linear(c, dropout: 0.1)),
+        ("LoRA linear, bordered, dropout", "lora", c => Linear(c, isBordered: true, dropout: 0.1)),
+        ("DoRA linear", "dora", c => Linear(c, usesDora: true)),
+        ("DoRA linear, bordered", "dora", c => Linear(c, usesDora: true, isBordered: true)),
+        ("DoRA linear, bordered, product kept", "dora", c => Linear(c, usesDora: true, isBordered: true, keepsProduct: true)),
         ("LoRA v and dB", "lora_backward", LoraBackward),
     ];
 
@@ -180,7 +182,7 @@ internal static class KernelErrors
     private static void Dropout(ErrorCase c)
     {
         Tensor x = c.In("x", c.Lab.Rows(Narrow, Rows, 4096)), y = c.Lab.Output(Narrow, x.Shape);
-        new DropoutKernel(0.1).Apply(c.Device, x, y, c.Lab.Of(DType.Int64, 77), 3);
+        new DropoutKernel(0.1).Apply(c.Device, x, y, new(c.Lab.Of(DType.Int64, 77), 3, 0));
         c.Parameter("probability", 0.1);
         c.Out("y", y);
     }
@@ -265,7 +267,7 @@ internal static class KernelErrors
     }
 
     // The layer itself, forward and backward, with a memory plan of its own.
-    private static void Linear(ErrorCase c, bool usesDora, bool isBordered, bool keepsProduct)
+    private static void Linear(ErrorCase c, bool usesDora = false, bool isBordered = false, bool keepsProduct = false, double dropout = 0)
     {
         const int inputs = 2048, outputs = 3072, rank = 16;
         Tensor x = c.In("x", c.Lab.Rows(Narrow, Rows, inputs)), dy = c.In("dy", c.Lab.Rows(Narrow, Rows, outputs)), y = c.Lab.Output(Narrow, dy.Shape), dx = c.Lab.Output(Narrow, x.Shape);
@@ -273,7 +275,7 @@ internal static class KernelErrors
         Weight Trained(string name, Shape shape, WeightRole role = WeightRole.Adapter) => new(name, shape, role) { IsTrained = true };
         Weight a = Trained("a", new Shape(rank, inputs)), b = Trained("b", new Shape(outputs, rank)), m = Trained("m", new Shape(outputs), WeightRole.Magnitude);
         var layer = new LoraLinear("layer", weight, null);
-        layer.Attach(a, b, 2, 0, 1, usesDora ? m : null);
+        layer.Attach(a, b, 2, dropout, 1, usesDora ? m : null);
         var group = new ProjectionGroup(false, layer) { KeepsProduct = keepsProduct };
         if (isBordered) group.ChooseBorder(c.Device.PlanTarget, Narrow, false);
         if (group.IsBordered) group.Store(c.Device, c.Lab.Empty(Narrow, new Shape(group.StoredElements)), default);
@@ -294,18 +296,23 @@ internal static class KernelErrors
             ElementwiseKernel.ConvertRows(c.Device, Rows, (int)tensor.Shape[1], tensor, wide);
             return wide;
         }
+        var seed = c.Lab.Of(DType.Int64, 77);
+        var kept = c.Lab.Whole(Narrow, x.Shape, 0, 1);
+        if (dropout > 0) layer.Drop(new StepContext(c.Device, new StepMemory(), Narrow) { DropoutSeed = seed }, kept, kept);
+        c.In("kept", kept);
+        c.Parameter("probability", dropout);
         var (wideX, wideDy) = (WithRoom(x), WithRoom(dy));
         var memory = new StepMemory();
         memory.BeginPlanning();
         using (var planning = new PlanningDevice(c.Device.PlanTarget))
         {
-            Step(new StepContext(planning, memory, Narrow) { IsTraining = true, TokenCount = Rows });
+            Step(new StepContext(planning, memory, Narrow) { IsTraining = true, TokenCount = Rows, DropoutSeed = seed });
             memory.EndPlanning();
             c.Device.ReserveMatMulWorkspace(planning.MatMulWorkspaceBytes);
         }
         memory.Bind(c.Lab.Empty(DType.UInt8, new Shape(memory.RequiredBytes)).Address);
         memory.BeginStep();
-        Step(new StepContext(c.Device, memory, Narrow) { IsTraining = true, TokenCount = Rows });
+        Step(new StepContext(c.Device, memory, Narrow) { IsTraining = true, TokenCount = Rows, DropoutSeed = seed });
         c.Parameter("scale", 2);
         c.Out("y", y);
         c.Out("dx", dx);

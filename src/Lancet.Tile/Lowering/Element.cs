@@ -165,27 +165,24 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
     /// <summary>Word <c>counter mod 4</c> of Philox block <c>counter div 4</c> (see <see cref="Opcode.Philox"/>).</summary>
     public Element Philox(Element counter, Element seed)
     {
-        var words = PhiloxBlock(counter.Source, seed.Source);
+        var words = PhiloxBlock(counter.Source, seed);
         var word = builder.And(ThreadType.B32, Low(counter.Source), Source.Constant(3));
         Source Is(int value) => builder.Compare(ThreadType.U32, IR.Comparison.Equal, word, Source.Constant(value));
         return new(builder.Select(ThreadType.B32, Is(0), words[0], builder.Select(ThreadType.B32, Is(1), words[1], builder.Select(ThreadType.B32, Is(2), words[2], words[3]))));
     }
 
-    /// <summary>A word of the block of a counter that is a multiple of 4. Words of one block share its instructions.</summary>
-    public Element Philox(Source counter, long word, Element seed) => new(PhiloxBlock(counter, seed.Source)[word]);
-
-    private Source[] PhiloxBlock(Source counter, Source seed)
+    /// <summary>The four words of Philox block <c>counter div 4</c>. Equal blocks share their instructions.</summary>
+    public Source[] PhiloxBlock(Source counter, Element seed)
     {
         const ThreadType u = ThreadType.U32;
         Source Constant(uint x) => Source.Constant((long)x);
         var block = builder.ShiftRight(ThreadType.U64, counter, 2);
-        Source c0 = Low(block), c1 = High(block), c2 = Source.Constant(0L), c3 = Source.Constant(0L), k0 = Low(seed), k1 = High(seed);
+        Source c0 = Low(block), c1 = High(block), c2 = Source.Constant(0L), c3 = Source.Constant(0L), k0 = Low(seed.Source), k1 = High(seed.Source);
         for (var round = 0; round < 10; round++)
         {
             var (m0, m1) = (Constant(0xD2511F53), Constant(0xCD9E8D57));
-            var (high0, low0) = (builder.Pure(ThreadOpcode.MultiplyHigh, u, c0, m0), builder.Multiply(u, c0, m0));
-            var (high1, low1) = (builder.Pure(ThreadOpcode.MultiplyHigh, u, c2, m1), builder.Multiply(u, c2, m1));
-            (c0, c1, c2, c3) = (builder.Xor(ThreadType.B32, builder.Xor(ThreadType.B32, high1, c1), k0), low1, builder.Xor(ThreadType.B32, builder.Xor(ThreadType.B32, high0, c3), k1), low0);
+            var (p0, p1) = (builder.Pure(ThreadOpcode.MultiplyWide, u, c0, m0), builder.Pure(ThreadOpcode.MultiplyWide, u, c2, m1));
+            (c0, c1, c2, c3) = (builder.Xor(ThreadType.B32, builder.Xor(ThreadType.B32, High(p1), c1), k0), Low(p1), builder.Xor(ThreadType.B32, builder.Xor(ThreadType.B32, High(p0), c3), k1), Low(p0));
             k0 = builder.Add(u, k0, Constant(0x9E3779B9));
             k1 = builder.Add(u, k1, Constant(0xBB67AE85));
         }

@@ -126,8 +126,8 @@ internal sealed partial class KernelLowering
 
     private Element[] MultiplyOnTensorCores(ProductLayouts layouts, Item a, Item b, Element[] accumulator)
     {
-        var left = Fragments(a, layouts, isLeft: true);
-        var right = Fragments(b, layouts, isLeft: false);
+        var left = Fragments(Placed(a, layouts.Left()), layouts, isLeft: true);
+        var right = Fragments(Placed(b, layouts.Right()), layouts, isLeft: false);
         var (rows, columns, steps) = (layouts.WarpRows / 16, layouts.WarpColumns / 8, layouts.K / 16);
         var sums = accumulator.Select(element => element.Source).ToArray();
         var type = a.DType == DType.BFloat16 ? ThreadType.BF16 : ThreadType.F16;
@@ -252,19 +252,29 @@ internal sealed partial class KernelLowering
         var layout = item is TileItem held ? held.Layout : _plan.Blocked(item.Type);
         var elements = item.In(layout);
         var guard = _converter.Guard(_converter.IsOriginal(layout));
-        // Two halves in neighbouring columns are a word.
-        var isPaired = tile.ElementSize == 2 && layout.Contiguous(1) >= 2 && layout.Coordinate(1, 1) == 1;
+        // Halves in neighbouring columns are stored together, up to a swizzled piece.
+        var run = tile.ElementSize == 2 ? Math.Min(layout.Contiguous(1), WidestAccess / tile.ElementSize) : 1;
         var places = Places(tile, layout);
-        for (var register = 0; register < elements.Length; register += isPaired ? 2 : 1)
+        for (var register = 0; register < elements.Length; register += run)
         {
-            var value = isPaired ? _arithmetic.Pack(elements[register], elements[register + 1]) : _arithmetic.Alone(elements[register]);
             var (place, bytes) = places(register);
-            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && !isPaired ? ThreadType.U16 : ThreadType.B32, [], [place, value], guard, bytes);
+            Source[] values = run == 1 ? [_arithmetic.Alone(elements[register])] : [.. Enumerable.Range(0, run / 2).Select(i => _arithmetic.Pack(elements[register + (2 * i)], elements[register + (2 * i) + 1]))];
+            _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && run == 1 ? ThreadType.U16 : ThreadType.B32, [], [place, .. values], guard, bytes);
         }
         ShowToOthers();
         var result = new SharedItem(item.Type, tile, false);
         _writtenOperands.Add((item, result, _builder.Scope));
         return result;
+    }
+
+    /// <summary>An operand that was computed in rows, and not as a product's fragments: in shared memory, from where fragments are read whole. Others stay where they are.</summary>
+    private Item Placed(Item item, LinearLayout fragments)
+    {
+        var (tile, isTransposed) = item is ViewItem { From: [1, 0], Tile: TileItem inner } ? (inner, true) : (item as TileItem, false);
+        if (tile is null || tile.DType.SizeInBytes() != 2 || tile.Layout.Contiguous(1) == 1) return item;
+        if (tile.Layout.RegistersOf(isTransposed ? fragments.Project([1, 0]) : fragments) is not null) return item;
+        var shared = InSharedMemory(tile);
+        return isTransposed ? new SharedItem(item.Type, shared.Tile, true) : shared;
     }
 
     // A place that no product of an earlier iteration reads any more.

@@ -25,7 +25,7 @@ internal sealed partial class KernelLowering
     {
         var right = DescribeRight(InSharedMemory(b));
         // What already lies in shared memory needs no registers.
-        if (FindInSharedMemory(a) is { } written) a = written;
+        a = FindInSharedMemory(a) ?? Placed(a, layouts.Left());
         var isLeftTransposed = a is SharedItem { IsTransposed: true };
         var left = a is SharedItem shared && CanDescribeLeft(shared) ? DescribeLeft(shared) : FragmentsOf(a, layouts);
         var replaces = Array.TrueForAll(accumulator, element => element.Source is { IsConstant: true, Bits: 0 });

@@ -229,8 +229,31 @@ internal sealed partial class KernelLowering
     {
         if (Affine(counters, DType.Int64) is not { } affine) return null;
         var (thread, offsets) = affine.Split(layout);
-        if (_builder.Divisor(thread) % 4 != 0 || !Array.TrueForAll(offsets, offset => offset.IsConstant)) return null;
-        return [.. offsets.Select(offset => _arithmetic.Philox(_builder.Add(ThreadType.S64, thread, Source.Constant(offset.Bits & ~3L)), offset.Bits & 3, seed))];
+        if (!Array.TrueForAll(offsets, offset => offset.IsConstant)) return null;
+        if (_builder.Divisor(thread) % 4 != 0) return ExchangedRandomWords(affine, seed, layout);
+        return [.. offsets.Select(offset => _arithmetic.PhiloxBlock(_builder.Add(ThreadType.S64, thread, Source.Constant(offset.Bits & ~3L)), seed)[offset.Bits & 3]).Select(word => new Element(word))];
+    }
+
+    // Where neighbouring lanes want the halves of the same blocks, as products' results lie: of every two blocks the even lane makes the first and the odd lane the second, and they exchange halves. Null elsewhere.
+    private Element[]? ExchangedRandomWords(AffineItem counters, Element seed, LinearLayout layout)
+    {
+        var steps = counters.Terms.Where(term => layout.Lanes[0][term.Axis] != 0).ToArray();
+        if (steps is not [{ Coefficient: { IsConstant: true } coefficient } step] || coefficient.Bits * layout.Lanes[0][step.Axis] != 2) return null;
+        var (thread, offsets) = counters.Split(new LinearLayout(layout.Rank, [.. layout.Registers], [new int[layout.Rank], .. layout.Lanes.Skip(1)], [.. layout.Warps]));
+        var blocks = offsets.Select(offset => offset.Bits & ~3L).Distinct().ToArray();
+        if (_builder.Divisor(thread) % 4 != 0 || blocks.Length % 2 != 0 || Array.Exists(offsets, offset => (offset.Bits & 2) != 0)) return null;
+        var isOdd = _builder.Compare(ThreadType.U32, Comparison.NotEqual, _builder.And(ThreadType.B32, _builder.Special(SpecialRegister.ThreadId), Source.Constant(1)), Source.Constant(0));
+        Source Either(Source odd, Source even) => _builder.Select(ThreadType.B32, isOdd, odd, even);
+        var halves = new Dictionary<long, Source[]>();
+        for (var i = 0; i < blocks.Length; i += 2)
+        {
+            var own = _arithmetic.PhiloxBlock(_builder.Add(ThreadType.S64, thread, _builder.Select(ThreadType.B64, isOdd, Source.Constant(blocks[i + 1]), Source.Constant(blocks[i]))), seed);
+            Source Other(int word) => Shuffle(new Element(Either(own[word], own[word + 2])), 1, DType.UInt32).Source;
+            var (first, second) = (Other(0), Other(1));
+            halves[blocks[i]] = [Either(first, own[0]), Either(second, own[1])];
+            halves[blocks[i + 1]] = [Either(own[2], first), Either(own[3], second)];
+        }
+        return [.. offsets.Select(offset => new Element(halves[offset.Bits & ~3L][offset.Bits & 1]))];
     }
 
     private Element[] ApplyAll(Operation operation, Element[][] inputs, int count)

@@ -41,7 +41,7 @@ public sealed class GatedMlp : FeedForward
             ? [weights.Linear(prefix + "mlp.gate_up_proj", 2 * width, hidden, config.HasMlpBias)]
             : [weights.Linear(prefix + "mlp.gate_proj", width, hidden, config.HasMlpBias), weights.Linear(prefix + "mlp.up_proj", width, hidden, config.HasMlpBias)])
         { IsScaledByReader = true };
-        var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias)) { KeepsProduct = true };
+        var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias)) { KeepsProduct = true, IsInputLate = true };
         Down = new(down, config.HasPostNorms ? weights.Norm(prefix + "post_feedforward_layernorm", config) : null, config.ResidualScale);
         _activation = new GatedActivationKernel(config.Activation, width);
     }
@@ -88,7 +88,7 @@ public sealed class GatedMlp : FeedForward
             }
         }
         LetGo(c);
-        c.TokenCount = tokens;
+        (c.FirstToken, c.TokenCount) = (0, tokens);
         return result;
     }
 
@@ -119,7 +119,7 @@ public sealed class GatedMlp : FeedForward
             dNormed = BackwardGateUp(c, rows, state, dGateUp, gradient, needsInput);
         }
         LetGo(c);
-        c.TokenCount = tokens;
+        (c.FirstToken, c.TokenCount) = (0, tokens);
         return dNormed;
     }
 
@@ -159,8 +159,10 @@ public sealed class GatedMlp : FeedForward
     private Tensor BackwardGateUp(StepContext c, Tensor x, in State state, Tensor gradient, Tensor d, bool needsInput)
     {
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var v = GateUpProjections.BackwardInput(c, default, gradient, state.GateUpU, dNormed, state.GateUp);
-        var normed = state.Normed.Exists ? state.Normed : Input.Recompute(c, x, state.Statistics);
+        var normed = state.Normed;
+        if (GateUpProjections.DropsEarly && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
+        var v = GateUpProjections.BackwardInput(c, normed.Exists ? normed : default(ColumnSlice), gradient, state.GateUpU, dNormed, state.GateUp);
+        if (!normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
         GateUpProjections.BackwardWeights(c, normed, gradient, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
         c.Free(gradient);
@@ -204,20 +206,20 @@ public sealed class GatedMlp : FeedForward
         DownProjection.LetGo(c);
     }
 
-    /// <summary>Prepares for a batch's chunks. Masks of dropout are drawn for whole batches, and a parallel block's gradient is handed over in one piece.</summary>
+    /// <summary>Prepares for a batch's chunks. A parallel block's gradient is handed over in one piece.</summary>
     /// <returns>Tokens of the batch.</returns>
     private int Cut(StepContext c)
     {
-        var count = _isParallel || GateUpProjections.HasDropout || DownProjection.HasDropout ? 1 : c.MlpChunks.Count;
+        var count = _isParallel ? 1 : c.MlpChunks.Count;
         if (_states.Length != count) (_states, _leaving) = (new State[count], new State[count]);
         return c.TokenCount;
     }
 
-    /// <summary>A chunk's tokens, none if the batch is shorter; the step's number of tokens is theirs until the caller sets it back.</summary>
+    /// <summary>A chunk's tokens, none if the batch is shorter; the step's tokens are these until the caller sets them back.</summary>
     private (int Start, int Count) Rows(StepContext c, int chunk, int tokens)
     {
         var (start, count) = _states.Length == 1 ? (0, tokens) : c.MlpChunks.Rows(chunk, tokens);
-        c.TokenCount = count;
+        (c.FirstToken, c.TokenCount) = (start, count);
         return (start, count);
     }
 

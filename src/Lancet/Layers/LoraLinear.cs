@@ -21,7 +21,6 @@ namespace Lancet.Layers;
 public sealed partial class LoraLinear
 {
     private DropoutKernel? _dropout;
-    private int _dropoutSite;
 
     /// <summary>Creates the projection.</summary>
     /// <param name="name">Name of the module in the checkpoint.</param>
@@ -72,6 +71,12 @@ public sealed partial class LoraLinear
     /// <summary>Whether elements of the adapter's input are dropped.</summary>
     public bool HasDropout => _dropout is not null;
 
+    /// <summary>Probability that an element of the adapter's input is dropped.</summary>
+    internal double DropoutProbability => _dropout?.Probability ?? 0;
+
+    /// <summary>Number that tells this projection's masks from all others'.</summary>
+    internal int DropoutSite { get; private set; }
+
     private bool HasAdapter => A is not null;
 
     private int Rank => (int)A!.Shape[0];
@@ -85,7 +90,7 @@ public sealed partial class LoraLinear
     /// <param name="magnitude">DoRA's magnitudes [out], or null.</param>
     public void Attach(Weight a, Weight b, float scale, double dropout, int dropoutSite, Weight? magnitude = null)
     {
-        (A, B, Scale, _dropoutSite, Magnitude) = (a, b, scale, dropoutSite, magnitude);
+        (A, B, Scale, DropoutSite, Magnitude) = (a, b, scale, dropoutSite, magnitude);
         _dropout = dropout > 0 ? new DropoutKernel(dropout) : null;
     }
 
@@ -220,16 +225,19 @@ public sealed partial class LoraLinear
     }
 
     /// <summary>y = dropout(x) as in this step; y may be x.</summary>
-    internal void Drop(StepContext c, Tensor x, Tensor y) => _dropout!.Apply(c.Device, x, y, c.DropoutSeed, _dropoutSite);
+    internal void Drop(StepContext c, Tensor x, Tensor y) => _dropout!.Apply(c.Device, x, y, Masks(c));
 
     /// <summary>y += dropout(x) as in this step.</summary>
-    internal void DropAndAdd(StepContext c, Tensor x, Tensor y) => _dropout!.AddTo(c.Device, x, y, c.DropoutSeed, _dropoutSite);
+    internal void DropAndAdd(StepContext c, Tensor x, Tensor y) => _dropout!.AddTo(c.Device, x, y, Masks(c));
+
+    /// <summary>Masks of the adapter's input in this step.</summary>
+    internal DropoutMasks Masks(StepContext c) => new(c.DropoutSeed, DropoutSite, c.FirstToken);
 
     private Tensor DropInput(StepContext c, Tensor x)
     {
         if (_dropout is null || !c.IsTraining) return x;
         var d = c.Activations(MemoryPurpose.Workspace, InFeatures);
-        _dropout.Apply(c.Device, x, d, c.DropoutSeed, _dropoutSite);
+        Drop(c, x, d);
         return d;
     }
 }

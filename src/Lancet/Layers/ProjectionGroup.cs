@@ -20,7 +20,7 @@ namespace Lancet.Layers;
 ///           dBᵢ += s·dyᵢᵀ·uᵢ        dA += vᵀ·x
 /// </code>
 /// So an adapter costs products with r columns only: no pass over y or dx is added, and each is rounded once. v and dB are made in one pass over dy where <see cref="LoraBackwardKernel"/> suits. Copies of A and sB are made
-/// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them. DoRA's magnitudes (the other part of this class) take a pass over the product.
+/// again from the masters after every step. NF4 weights are written out in this form for each product, the copies beside them. DoRA's magnitudes and dropout (the other parts of this class) take passes of their own.
 /// </summary>
 public sealed partial class ProjectionGroup
 {
@@ -90,14 +90,14 @@ public sealed partial class ProjectionGroup
     // Then A's of a group are adjacent in the arena, and one product serves them all.
     private bool HasAdjacentA => _projections.All(projection => projection.A is { } a && a.Shape[0] % RankAlignment == 0 && a.Shape.Count % ParameterArena.SlotAlignment == 0);
 
-    /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights, without dropout, and with magnitudes of all projections or none.</summary>
+    /// <summary>Decides whether the group is bordered: on GPUs, where passes over memory are what an adapter costs, with dense frozen weights, with magnitudes of all projections or none, and with dropout that <see cref="LoraDropoutKernel"/> takes or none.</summary>
     /// <returns>Bytes that the border adds.</returns>
     internal long ChooseBorder(PlanTarget target, DType dtype, bool isQuantized)
     {
         var (biases, magnitudes) = (_projections.Count(projection => projection.Bias is not null), _projections.Count(projection => projection.Magnitude is not null));
         // A quantised weight of an odd number of elements stays dense, see WeightLoader.
         _isQuantized = isQuantized;
-        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && !HasDropout && (biases == 0 || biases == _projections.Length) && (magnitudes == 0 || magnitudes == _projections.Length)
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && (!HasDropout || (magnitudes == 0 && CommonInputs(dtype) is not null)) && (biases == 0 || biases == _projections.Length) && (magnitudes == 0 || magnitudes == _projections.Length)
             && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;
@@ -106,7 +106,7 @@ public sealed partial class ProjectionGroup
             _firstRank[i] = _rank;
             if (_projections[i].A is { } a) _rank += (int)Aligned(a.Shape[0], RankAlignment);
         }
-        _outputs = CommonOutputs(dtype);
+        (_outputs, _dropped) = (CommonOutputs(dtype), CommonInputs(dtype));
         foreach (var weight in Adapters) weight.IsInBorder = true;
         return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
     }
@@ -249,7 +249,7 @@ public sealed partial class ProjectionGroup
     /// Gradient of the input, and v for <see cref="BackwardWeights"/>: returned, or behind dy. Adds to the gradients of B, and of magnitudes, already where that takes no pass of its own.
     /// </summary>
     /// <param name="c">The step.</param>
-    /// <param name="x">The forward pass's input where it is kept; not read elsewhere.</param>
+    /// <param name="x">The forward pass's input where it is kept, or the group <see cref="DropsEarly"/>; not read elsewhere.</param>
     /// <param name="dy">[T, out], with <see cref="Room"/> behind each row.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="dx">[T, in] that is written; absent if nobody needs it.</param>
@@ -280,6 +280,7 @@ public sealed partial class ProjectionGroup
             LeadingDimensionC = dy.RowStride,
             Alpha = 1,
         });
+        if (_dropped is { } dropped) BackwardDropped(c, dropped, x, dy, dx, DropsEarly);
         if (dx.Exists)
         {
             if (!weights.Exists) weights = Weights(c);
@@ -287,12 +288,13 @@ public sealed partial class ProjectionGroup
             {
                 M = c.TokenCount,
                 N = InFeatures,
-                K = OutFeatures + _rank,
+                K = OutFeatures + (_dropped is null ? _rank : 0),
                 A = new(dy.Tensor, false, dy.RowStride),
                 B = new(weights, false, Stride),
                 C = dx,
                 LeadingDimensionC = dx.Shape.RowCount,
                 Alpha = 1,
+                Beta = _dropped is null ? 0 : 1,
             });
         }
         if (weights.Exists) Release(c, weights);
@@ -335,7 +337,7 @@ public sealed partial class ProjectionGroup
                 Alpha = projection.Scale,
                 Beta = 1,
             });
-            if (i > 0 && HasAdjacentA) continue;
+            if (_dropped is not null || (i > 0 && HasAdjacentA)) continue;
             c.Device.MatMul(new MatMul
             {
                 M = HasAdjacentA ? _rank : rank,
@@ -348,6 +350,7 @@ public sealed partial class ProjectionGroup
                 Beta = 1,
             });
         }
+        if (_dropped is { } dropped && !DropsEarly) BackwardDropped(c, dropped, x, dy, default, true);
         u.Free(c);
         v.Free(c);
     }
@@ -364,17 +367,25 @@ public sealed partial class ProjectionGroup
 
     private ColumnSlice InputsOf(ColumnSlice x, AdapterInputs u) => _keepsInput ? x.At(InFeatures) : u[0];
 
-    private void WriteAdapterInputs(StepContext c, ColumnSlice x, ColumnSlice u) => c.Device.MatMul(new MatMul
+    private void WriteAdapterInputs(StepContext c, ColumnSlice x, ColumnSlice u)
     {
-        M = c.TokenCount,
-        N = _rank,
-        K = InFeatures,
-        A = new(x.Tensor, false, x.RowStride),
-        B = new(_a, true, _a.Shape[1]),
-        C = u.Tensor,
-        LeadingDimensionC = u.RowStride,
-        Alpha = 1,
-    });
+        if (c.IsTraining && _dropped is { } dropped)
+        {
+            ForwardDropped(c, dropped, x, u);
+            return;
+        }
+        c.Device.MatMul(new MatMul
+        {
+            M = c.TokenCount,
+            N = _rank,
+            K = InFeatures,
+            A = new(x.Tensor, false, x.RowStride),
+            B = new(_a, true, _a.Shape[1]),
+            C = u.Tensor,
+            LeadingDimensionC = u.RowStride,
+            Alpha = 1,
+        });
+    }
 
     /// <summary>Views of what is kept; A's and sB's rows are as long as the memory's, so that a view of theirs can be cut by rows.</summary>
     private void Place(Tensor memory)

@@ -157,15 +157,22 @@ public sealed class SelfAttention
         c.Free(state.Projected);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var v = Projections.BackwardInput(c, default, gradient, state.ProjectionsU, dNormed);
-        if (inputChannel >= 0) c.Device.AwaitCopy(inputChannel);
-        var normed = Input.Recompute(c, x, state.Statistics);
+        var normed = Projections.DropsEarly ? Normed(c, x, state, inputChannel) : default;
+        var v = Projections.BackwardInput(c, normed.Exists ? normed : default(ColumnSlice), gradient, state.ProjectionsU, dNormed);
+        if (!normed.Exists) normed = Normed(c, x, state, inputChannel);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         InputNorm.Release(c, x, normed);
         c.Free(gradient);
         if (dShared.Exists) ElementwiseKernel.AddTo(c.Device, dShared, dNormed);
         if (needsInput) Input.Backward(c, dNormed, x, state.Statistics, d);
         c.Free(dShared, dNormed, state.Statistics);
+    }
+
+    /// <summary>The normed input again.</summary>
+    private Tensor Normed(StepContext c, Tensor x, in State state, int inputChannel)
+    {
+        if (inputChannel >= 0) c.Device.AwaitCopy(inputChannel);
+        return Input.Recompute(c, x, state.Statistics);
     }
 
     private void Rotate(StepContext c, Tensor x, bool isBackward)

@@ -31,6 +31,9 @@ public sealed class StepContext
     /// <summary>Packed tokens of the micro-batch, T.</summary>
     public int TokenCount { get; set; }
 
+    /// <summary>Tokens of the micro-batch before these, where a layer takes it in chunks.</summary>
+    internal int FirstToken { get; set; }
+
     /// <summary>Chunks in which MLPs take the batch.</summary>
     internal TokenChunks MlpChunks { get; init; } = TokenChunks.One;
 

@@ -11,7 +11,7 @@ using Lancet.Training;
 
 namespace Lancet.Tests.Adapters;
 
-/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>).</summary>
+/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>), and inputs once where they are dropped (<see cref="LoraDropoutKernel"/>).</summary>
 public sealed class LoraBackwardTests : IDisposable
 {
     private const int Tokens = 96;
@@ -21,21 +21,24 @@ public sealed class LoraBackwardTests : IDisposable
     public void Dispose() => Directory.Delete(_folder, true);
 
     [Theory]
-    [InlineData(false, 16)]
-    [InlineData(true, 8)]
-    [InlineData(false, 32, "q_proj", "k_proj", "v_proj", "down_proj")]
-    [InlineData(false, 16, "k_proj", "v_proj", "up_proj", "down_proj")]
-    public void Gradients_are_those_of_separate_products(bool isQuantized, int rank, params string[] targets)
+    [InlineData(false, 16, 0)]
+    [InlineData(true, 8, 0)]
+    [InlineData(false, 32, 0, "q_proj", "k_proj", "v_proj", "down_proj")]
+    [InlineData(false, 16, 0, "k_proj", "v_proj", "up_proj", "down_proj")]
+    [InlineData(false, 16, 0.2)]
+    [InlineData(true, 8, 0.1)]
+    [InlineData(false, 32, 0.5, "q_proj", "v_proj", "down_proj")]
+    public void Gradients_are_those_of_separate_products(bool isQuantized, int rank, double dropout, params string[] targets)
     {
         File.WriteAllText(
             Path.Combine(_folder, "config.json"),
             $$"""{"model_type":"llama","hidden_size":512,"intermediate_size":768,"num_hidden_layers":3,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":{{Vocabulary}},"rms_norm_eps":1e-5,"max_position_embeddings":2048}""");
-        (Dictionary<string, float[]> Gradients, int Launches) Run(Device inner, DType dtype, ActivationPolicy policy)
+        (Dictionary<string, float[]> Gradients, int Launches, int DroppingLaunches) Run(Device inner, DType dtype, ActivationPolicy policy, int chunk = Tokens)
         {
             using var device = new CountingDevice(inner);
             using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, IsDrawn = true, DType = dtype, QuantizesToNf4 = isQuantized });
-            model.AddLora(new LoraOptions { Rank = rank, Alpha = 4 * rank, TargetModules = targets.Length > 0 ? targets : [LoraOptions.AllLinear] });
-            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, Policy = policy, MaxGradientNorm = 0 });
+            model.AddLora(new LoraOptions { Rank = rank, Alpha = 4 * rank, Dropout = dropout, TargetModules = targets.Length > 0 ? targets : [LoraOptions.AllLinear] });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, Policy = policy, MaxGradientNorm = 0, MlpChunkTokens = chunk });
             // B as after some steps, in the masters and in what is read.
             var random = new DeterministicRandom(rank);
             foreach (var weight in model.Trained!.Weights.Where(weight => weight.Name.Contains("lora_B", StringComparison.Ordinal)))
@@ -45,18 +48,22 @@ public sealed class LoraBackwardTests : IDisposable
             engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
             _ = engine.EndStep(0);
-            return (model.Trained.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches);
+            return (model.Trained.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches, device.DroppingLaunches);
         }
         var exact = Run(new CpuDevice(), DType.Float32, ActivationPolicy.Keep).Gradients;
         var separate = Run(new CpuDevice(), DType.BFloat16, ActivationPolicy.Keep);
         Assert.Equal(0, separate.Launches);
         var together = Run(new GpuPlanDevice(), DType.BFloat16, ActivationPolicy.Keep);
         Assert.True(together.Launches > 0);
+        Assert.Equal(dropout > 0, together.DroppingLaunches > 0);
         // Roundings differ from weight to weight by chance, but not on the whole; a wrong operand would be off by as much as there is.
         double Error(Dictionary<string, float[]> gradients, string weight) => Math.Sqrt(exact[weight].Zip(gradients[weight], (x, y) => Math.Pow(x - y, 2)).Sum() / exact[weight].Sum(x => (double)x * x));
         Assert.All(exact.Keys, weight => Assert.InRange(Error(together.Gradients, weight), 0, 0.02));
         // A GPU's products round NF4 weights to bf16, which the processor's do not.
         if (!isQuantized) Assert.InRange(exact.Keys.Average(weight => Error(together.Gradients, weight)), 0, 1.05 * exact.Keys.Average(weight => Error(separate.Gradients, weight)));
+        // Chunks of tokens add up in another order, and drop what the whole batch drops.
+        var cut = Run(new GpuPlanDevice(), DType.BFloat16, ActivationPolicy.Keep, 40).Gradients;
+        Assert.All(exact.Keys, weight => Assert.InRange(Error(cut, weight), 0, 0.02));
         foreach (var policy in new[] { ActivationPolicy.RecomputeMlp, ActivationPolicy.KeepInput, ActivationPolicy.OffloadInput, ActivationPolicy.OffloadQkv })
         {
             var other = Run(new LateCopyDevice(), DType.BFloat16, policy);
@@ -80,9 +87,12 @@ public sealed class LoraBackwardTests : IDisposable
     {
         public int Launches { get; private set; }
 
+        public int DroppingLaunches { get; private set; }
+
         public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
         {
             if (kernel.Name == "lora_backward") Launches++;
+            if (kernel.Name.StartsWith("lora_dropout", StringComparison.Ordinal)) DroppingLaunches++;
             base.Launch(kernel, grid, arguments);
         }
 

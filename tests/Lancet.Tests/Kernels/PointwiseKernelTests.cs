@@ -123,9 +123,9 @@ public class PointwiseKernelTests
         var seed = lab.New(DType.Int64, new Shape(1));
         seed.HostSpan<long>()[0] = 77;
         var kernel = new DropoutKernel(0.25);
-        kernel.Apply(lab.Device, x, y, seed, 3);
-        kernel.Apply(lab.Device, x, again, seed, 3);
-        kernel.Apply(lab.Device, x, elsewhere, seed, 4);
+        kernel.Apply(lab.Device, x, y, new(seed, 3, 0));
+        kernel.Apply(lab.Device, x, again, new(seed, 3, 0));
+        kernel.Apply(lab.Device, x, elsewhere, new(seed, 4, 0));
         Assert.Equal(KernelLab.Values(y), KernelLab.Values(again));
         Assert.NotEqual(KernelLab.Values(y), KernelLab.Values(elsewhere));
         var kept = KernelLab.Values(y).Count(value => value != 0);
@@ -142,9 +142,9 @@ public class PointwiseKernelTests
         var seed = lab.New(DType.Int64, new Shape(1));
         seed.HostSpan<long>()[0] = 78;
         var kernel = new DropoutKernel(0.3);
-        kernel.Apply(lab.Device, x, dropped, seed, 5);
+        kernel.Apply(lab.Device, x, dropped, new(seed, 5, 0));
         var expected = KernelLab.Values(y).Zip(KernelLab.Values(dropped), (before, added) => (double)((float)before + (float)added)).ToArray();
-        kernel.AddTo(lab.Device, x, y, seed, 5);
+        kernel.AddTo(lab.Device, x, y, new(seed, 5, 0));
         Assert.Equal(expected, KernelLab.Values(y));
     }
 

@@ -33,7 +33,8 @@ public class SimulatedStepTests
     [Theory]
     [InlineData("llama", DType.BFloat16)]
     [InlineData("gemma2", DType.Float16)]
-    public void So_does_a_step_on_Hopper(string name, DType dtype) => Step(new SimulatorDevice(PtxTarget.Sm90), name, dtype, false, false, false, 0);
+    [InlineData("llama", DType.BFloat16, 0.1)]
+    public void So_does_a_step_on_Hopper(string name, DType dtype, double dropout = 0) => Step(new SimulatorDevice(PtxTarget.Sm90), name, dtype, false, false, false, dropout);
 
     /// <summary>MLPs in chunks of tokens, of which a short batch leaves the last ones empty.</summary>
     [Theory]

@@ -50,13 +50,14 @@ public class ActivationPolicyTests
     [InlineData("gemma2", false, 7)]
     [InlineData("granite", true, 16)]
     [InlineData("qwen2", true, 40)]
-    public void Policies_agree_to_the_bit_with_mlps_in_chunks_and_chunks_agree_with_whole_batches(string name, bool isFullyTrained, int chunk)
+    [InlineData("llama", false, 16, 0.2)]
+    public void Policies_agree_to_the_bit_with_mlps_in_chunks_and_chunks_agree_with_whole_batches(string name, bool isFullyTrained, int chunk, double dropout = 0)
     {
         var fixture = new Fixture(name);
         ((double Loss, double Norm)[] Results, Dictionary<string, float[]> Trained) Run(Device device, int tokens, params ActivationPolicy[] policies)
         {
             using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = device, OwnsDevice = true, IsFullyTrained = isFullyTrained });
-            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter);
+            if (!isFullyTrained) model.LoadAdapter(fixture.Adapter, dropout);
             var layers = model.Config.LayerCount;
             using var engine = new TrainingEngine(model, fixture.PlainOptions with { Mix = ([.. Enumerable.Range(0, layers).Select(layer => policies[layer % policies.Length])], new(1, tokens == chunk)), MlpChunkTokens = tokens });
             // The second batch is shorter: its last chunks are empty.

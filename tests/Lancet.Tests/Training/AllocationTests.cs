@@ -1,6 +1,7 @@
 using Lancet.Devices.Cpu;
 using Lancet.Models;
 using Lancet.Tests.Devices;
+using Lancet.Tile;
 using Lancet.Training;
 
 namespace Lancet.Tests.Training;
@@ -19,10 +20,11 @@ public class AllocationTests
     [InlineData("qwen2-dora", 0.1, false)]
     [InlineData("qwen2-dora", 0.0, true)]
     [InlineData("qwen3", 0.0, true)]
-    public void A_step_allocates_no_managed_memory(string name, double dropout, bool isLikeGpu)
+    [InlineData("qwen3", 0.1, true, DType.BFloat16)]
+    public void A_step_allocates_no_managed_memory(string name, double dropout, bool isLikeGpu, DType dtype = DType.Float32)
     {
         var fixture = new Fixture(name);
-        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true });
+        using var model = LanguageModel.Load(fixture.Model, new LoadOptions { Device = isLikeGpu ? new GpuPlanDevice() : new CpuDevice(), OwnsDevice = true, DType = dtype });
         model.LoadAdapter(fixture.Adapter, dropout: dropout);
         using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = fixture.MaxBatchTokens, MaxSequenceLength = 512, AdamW = new Lancet.Kernels.AdamWConstants(0.9, 0.999, 1e-8, 0.01) });
         var batch = fixture.Batch([0, 1, 2, 3]);

@@ -8,6 +8,8 @@ namespace Lancet.Tile.Tests.Cpu;
 /// <summary>The generator against a plain one, which the published vectors of Random123 (kat_vectors, "philox4x32 10") vouch for.</summary>
 public class PhiloxTests
 {
+    private const string Multiplication = @"mul\.wide\.u32 .*, (3528531795|3449720151);";
+
     [Theory]
     [InlineData(0u, 0u, 0u, 0u, 0u, 0u, 0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u)]
     [InlineData(0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu, 0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu)]
@@ -79,8 +81,38 @@ public class PhiloxTests
             Assert.Equal(Philox([(uint)(counter >> 2), (uint)(counter >> 34), 0, 0], unchecked((uint)key), (uint)(key >> 32))[counter & 3], words.Span[i]);
         }
         var text = PtxCompiler.Compile(kernel, PtxTarget.Sm80, PtxCompiler.Divisible(arguments)).Text;
-        // Two products a round; one in the first round is of 0, and all blocks' the same.
-        Assert.Equal((count / threads / 4 * blocksOfFour * 19) + 1, Regex.Count(text, "mul.hi.u32"));
+        // Two products a round, but for one of 0 in the first.
+        Assert.Equal(count / threads / 4 * blocksOfFour * 19, Regex.Count(text, Multiplication));
+    }
+
+    /// <summary>Where lanes have halves of blocks, as in a product's result, two neighbours make a block each and exchange halves.</summary>
+    [Theory]
+    [InlineData(1L << 40, 1)]
+    [InlineData(-16L, 1)]
+    [InlineData((1L << 40) + 2, 4)]
+    [InlineData(-7L, 4)]
+    public void Lanes_exchange_halves_of_blocks(long start, int blocksOfFour)
+    {
+        const int rows = 64, columns = 32, threads = 128;
+        var kernel = Kernel.Trace("halves", k =>
+        {
+            var (a, words, first) = (k.Pointer(DType.BFloat16, "a"), k.Pointer(DType.Float32, "words"), k.Scalar(DType.Int64, "first"));
+            var element = (k.Range(rows) * columns).AsColumn() + k.Range(columns).AsRow();
+            var bits = k.RandomBits(k.Constant(DType.Int64, 7L), first + element.ToInt64());
+            var product = TileMath.Dot(k.Load(a + ((k.Range(rows) * 16).AsColumn() + k.Range(16).AsRow())), k.Load(a + ((k.Range(16) * columns).AsColumn() + k.Range(columns).AsRow())));
+            k.Store(words + element, TileMath.Select((bits >> 8).To(DType.Int32) >= 1 << 23, product + 1, 0));
+        });
+        using HostArray<ushort> a = new(rows * 16, DType.BFloat16);
+        using HostArray<float> words = new(rows * columns, DType.Float32);
+        KernelArgument[] arguments = [a.Argument, words.Argument, start];
+        LoweringCheck.Run(kernel, new Grid(1), arguments, PtxTarget.Sm80);
+        for (var i = 0; i < rows * columns; i++)
+        {
+            var counter = (ulong)(start + i);
+            Assert.Equal(Philox([(uint)(counter >> 2), (uint)(counter >> 34), 0, 0], 7, 0)[counter & 3] >> 8 >= 1 << 23 ? 1 : 0, words.Span[i]);
+        }
+        var text = PtxCompiler.Compile(kernel, PtxTarget.Sm80, PtxCompiler.Divisible(arguments)).Text;
+        Assert.Equal(rows * columns / threads / 4 * blocksOfFour * 19, Regex.Count(text, Multiplication));
     }
 
     private static uint[] Philox(uint[] counter, uint k0, uint k1)

@@ -49,6 +49,39 @@ public class WarpGroupTests
         }
     }
 
+    /// <summary>What was computed in rows goes to products, as it is and transposed, through shared memory in pieces of 16 bytes, without a conflict of banks, and with or without warp groups.</summary>
+    [Theory]
+    [InlineData(false, 64, 64)]
+    [InlineData(true, 64, 64)]
+    [InlineData(false, 32, 64)]
+    [InlineData(true, 128, 64)]
+    public void Operands_computed_in_rows_reach_products_in_pieces(bool hasWarpGroups, int rows, int inner)
+    {
+        const int columns = 16;
+        var kernel = Kernel.Trace("computed", k =>
+        {
+            k.Warps = 4;
+            Pointer a = k.Pointer(DType.BFloat16), b = k.Pointer(DType.BFloat16), c = k.Pointer(DType.Float32), d = k.Pointer(DType.Float32);
+            Tile Matrix(Pointer from, int height, int width) => k.Load(from + ((k.Range(height) * width).AsColumn() + k.Range(width).AsRow()));
+            var sums = k.For(0, 3, 1, [k.Zeros(DType.Float32, rows, columns), k.Zeros(DType.Float32, inner, columns)], (i, carried) =>
+            {
+                var x = (Matrix(a + i * (rows * inner), rows, inner).To(DType.Float32) * 2).To(DType.BFloat16);
+                return [Dot(x, Matrix(b, inner, columns), carried[0]), Dot(x.Transposed(), Matrix(b + inner * columns, rows, columns), carried[1])];
+            });
+            k.Store(c + ((k.Range(rows) * columns).AsColumn() + k.Range(columns).AsRow()), sums[0]);
+            k.Store(d + ((k.Range(inner) * columns).AsColumn() + k.Range(columns).AsRow()), sums[1]);
+        });
+        using var a = RandomHalves.Of(3 * rows * inner, DType.BFloat16, 1);
+        using var b = RandomHalves.Of((rows + inner) * columns, DType.BFloat16, 2);
+        using HostArray<float> c = new(rows * columns, DType.Float32), d = new(inner * columns, DType.Float32);
+        KernelArgument[] arguments = [a.Argument, b.Argument, c.Argument, d.Argument];
+        var target = hasWarpGroups ? PtxTarget.Sm90 : PtxTarget.Sm80;
+        var report = LoweringCheck.Run(kernel, new Grid(1), arguments, target);
+        Assert.Equal(0, LoweringCheck.Lower(kernel, arguments, target).LayoutConversions);
+        Assert.Equal(0, report.BankConflicts);
+        Assert.True(hasWarpGroups == report.Counts.ContainsKey(ThreadOpcode.WarpGroupMultiply));
+    }
+
     /// <summary>A stored transpose is read where it lies if its panels are a warp group wide, and an operand in registers goes to shared memory once for two products.</summary>
     [Theory]
     [InlineData(4)]

@@ -9,8 +9,9 @@ namespace Lancet.Bench.Gpu.Cases;
 internal static class LayerCases
 {
     private const DType Narrow = DType.BFloat16;
+    private const int Rank = 16;
 
-    public static IEnumerable<KernelCase> All => Norms().Concat(Rotary()).Concat(Gated()).Concat(Adapters()).Concat(Plain());
+    public static IEnumerable<KernelCase> All => Norms().Concat(Rotary()).Concat(Gated()).Concat(Adapters()).Concat(DroppedAdapters()).Concat(Plain());
 
     private static IEnumerable<KernelCase> Norms()
     {
@@ -87,18 +88,46 @@ internal static class LayerCases
 
     private static IEnumerable<KernelCase> Adapters()
     {
-        const int rank = 16;
-        foreach (var (name, outputs) in ((string, LoraOutputs)[])[("gate, up", new(2 * Intermediate, Intermediate, 2 * Intermediate, rank)), ("q, k, v", new(Projected, Hidden, Hidden + 1024, rank)), ("down", new(Hidden, Hidden, Hidden, rank))])
+        foreach (var (name, outputs) in ((string, LoraOutputs)[])[("gate, up", new(2 * Intermediate, Intermediate, 2 * Intermediate, Rank)), ("q, k, v", new(Projected, Hidden, Hidden + 1024, Rank)), ("down", new(Hidden, Hidden, Hidden, Rank))])
         {
-            yield return new($"LoRA backward (v, dB), {name}", $"{Tokens} × {outputs.Outputs}, rank {rank}", Narrow, Tokens, (lab, dtype, rows) =>
+            yield return new($"LoRA backward (v, dB), {name}", $"{Tokens} × {outputs.Outputs}, rank {Rank}", Narrow, Tokens, (lab, dtype, rows) =>
             {
-                var room = rank * outputs.Count;
-                Tensor dy = lab.Rows(dtype, rows, outputs.Outputs + room), b = lab.Whole(dtype, new Shape(outputs.Outputs, room)), u = lab.Rows(dtype, rows, room), gradient = lab.Whole(dtype.Accumulator(), new Shape(outputs.Outputs, rank));
+                var room = Rank * outputs.Count;
+                Tensor dy = lab.Rows(dtype, rows, outputs.Outputs + room), b = lab.Whole(dtype, new Shape(outputs.Outputs, room)), u = lab.Rows(dtype, rows, room), gradient = lab.Whole(dtype.Accumulator(), new Shape(outputs.Outputs, Rank));
                 var shapes = LoraBackwardKernel.PartialShapes(rows, outputs, lab.Device.PlanTarget);
                 var partial = (lab.Output(dtype.Accumulator(), shapes.V), lab.Output(dtype.Accumulator(), shapes.B));
                 return new(() => LoraBackwardKernel.Run(lab.Device, rows, outputs, dy, b, u, ColumnSlice.Of(dy, outputs.Outputs), 1, partial, gradient), [gradient], new("v", dy), new("dB", gradient, false));
             })
             { Bytes = 2.0 * Tokens * outputs.Outputs, Comparison = Comparison.FewRows, ComparedRows = 1024 };
+        }
+    }
+
+    private static IEnumerable<KernelCase> DroppedAdapters()
+    {
+        foreach (var (name, inputs) in ((string, LoraInputs)[])[("q, k, v", new(Hidden, 3, Rank, 0.1, 1, 2)), ("gate, up", new(Hidden, 2, Rank, 0.1, 1)), ("output", new(Hidden, 1, Rank, 0.1)), ("down", new(Intermediate, 1, Rank, 0.1))])
+        {
+            var (shape, bytes) = ($"{Tokens} × {inputs.Inputs}, rank {Rank}", 2.0 * Tokens * inputs.Inputs);
+            yield return new($"LoRA with dropout forward (u), {name}", shape, Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor x = lab.Rows(dtype, rows, inputs.Inputs + inputs.Columns), a = lab.Whole(dtype, new Shape(inputs.Columns, inputs.Inputs)), u = lab.Output(dtype, new Shape(rows, inputs.Columns)), partial = lab.Output(dtype.Accumulator(), LoraDropoutKernel.ForwardPartialShape(rows, inputs));
+                var masks = new DropoutMasks(lab.Of(DType.Int64, 77), 3, 0);
+                return new(() => LoraDropoutKernel.Forward(lab.Device, rows, inputs, masks, x, a, u, partial), [], new KernelResult("u", u));
+            })
+            { Bytes = bytes, Comparison = Comparison.FewRows };
+            foreach (var (part, hasInput, hasGradient) in ((string, bool, bool)[])[("dx, dA", true, true), ("dx", true, false), ("dA", false, true)])
+            {
+                yield return new($"LoRA with dropout backward ({part}), {name}", shape, Narrow, Tokens, (lab, dtype, rows) =>
+                {
+                    Tensor x = lab.Rows(dtype, rows, inputs.Inputs), a = lab.Whole(dtype, new Shape(inputs.Columns, inputs.Inputs)), v = lab.Rows(dtype, rows, inputs.Columns), dx = lab.Output(dtype, x.Shape);
+                    Tensor gradient = lab.Whole(dtype.Accumulator(), a.Shape), partial = hasGradient ? lab.Output(dtype.Accumulator(), LoraDropoutKernel.BackwardPartialShape(rows, inputs)) : default;
+                    var masks = new DropoutMasks(lab.Of(DType.Int64, 77), 3, 0);
+                    var results = new List<KernelResult>();
+                    if (hasInput) results.Add(new("dx", dx));
+                    if (hasGradient) results.Add(new("dA", gradient, false));
+                    return new(() => LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, hasInput ? dx : default(ColumnSlice), partial, gradient), [gradient], [.. results]);
+                })
+                { Bytes = (hasInput ? bytes : 0) + (hasGradient ? bytes : 0), Comparison = Comparison.FewRows, ComparedRows = 1024 };
+            }
         }
     }
 
@@ -126,14 +155,14 @@ internal static class LayerCases
         {
             Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Output(dtype, x.Shape), seed = lab.Of(DType.Int64, 77);
             var kernel = new DropoutKernel(0.1);
-            return new(() => kernel.Apply(lab.Device, x, y, seed, 3), [], new KernelResult("y", y));
+            return new(() => kernel.Apply(lab.Device, x, y, new(seed, 3, 0)), [], new KernelResult("y", y));
         })
         { Bytes = 4 * count, Comparison = Comparison.FewRows };
         yield return new("dropout, added", shape, Narrow, Tokens, (lab, dtype, rows) =>
         {
             Tensor x = lab.Rows(dtype, rows, Hidden), y = lab.Rows(dtype, rows, Hidden), seed = lab.Of(DType.Int64, 77);
             var kernel = new DropoutKernel(0.1);
-            return new(() => kernel.AddTo(lab.Device, x, y, seed, 3), [y], new KernelResult("y", y));
+            return new(() => kernel.AddTo(lab.Device, x, y, new(seed, 3, 0)), [y], new KernelResult("y", y));
         })
         { Bytes = 6 * count, Comparison = Comparison.FewRows };
         yield return new("add_to", shape, Narrow, Tokens, (lab, dtype, rows) =>

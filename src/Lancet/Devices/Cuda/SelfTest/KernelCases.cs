@@ -84,6 +84,24 @@ internal static partial class KernelCases
                 lab.Result("dB", gradient);
             });
         }
+        foreach (var (rows, inputs) in ((int, LoraInputs)[])[(70, new(576, 1, 16, 0.25)), (200, new(128, 3, 8, 0.1, 1, 2)), (33, new(1088, 2, 32, 0.5, 2)), (66, new(64, 1, 64, 0.05))])
+        {
+            yield return new("lora dropout", $"{rows} x {inputs.Inputs}, {inputs.Count} of rank {inputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
+            {
+                var accumulator = dtype.Accumulator();
+                Tensor x = lab.Random(dtype, new Shape(rows, inputs.Inputs + inputs.Columns)), a = lab.Random(dtype, new Shape(inputs.Columns, inputs.Inputs)), v = lab.Random(dtype, new Shape(rows, inputs.Columns)), gradient = lab.Random(accumulator, a.Shape);
+                Tensor dx = lab.Output(dtype, new Shape(rows, inputs.Inputs)), apart = lab.Output(dtype, dx.Shape), partial = lab.Output(accumulator, LoraDropoutKernel.BackwardPartialShape(rows, inputs));
+                var masks = new DropoutMasks(lab.Of(DType.Int64, new Shape(1), [77]), 3, 100);
+                LoraDropoutKernel.Forward(lab.Device, rows, inputs, masks, x, a, ColumnSlice.Of(x, inputs.Inputs), lab.Output(accumulator, LoraDropoutKernel.ForwardPartialShape(rows, inputs)));
+                LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, dx, partial, gradient);
+                LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, default, partial, gradient);
+                LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, default, a, v, apart, default, default);
+                lab.Result("u", x);
+                lab.Result("dx", dx);
+                lab.Result("dx alone", apart);
+                lab.Result("dA, twice", gradient);
+            });
+        }
         foreach (var (rows, outputs, inputs, rank) in ((int, int, int, int)[])[(6, 9, 40, 3), (77, 1500, 264, 16)])
         {
             yield return new("DoRA", $"{rows} x {outputs}, rank {rank}", s_float, (lab, dtype) =>
@@ -136,9 +154,9 @@ internal static partial class KernelCases
             {
                 Tensor x = lab.Random(dtype, new Shape(rows, columns)), y = lab.Output(dtype, x.Shape), seed = lab.Of(DType.Int64, new Shape(1), [77]);
                 var kernel = new DropoutKernel(0.25);
-                kernel.Apply(lab.Device, x, y, seed, 3);
+                kernel.Apply(lab.Device, x, y, new(seed, 3, 0));
                 lab.Result("y", y);
-                kernel.AddTo(lab.Device, y, x, seed, 4);
+                kernel.AddTo(lab.Device, y, x, new(seed, 4, 2));
                 lab.Result("sum", x);
             });
         }
