@@ -2,11 +2,13 @@ using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Lowering;
 
-/// <summary>Removes instructions whose results nobody reads.</summary>
+/// <summary>Removes instructions whose results nobody reads, and fences for products of warp groups where there are none.</summary>
 internal static class DeadCode
 {
     public static void Remove(ThreadProgram program)
     {
+        // A kernel may suit warp groups and have operands that they cannot describe.
+        if (!Contains(program.Body, ThreadOpcode.WarpGroupMultiply)) RemoveAll(program.Body, ThreadOpcode.ProxyFence);
         int before;
         do
         {
@@ -18,6 +20,24 @@ internal static class DeadCode
             Sweep(program.Producer, read, ref before);
         }
         while (before > 0);
+    }
+
+    private static bool Contains(List<ThreadNode> nodes, ThreadOpcode opcode) => nodes.Exists(node => node switch
+    {
+        ThreadInstruction instruction => instruction.Opcode == opcode,
+        ThreadLoop loop => Contains(loop.Body, opcode),
+        ThreadBranch branch => Contains(branch.Body, opcode),
+        _ => false,
+    });
+
+    private static void RemoveAll(List<ThreadNode> nodes, ThreadOpcode opcode)
+    {
+        nodes.RemoveAll(node => node is ThreadInstruction instruction && instruction.Opcode == opcode);
+        foreach (var node in nodes)
+        {
+            if (node is ThreadLoop loop) RemoveAll(loop.Body, opcode);
+            else if (node is ThreadBranch branch) RemoveAll(branch.Body, opcode);
+        }
     }
 
     private static void Mark(List<ThreadNode> nodes, HashSet<int> read)

@@ -5,7 +5,7 @@ namespace Lancet.Tile.Ptx;
 
 /// <summary>
 /// Checks a printed module in place of an assembler, which CI has none of: every instruction is in <see cref="PtxInstructionTable"/> with operands of the
-/// right kinds, registers are declared and assigned before they are used, labels exist, braces balance.
+/// right kinds and of the module's target, registers are declared and assigned before they are used, labels exist, braces balance.
 /// </summary>
 internal sealed partial class PtxChecker
 {
@@ -15,6 +15,7 @@ internal sealed partial class PtxChecker
     private readonly HashSet<string> _parameters = [];
     private readonly HashSet<string> _labels = [];
     private readonly List<(string Label, int Line)> _jumps = [];
+    private bool _hasWarpGroups;
     private int _line;
     private string _text = "";
 
@@ -28,6 +29,7 @@ internal sealed partial class PtxChecker
         string[] head = [".version ", ".target sm_", ".address_size 64"];
         for (var i = 0; i < 3; i++)
             if (!lines[i].StartsWith(head[i], StringComparison.Ordinal)) throw new TileException($"PTX line {i + 1}: \"{head[i]}\" is needed.");
+        _hasWarpGroups = lines[1].EndsWith('a');
         var depth = 0;
         for (var i = 3; i < lines.Length; i++)
         {
@@ -75,6 +77,7 @@ internal sealed partial class PtxChecker
             }
             return;
         }
+        if (!_hasWarpGroups && (statement.StartsWith("wgmma", StringComparison.Ordinal) || statement.StartsWith("fence.proxy.async", StringComparison.Ordinal))) throw Error("an instruction of sm_90a");
         if (Guard().Match(statement) is { Success: true } guard)
         {
             Use(guard.Groups[1].Value, 'p');

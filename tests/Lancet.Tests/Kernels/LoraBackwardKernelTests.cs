@@ -89,3 +89,9 @@ public sealed class LoraBackwardKernelSimulatorTests : LoraBackwardKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
 }
+
+/// <summary>With products of warp groups.</summary>
+public sealed class LoraBackwardKernelHopperSimulatorTests : LoraBackwardKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
+}

@@ -2,6 +2,7 @@ using Lancet.Kernels;
 using Lancet.Tensors;
 using Lancet.Tests.Devices;
 using Lancet.Tile;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tests.Kernels;
 
@@ -143,4 +144,10 @@ public class LoraDropoutKernelTests
 public sealed class LoraDropoutKernelSimulatorTests : LoraDropoutKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice());
+}
+
+/// <summary>With products of warp groups.</summary>
+public sealed class LoraDropoutKernelHopperSimulatorTests : LoraDropoutKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
 }
