@@ -35,7 +35,10 @@ public static class LoraDropoutKernel
     private const int Warps = 4;
     private const int ForwardRows = 64;
     private const int ForwardColumns = 64;
-    private const int MostForwardStrip = 512;
+    private const int WidestStrip = 512;
+
+    // For two programs a multiprocessor of an H100: with few rows strips are narrower.
+    private const int ForwardPrograms = 264;
     private const int BackwardRows = 32;
     private const int BackwardColumns = 64;
     private const int Stages = 3;
@@ -54,8 +57,13 @@ public static class LoraDropoutKernel
     public static bool Suits(LoraInputs inputs, DType dtype) =>
         dtype.SizeInBytes() == 2 && inputs.Rank is 8 or 16 or 32 or 64 && inputs.Columns <= MostColumns && inputs.Inputs % BackwardColumns == 0;
 
-    /// <summary>Workspace of <see cref="Forward"/> in the accumulator's type.</summary>
-    public static Shape ForwardPartialShape(int rows, LoraInputs inputs) => new(Blocks.Of(inputs.Inputs, ForwardStrip(inputs)), (long)rows * inputs.Columns);
+    /// <summary>Workspace of <see cref="Forward"/> in the accumulator's type. More rows never need less.</summary>
+    public static Shape ForwardPartialShape(int rows, LoraInputs inputs)
+    {
+        // A strip is narrower than the widest only where one of twice its width makes too few programs, and that bounds rows · strips.
+        var most = Math.Min((long)rows * (inputs.Inputs / ForwardColumns), 2L * ForwardPrograms * ForwardRows);
+        return new(inputs.Columns * Math.Max(most, (long)rows * Blocks.Of(inputs.Inputs, WidestStrip)));
+    }
 
     /// <summary>Workspace of <see cref="Backward"/> for the gradients of A in the accumulator's type. More rows never need less.</summary>
     public static Shape BackwardPartialShape(int rows, LoraInputs inputs) => new(Shares(rows, inputs), (long)inputs.Columns * inputs.Inputs);
@@ -73,11 +81,14 @@ public static class LoraDropoutKernel
     {
         if (rows == 0) return;
         var choice = new Choice(inputs, x.Tensor.DType, x.RowStride, a.RowStride, 0, 0, false, false);
-        var strips = (int)partial.Shape[0];
+        var strip = WidestStrip;
+        while (strip > ForwardColumns && Blocks.Of(rows, ForwardRows) * Blocks.Of(inputs.Inputs, strip) < ForwardPrograms) strip /= 2;
+        var strips = Blocks.Of(inputs.Inputs, strip);
+        var sums = KernelArgument.Pointer(partial.Address, partial.DType, partial.Count, (long)strips * rows * inputs.Columns);
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(rows, ForwardRows), strips),
-            [x.Argument(rows, inputs.Inputs), a.Argument(inputs.Columns, inputs.Inputs), partial, masks.Seed, masks.FirstCounter(inputs.Inputs), rows]);
-        device.Launch(SumKernels[(x.Tensor.DType, inputs.Columns, u.RowStride)], new Grid(Blocks.Of((long)rows * inputs.Columns, Sums)), [partial, u.Argument(rows, inputs.Columns), rows, strips]);
+            [x.Argument(rows, inputs.Inputs), a.Argument(inputs.Columns, inputs.Inputs), sums, masks.Seed, masks.FirstCounter(inputs.Inputs), rows, strip]);
+        device.Launch(SumKernels[(x.Tensor.DType, inputs.Columns, u.RowStride)], new Grid(Blocks.Of((long)rows * inputs.Columns, Sums)), [sums, u.Argument(rows, inputs.Columns), rows, strips]);
     }
 
     /// <summary>dx = Σᵢ dropoutᵢ'(vᵢ·Aᵢ), the gradients of all A added to, or both.</summary>
@@ -106,8 +117,6 @@ public static class LoraDropoutKernel
         if (choice.HasGradient) ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
-    private static int ForwardStrip(LoraInputs inputs) => Math.Min(MostForwardStrip, inputs.Inputs);
-
     private static int Shares(int rows, LoraInputs inputs) => Math.Clamp(Blocks.Of(BackwardPrograms, inputs.Inputs / BackwardColumns), 1, Blocks.Of(Math.Max(rows, 1), BackwardRows));
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("lora_dropout_forward", k =>
@@ -120,8 +129,8 @@ public static class LoraDropoutKernel
         var seed = k.Pointer(DType.Int64, "seed");
         var firstCounter = k.Scalar(DType.Int64, "first_counter");
         var rows = k.Scalar(DType.Int32, "rows");
+        var strip = k.Scalar(DType.Int32, "strip");
         var masks = new MaskTiles(k, inputs, seed, firstCounter);
-        var strip = ForwardStrip(inputs);
         var (row, inner) = (k.ProgramId(0) * ForwardRows + k.Range(ForwardRows), k.Range(inputs.Rank));
         var inside = (row < rows).AsColumn();
         var first = k.ProgramId(1) * strip;
