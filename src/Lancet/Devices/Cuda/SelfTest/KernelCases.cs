@@ -71,7 +71,7 @@ internal static partial class KernelCases
                 });
             }
         }
-        foreach (var (rows, outputs) in ((int, LoraOutputs)[])[(70, new(512, 512, 512, 16)), (200, new(1024, 512, 1024, 8)), (33, new(768, 256, 512, 32)), (66, new(960, 576, 768, 16))])
+        foreach (var (rows, outputs) in ((int, LoraOutputs)[])[(70, new(512, 512, 512, 16)), (200, new(1024, 512, 1024, 8)), (33, new(768, 256, 512, 32)), (66, new(960, 576, 768, 16)), (35, new(64, 64, 64, 8))])
         {
             yield return new("lora backward", $"{rows} x {outputs.Outputs}, {outputs.Count} of rank {outputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
             {
