@@ -61,7 +61,7 @@ same() { # same NAME [OTHER]: whether a run's adapter is another's, by default t
 
 bits() {
   local every=$((steps / 8)) checkpoint process status newest adapter
-  local quantized decomposed host=(--streamed-layers 3 --activation-policy offload-attention)
+  local quantized decomposed dropped host=(--streamed-layers 3 --activation-policy offload-attention)
   local run=(--method lora --lora-rank 16 --max-steps "$steps" --save-steps "$every")
   [ "$every" -gt 0 ] || { fail "--steps $steps: at least 8"; return; }
   random_llama || { fail "no model"; return; }
@@ -95,7 +95,12 @@ bits() {
   (train "$work/model" "$work/decomposed" "${decomposed[@]}" --activation-policy keep) && (train "$work/model" "$work/decomposed-again" "${decomposed[@]}" --activation-policy keep-input) \
     && (train "$work/model" "$work/decomposed-streamed" "${decomposed[@]}" "${host[@]}") || { fail "the runs with DoRA"; return; }
   same decomposed-again decomposed && same decomposed-streamed decomposed || return
-  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) four times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest, once with all layers' weights and most activations in host memory; so did $every steps of QLoRA, twice, and of DoRA, three times: all activations kept, all but inputs made again, most in host memory"
+  dropped=(--method lora --lora-dropout 0.1 --lora-rank 16 --max-steps "$every")
+  (train "$work/model" "$work/dropped" "${dropped[@]}" --activation-policy keep) && (train "$work/model" "$work/dropped-again" "${dropped[@]}" --activation-policy keep-input) \
+    && (train "$work/model" "$work/dropped-streamed" "${dropped[@]}" "${host[@]}") || { fail "the runs with dropout"; return; }
+  same dropped-again dropped && same dropped-streamed dropped || return
+  ! cmp -s "$work/dropped/adapter_model.safetensors" "$work/first/checkpoints/step-$every/adapter_model.safetensors" || { fail "dropout changed nothing"; return; }
+  echo "ok: $steps steps of $rows rows on $device gave $(sha256sum < "$work/first/adapter_model.safetensors" | cut -c1-16) four times: twice uninterrupted, once killed with SIGKILL and resumed from step $newest, once with all layers' weights and most activations in host memory; so did $every steps of QLoRA, twice, and of DoRA and with dropout, three times each: all activations kept, all but inputs made again, most in host memory"
 }
 
 peft() { # the fixtures whose experts are trained
