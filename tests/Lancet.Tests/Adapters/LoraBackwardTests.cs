@@ -30,25 +30,19 @@ public sealed class LoraBackwardTests : IDisposable
     [InlineData(false, 32, 0.5, "q_proj", "v_proj", "down_proj")]
     public void Gradients_are_those_of_separate_products(bool isQuantized, int rank, double dropout, params string[] targets)
     {
-        File.WriteAllText(
-            Path.Combine(_folder, "config.json"),
-            $$"""{"model_type":"llama","hidden_size":512,"intermediate_size":768,"num_hidden_layers":3,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":{{Vocabulary}},"rms_norm_eps":1e-5,"max_position_embeddings":2048}""");
+        WriteConfig();
         (Dictionary<string, float[]> Gradients, int Launches, int DroppingLaunches) Run(Device inner, DType dtype, ActivationPolicy policy, int chunk = Tokens)
         {
             using var device = new CountingDevice(inner);
             using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, IsDrawn = true, DType = dtype, QuantizesToNf4 = isQuantized });
             model.AddLora(new LoraOptions { Rank = rank, Alpha = 4 * rank, Dropout = dropout, TargetModules = targets.Length > 0 ? targets : [LoraOptions.AllLinear] });
             using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens, Policy = policy, MaxGradientNorm = 0, MlpChunkTokens = chunk });
-            // B as after some steps, in the masters and in what is read.
-            var random = new DeterministicRandom(rank);
-            foreach (var weight in model.Trained!.Weights.Where(weight => weight.Name.Contains("lora_B", StringComparison.Ordinal)))
-                foreach (ref var value in model.Trained.Master(weight).HostSpan<float>()) value = (float)(random.NextDouble() - 0.5) / 8;
-            model.Trained.RefreshCopy(device);
+            DrawB(model, rank);
             PackedBatch[] batches = [Batch(0), Batch(1)];
             engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
             _ = engine.EndStep(0);
-            return (model.Trained.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches, device.DroppingLaunches);
+            return (model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches, device.DroppingLaunches);
         }
         var exact = Run(new CpuDevice(), DType.Float32, ActivationPolicy.Keep).Gradients;
         var separate = Run(new CpuDevice(), DType.BFloat16, ActivationPolicy.Keep);
@@ -70,6 +64,44 @@ public sealed class LoraBackwardTests : IDisposable
             Assert.Equal(together.Gradients, other.Gradients);
             Assert.Equal(together.Launches, other.Launches);
         }
+    }
+
+    /// <summary>Adapters with dropout in the border lose nothing of their input where nothing is trained.</summary>
+    [Fact]
+    public void Evaluation_drops_nothing()
+    {
+        WriteConfig();
+        (float[] Evaluated, double Trained) Run(double dropout)
+        {
+            using var model = LanguageModel.Load(_folder, new LoadOptions { Device = new GpuPlanDevice(), OwnsDevice = true, IsDrawn = true, DType = DType.BFloat16 });
+            model.AddLora(new LoraOptions { Rank = 16, Alpha = 64, Dropout = dropout, TargetModules = [LoraOptions.AllLinear] });
+            using var engine = new TrainingEngine(model, new EngineOptions { MaxTokens = Tokens, MaxSequenceLength = Tokens });
+            DrawB(model, 16);
+            Assert.All(model.Decoder.Layers.SelectMany(layer => layer.Groups), group => Assert.True(group.IsBordered));
+            using var evaluation = new EvaluationEngine(model, Tokens, Tokens);
+            var batch = Batch(0);
+            var losses = new float[Tokens];
+            evaluation.Evaluate(batch, losses);
+            engine.BeginStep(1, batch.LabelTokenCount);
+            engine.Accumulate(batch);
+            return (losses, engine.EndStep(0).Loss);
+        }
+        var (plain, dropping) = (Run(0), Run(0.5));
+        Assert.Equal(plain.Evaluated, dropping.Evaluated);
+        Assert.NotEqual(plain.Trained, dropping.Trained);
+    }
+
+    private void WriteConfig() => File.WriteAllText(
+        Path.Combine(_folder, "config.json"),
+        $$"""{"model_type":"llama","hidden_size":512,"intermediate_size":768,"num_hidden_layers":3,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":{{Vocabulary}},"rms_norm_eps":1e-5,"max_position_embeddings":2048}""");
+
+    /// <summary>B as after some steps, in the masters and in what is read.</summary>
+    private static void DrawB(LanguageModel model, int seed)
+    {
+        var random = new DeterministicRandom(seed);
+        foreach (var weight in model.Trained!.Weights.Where(weight => weight.Name.Contains("lora_B", StringComparison.Ordinal)))
+            foreach (ref var value in model.Trained.Master(weight).HostSpan<float>()) value = (float)(random.NextDouble() - 0.5) / 8;
+        model.Trained.RefreshCopy(model.Device);
     }
 
     private static PackedBatch Batch(int number)
