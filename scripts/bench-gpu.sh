@@ -169,8 +169,8 @@ gather() { # two files, as few machines give back many; after each section, so t
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -n 1)
-commit=$(git rev-parse --short HEAD 2> /dev/null)
-echo "$commit"
+commit=$("$bench" commit)
+echo "commit $commit"
 for section in "${sections[@]}"; do
   start=$SECONDS
   echo "== $section"

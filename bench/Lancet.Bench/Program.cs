@@ -1,13 +1,18 @@
+using System.Reflection;
 using Lancet.Bench;
 using Lancet.Bench.Gpu;
 
 const string Usage = """
     usage:
-    Lancet.Bench encode | quantize | model FOLDER [--model NAME] [--tokenizer FOLDER] | gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
+    Lancet.Bench commit | encode | quantize | model FOLDER [--model NAME] [--tokenizer FOLDER] | gemm [PRODUCT] | step [--weights fp32|bf16|nf4] [--policy keep|recompute-mlp|keep-input] [--profile] [--make]
     """;
 
 switch (args.FirstOrDefault())
 {
+    case "commit":
+        // What this program was built from, which the checkout on the machine it runs on need not be.
+        Console.WriteLine(typeof(GpuCommand).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion is { } version && version.Split('+') is [_, { Length: >= 7 } commit] ? commit[..7] : "unknown");
+        return 0;
     case "encode":
         TokenizerBenchmark.Run();
         return 0;
