@@ -267,11 +267,14 @@ internal sealed partial class KernelLowering
         return result;
     }
 
-    /// <summary>An operand that was computed in rows, and not as a product's fragments: in shared memory, from where fragments are read whole. Others stay where they are.</summary>
+    /// <summary>
+    /// An operand that was computed in rows, or whose transpose is wanted: in shared memory, from where fragments are read whole. Others stay where they are: a product's result needs at most to change warps, for which the
+    /// scratch area, that all conversions share, is less memory.
+    /// </summary>
     private Item Placed(Item item, LinearLayout fragments)
     {
         var (tile, isTransposed) = item is ViewItem { From: [1, 0], Tile: TileItem inner } ? (inner, true) : (item as TileItem, false);
-        if (tile is null || tile.DType.SizeInBytes() != 2 || tile.Layout.Contiguous(1) == 1) return item;
+        if (tile is null || tile.DType.SizeInBytes() != 2 || tile.Layout.Contiguous(1) == 1 || (tile.Layout.IsProduct && !isTransposed)) return item;
         if (tile.Layout.RegistersOf(isTransposed ? fragments.Project([1, 0]) : fragments) is not null) return item;
         var shared = InSharedMemory(tile);
         return isTransposed ? new SharedItem(item.Type, shared.Tile, true) : shared;
