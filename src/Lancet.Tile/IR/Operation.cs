@@ -80,6 +80,9 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
     /// <summary>Of a <see cref="Opcode.For"/>: the first product of what an iteration loads is started by the iteration before, where the GPU has warp groups.</summary>
     public bool StartsAhead { get; init; }
 
+    /// <summary>Of a <see cref="Opcode.Load"/>: the matrix goes through shared memory although not only products read it, so that a loop's <see cref="Stages"/> fetch it ahead.</summary>
+    public bool IsStaged { get; init; }
+
     /// <summary>Of a <see cref="Opcode.Load"/> or <see cref="Opcode.Store"/>: the matrix lies densely behind its first element, in an order of the compiler's choosing.</summary>
     public bool IsOpaque { get; init; }
 
@@ -100,6 +103,7 @@ public sealed class Operation(Opcode opcode, Value[] operands, Value[] results, 
             Stages = Stages,
             IsWarpSpecialized = IsWarpSpecialized,
             StartsAhead = StartsAhead,
+            IsStaged = IsStaged,
             IsOpaque = IsOpaque,
             Accumulates = Accumulates,
         };

@@ -78,6 +78,7 @@ public static class Printer
                 if (operation.Opcode == Opcode.ExpandDimension || operation.Opcode.IsReduction()) text.Append(CultureInfo.InvariantCulture, $" axis {operation.Axis}");
                 break;
         }
+        if (operation.IsStaged) text.Append(" staged");
         if (operation.Table is { } table)
         {
             text.Append(" table [").AppendJoin(", ", table.Take(TableEntriesShown).Select(entry => entry.ToString("R", CultureInfo.InvariantCulture)));

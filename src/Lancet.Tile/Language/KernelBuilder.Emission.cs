@@ -162,6 +162,14 @@ public sealed partial class KernelBuilder
         return new Tile(this, result);
     }
 
+    private Tile EmitLoad(TileType type, Value[] operands, bool isStaged)
+    {
+        if (isStaged && type.Rank != 2) throw Error($"a staged load of {type}; a matrix is needed");
+        var result = NewValue(type);
+        Append(new Operation(Opcode.Load, operands, [result], _location) { IsStaged = isStaged && type.Element.SizeInBytes() == 2 });
+        return new Tile(this, result);
+    }
+
     private void EmitVoid(Opcode opcode, Value[] operands) => Append(new Operation(opcode, operands, [], _location));
 
     private void Append(Operation operation)

@@ -65,18 +65,25 @@ public sealed partial class KernelBuilder
     public Tile Zeros(DType element, params ReadOnlySpan<int> dimensions) => Full(element, 0, dimensions);
 
     /// <summary>Reads the elements at <paramref name="pointer"/>; where <paramref name="mask"/> does not hold memory is not touched and <paramref name="other"/> is the result.</summary>
-    public Tile Load(Pointer pointer, Tile? mask = null, double other = 0, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    /// <param name="pointer">Where the elements are.</param>
+    /// <param name="mask">Which of them are read; null for all.</param>
+    /// <param name="other">The rest.</param>
+    /// <param name="staged">
+    /// Of a matrix in a loop with stages: on a GPU one of 16-bit elements is copied ahead through shared memory like the operands of products, so that what is on its way takes no registers. The kernel must not write what is
+    /// still to be loaded.
+    /// </param>
+    /// <param name="file">Filled in by the compiler.</param>
+    /// <param name="line">Filled in by the compiler.</param>
+    public Tile Load(Pointer pointer, Tile? mask = null, double other = 0, bool staged = false, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         At(file, line);
         var address = pointer.Value;
         var result = new TileType(address.Type.Element, false, address.Type.Dimensions);
-        if (mask is null) return Emit(Opcode.Load, result, [address]);
+        if (mask is null) return EmitLoad(result, [address], staged);
         var (p, m) = (address, MaskFor(mask, ref address).Value);
         p = address;
         result = new TileType(p.Type.Element, false, p.Type.Dimensions);
-        return other == 0
-            ? Emit(Opcode.Load, result, [p, m])
-            : Emit(Opcode.Load, result, [p, m, Constant(result.Element, other).Value]);
+        return EmitLoad(result, other == 0 ? [p, m] : [p, m, Constant(result.Element, other).Value], staged);
     }
 
     /// <summary>Writes <paramref name="value"/> where <paramref name="mask"/> holds. The element types must be equal; the value broadcasts to the pointer's shape. Two elements never share an address.</summary>

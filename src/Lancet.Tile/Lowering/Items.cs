@@ -220,9 +220,12 @@ internal sealed class SharedItem(TileType type, SharedTile tile, bool isTranspos
     /// <summary>Whether the value is the transpose of what is stored.</summary>
     public bool IsTransposed { get; } = isTransposed;
 
-    public override Element[] In(LinearLayout layout) => throw new InvalidOperationException("A tile in shared memory is used by products only.");
+    /// <summary>Reads the matrix, not transposed, into registers.</summary>
+    public required Func<SharedTile, LinearLayout, Element[]> Read { get; init; }
 
-    public override Item View(TileType type, int[] from) => new SharedItem(type, Tile, from is [1, 0] ? !IsTransposed : IsTransposed);
+    public override Element[] In(LinearLayout layout) => Read(Tile, IsTransposed ? layout.Project([1, 0]) : layout);
+
+    public override Item View(TileType type, int[] from) => new SharedItem(type, Tile, from is [1, 0] ? !IsTransposed : IsTransposed) { Read = Read };
 }
 
 /// <summary>A tile in memory, read where and in the layout in which it is used.</summary>

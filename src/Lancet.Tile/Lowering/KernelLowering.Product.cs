@@ -18,7 +18,19 @@ internal sealed partial class KernelLowering
         if (_loops.Count > 0) _shared.Barrier();
         _order.Load(pointer, null);
         CopyToShared(operation, tile);
-        return new SharedItem(type, tile, false);
+        return new SharedItem(type, tile, false) { Read = ReadShared };
+    }
+
+    /// <summary>A matrix in shared memory, in registers: pieces of 16 bytes where the layout has them.</summary>
+    private Element[] ReadShared(SharedTile tile, LinearLayout layout)
+    {
+        FinishCopies();
+        var run = Math.Min(layout.Contiguous(1), WidestAccess / tile.ElementSize);
+        var pointer = new PointerItem(new TileType(tile.DType, true), tile.Offset, null) { IsShared = true };
+        var places = Places(tile, layout);
+        var result = new Element[layout.RegisterCount];
+        for (var first = 0; first < result.Length; first += run) LoadRun(pointer, places(first), run, Source.Constant(1), ElementArithmetic.Constant(tile.DType, 0, 0)).CopyTo(result, first);
+        return result;
     }
 
     private SharedTile NewTile(TileType type, int stages)
@@ -262,7 +274,7 @@ internal sealed partial class KernelLowering
             _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && run == 1 ? ThreadType.U16 : ThreadType.B32, [], [place, .. values], guard, bytes);
         }
         ShowToOthers();
-        var result = new SharedItem(item.Type, tile, false);
+        var result = new SharedItem(item.Type, tile, false) { Read = ReadShared };
         _writtenOperands.Add((item, result, _builder.Scope));
         return result;
     }
@@ -277,7 +289,7 @@ internal sealed partial class KernelLowering
         if (tile is null || tile.DType.SizeInBytes() != 2 || tile.Layout.Contiguous(1) == 1 || (tile.Layout.IsProduct && !isTransposed)) return item;
         if (tile.Layout.RegistersOf(isTransposed ? fragments.Project([1, 0]) : fragments) is not null) return item;
         var shared = InSharedMemory(tile);
-        return isTransposed ? new SharedItem(item.Type, shared.Tile, true) : shared;
+        return isTransposed ? new SharedItem(item.Type, shared.Tile, true) { Read = ReadShared } : shared;
     }
 
     // A place that no product of an earlier iteration reads any more.

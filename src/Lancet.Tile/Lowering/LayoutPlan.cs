@@ -24,7 +24,7 @@ internal sealed class LayoutPlan
     {
         (_kernel, _hasWarpGroups) = (kernel, hasWarpGroups);
         Collect(kernel.Body);
-        foreach (var operation in _operations.Where(operation => operation.Opcode == Opcode.Load && !operation.Operands[0].IsScratch() && IsProductOperand(operation.Result, 0))) _sharedLoads.Add(operation);
+        foreach (var operation in _operations.Where(operation => operation.Opcode == Opcode.Load && !operation.Operands[0].IsScratch() && (operation.IsStaged || IsProductOperand(operation.Result, 0)))) _sharedLoads.Add(operation);
         foreach (var operation in _operations) MarkLazy(operation);
         do
         {
@@ -39,7 +39,7 @@ internal sealed class LayoutPlan
     /// <summary>Whether a value is recomputed where it is used (see <see cref="Item.IsLazy"/>).</summary>
     public bool IsLazy(Value value) => value.Type.IsScalar || _lazy.Contains(value);
 
-    /// <summary>Whether a loaded matrix goes to shared memory because only products read it.</summary>
+    /// <summary>Whether a loaded matrix goes to shared memory, because only products read it or because it is staged.</summary>
     public bool IsShared(Operation load) => _sharedLoads.Contains(load);
 
     /// <summary>All copies to scratch memory.</summary>

@@ -43,14 +43,11 @@ public static class LoraDropoutKernel
     private const int BackwardColumns = 64;
     private const int Stages = 3;
     private const int BackwardPrograms = 2112;
-    private const int Sums = 1024;
-    private const int SumsAtATime = 4;
     private const int MostColumns = 96;
 
     // The least summed extent of a product on tensor cores: v's columns are filled up with zeros.
     private const int LeastExtent = 16;
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
-    private static readonly KernelSet<(DType DType, int Columns, long Stride)> SumKernels = new(TraceSums);
     private static readonly KernelSet<Choice> BackwardKernels = new(TraceBackward);
 
     /// <summary>Whether the kernels take these adapters: 16-bit operands for tensor cores, whole strips of columns, and ranks whose sums a program holds in registers.</summary>
@@ -88,7 +85,7 @@ public static class LoraDropoutKernel
         device.Launch(
             ForwardKernels[choice], new Grid(Blocks.Of(rows, ForwardRows), strips),
             [x.Argument(rows, inputs.Inputs), a.Argument(inputs.Columns, inputs.Inputs), sums, masks.Seed, masks.FirstCounter(inputs.Inputs), rows, strip]);
-        device.Launch(SumKernels[(x.Tensor.DType, inputs.Columns, u.RowStride)], new Grid(Blocks.Of((long)rows * inputs.Columns, Sums)), [sums, u.Argument(rows, inputs.Columns), rows, strips]);
+        LoraInputSums.AddUp(device, rows, inputs.Columns, strips, sums, u);
     }
 
     /// <summary>dx = Σᵢ dropoutᵢ'(vᵢ·Aᵢ), the gradients of all A added to, or both.</summary>
@@ -147,23 +144,6 @@ public static class LoraDropoutKernel
         }, stages: Stages);
         var target = (k.ProgramId(1).ToInt64() * rows.ToInt64() + row.ToInt64()) * inputs.Columns;
         for (var i = 0; i < inputs.Count; i++) k.Store(partial + (target.AsColumn() + (inner + i * inputs.Rank).ToInt64().AsRow()), sums[i], inside);
-    });
-
-    private static Kernel TraceSums((DType DType, int Columns, long Stride) choice) => Kernel.Trace("lora_dropout_sums", k =>
-    {
-        var partial = k.Pointer(choice.DType.Accumulator(), "partial_u");
-        var u = k.Pointer(choice.DType, "u");
-        var rows = k.Scalar(DType.Int32, "rows");
-        var strips = k.Scalar(DType.Int32, "strips");
-        var element = k.ProgramId(0).ToInt64() * Sums + k.Range(Sums).ToInt64();
-        var count = rows.ToInt64() * choice.Columns;
-        var inside = element < count;
-        var total = Sum(k.For(k.Constant(DType.Int32, 0), strips, k.Constant(DType.Int32, SumsAtATime), [k.Zeros(choice.DType.Accumulator(), SumsAtATime, Sums)], (start, carried) =>
-        {
-            var strip = start + k.Range(SumsAtATime);
-            return [carried[0] + k.Load(partial + ((strip.ToInt64() * count).AsColumn() + element.AsRow()), (strip < strips).AsColumn() & inside.AsRow())];
-        })[0], 0);
-        k.Store(u + (element / choice.Columns * choice.Stride + element % choice.Columns), total.To(choice.DType), inside);
     });
 
     private static Kernel TraceBackward(Choice choice) => Kernel.Trace("lora_dropout_backward", k =>

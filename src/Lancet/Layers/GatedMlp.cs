@@ -18,6 +18,7 @@ public sealed class GatedMlp : FeedForward
 {
     private readonly ModelConfig _config;
     private readonly GatedActivationKernel _activation;
+    private readonly LoraActivationKernel _adaptedActivation;
     private readonly bool _isParallel;
     private State[] _states = new State[1];
     private State[] _leaving = new State[1];
@@ -43,7 +44,7 @@ public sealed class GatedMlp : FeedForward
         { IsScaledByReader = true };
         var down = new ProjectionGroup(false, weights.Linear(prefix + "mlp.down_proj", hidden, width, config.HasMlpBias)) { KeepsProduct = true, IsInputLate = true };
         Down = new(down, config.HasPostNorms ? weights.Norm(prefix + "post_feedforward_layernorm", config) : null, config.ResidualScale);
-        _activation = new GatedActivationKernel(config.Activation, width);
+        (_activation, _adaptedActivation) = (new(config.Activation, width), new(config.Activation, width));
     }
 
     /// <summary>Norm of the input.</summary>
@@ -62,6 +63,9 @@ public sealed class GatedMlp : FeedForward
 
     private ProjectionGroup DownProjection => Down.Projection;
 
+    /// <summary>Whether the activation makes u and the gradient of A of the down projection in its own passes.</summary>
+    private bool IsAdapted => DownProjection.ReadyA is { Exists: true } a && !GateUpProjections.LeavesProduct && _adaptedActivation.Suits((int)a.Shape[0], a.DType);
+
     internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, double share, int channel)
     {
         var tokens = Cut(c);
@@ -76,7 +80,7 @@ public sealed class GatedMlp : FeedForward
             c.Free(Intermediate(c, x.Rows(start, count), ref state));
             var h = Activate(c, state);
             if (!c.IsTraining) c.Free(state.GateUp, GateUpProjections.FactorsOf(state.GateUpU));
-            Down.Forward(c, h, stream.Rows(start, count), result.Rows(start, count), out state.Down);
+            Down.Forward(c, h, stream.Rows(start, count), result.Rows(start, count), out state.Down, IsAdapted);
             c.Free(h);
             if (!c.IsTraining) c.Free(state.Statistics);
             else if (chunk >= _kept) Drop(c, ref state);
@@ -139,7 +143,7 @@ public sealed class GatedMlp : FeedForward
         if (Down.Norm is null) return;
         // The norm's backward pass reads the down projection's output.
         var h = Activate(c, state);
-        Down.Recompute(c, h, out state.Down);
+        Down.Recompute(c, h, out state.Down, IsAdapted);
         c.Free(h);
     }
 
@@ -148,6 +152,16 @@ public sealed class GatedMlp : FeedForward
     {
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.BackwardRoom);
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
+        if (IsAdapted)
+        {
+            var rank = (int)DownProjection.ReadyA.Shape[0];
+            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adaptedActivation.BackwardPartialShape(c.TokenCount, rank));
+            _adaptedActivation.Backward(c.Device, c.TokenCount, state.GateUp, dh, ColumnSlice.Of(gradients.Dy, DownProjection.OutFeatures), rank, partial, DownProjection.Projections[0].A!.Gradient);
+            c.Free(partial);
+            Down.BackwardWeights(c, default, d, state.Down, gradients);
+            c.Free(dh);
+            return state.GateUp;
+        }
         var factors = GateUpProjections.FactorsOf(state.GateUpU);
         var gradient = factors.Exists ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
         _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, factors, gradient);
@@ -161,7 +175,7 @@ public sealed class GatedMlp : FeedForward
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var normed = state.Normed;
         if (GateUpProjections.DropsEarly && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
-        var v = GateUpProjections.BackwardInput(c, normed.Exists ? normed : default(ColumnSlice), gradient, state.GateUpU, dNormed, state.GateUp);
+        var v = GateUpProjections.BackwardInput(c, normed, gradient, state.GateUpU, dNormed, state.GateUp);
         if (!normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
         GateUpProjections.BackwardWeights(c, normed, gradient, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
@@ -186,9 +200,20 @@ public sealed class GatedMlp : FeedForward
         return normed;
     }
 
+    /// <summary>h, with the down projection's u behind it if the activation <see cref="IsAdapted"/>.</summary>
     private Tensor Activate(StepContext c, in State state)
     {
         var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
+        if (IsAdapted)
+        {
+            var a = DownProjection.ReadyA;
+            var rank = (int)a.Shape[0];
+            var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adaptedActivation.ForwardPartialShape(c.TokenCount, rank));
+            _adaptedActivation.Forward(c.Device, c.TokenCount, state.GateUp, h, a, rank, partial);
+            _adaptedActivation.AddUp(c.Device, c.TokenCount, rank, partial, ColumnSlice.Of(h, _config.IntermediateSize));
+            c.Free(partial);
+            return h;
+        }
         _activation.Forward(c.Device, c.TokenCount, state.GateUp, h, GateUpProjections.FactorsOf(state.GateUpU));
         return h;
     }

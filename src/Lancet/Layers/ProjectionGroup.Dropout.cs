@@ -49,7 +49,7 @@ public sealed partial class ProjectionGroup
         var (inputs, first) = dropped;
         var gradient = new Tensor(first.A!.Gradient.Address, c.Accumulator, new Shape(inputs.Columns, InFeatures));
         var partial = hasGradients ? c.Allocate(MemoryPurpose.Workspace, c.Accumulator, LoraDropoutKernel.BackwardPartialShape(c.TokenCount, inputs)) : default;
-        LoraDropoutKernel.Backward(c.Device, c.TokenCount, inputs, first.Masks(c), x, _a, dy.At(OutFeatures), dx.Exists ? dx : default(ColumnSlice), partial, gradient);
+        LoraDropoutKernel.Backward(c.Device, c.TokenCount, inputs, first.Masks(c), x, _a, dy.At(OutFeatures), dx, partial, gradient);
         c.Free(partial);
     }
 }

@@ -71,6 +71,11 @@ public sealed partial class ProjectionGroup
     /// <summary>Whether the group is one product with its adapters in the border.</summary>
     public bool IsBordered { get; private set; }
 
+    /// <summary>
+    /// A as products read it, where whoever makes the input may make u and the gradient of A in the same passes: with one adapter in the border, of a rank that is not filled up, without dropout and magnitudes. Absent elsewhere.
+    /// </summary>
+    internal Tensor ReadyA => IsBordered && !IsDecomposed && !HasDropout && _projections.Length == 1 && _projections[0].A!.Shape[0] == _rank ? _a : default;
+
     /// <summary>Columns that rows of the input, and of the outputs' gradient, need behind their own.</summary>
     public int Room => IsBordered ? (int)Aligned(_rank, BorderAlignment) : 0;
 
@@ -97,7 +102,8 @@ public sealed partial class ProjectionGroup
         var (biases, magnitudes) = (_projections.Count(projection => projection.Bias is not null), _projections.Count(projection => projection.Magnitude is not null));
         // A quantised weight of an odd number of elements stays dense, see WeightLoader.
         _isQuantized = isQuantized;
-        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && (!HasDropout || (magnitudes == 0 && CommonInputs(dtype) is not null)) && (biases == 0 || biases == _projections.Length) && (magnitudes == 0 || magnitudes == _projections.Length)
+        var dropped = HasDropout ? CommonInputs(dtype) : null;
+        IsBordered = s_mayBorder && target.IsCuda && (!isQuantized || InFeatures % Quantization.Nf4Weight.BlockSize == 0) && HasAdapters && (!HasDropout || (magnitudes == 0 && dropped is not null)) && (biases == 0 || biases == _projections.Length) && (magnitudes == 0 || magnitudes == _projections.Length)
             && BaseWeights.All(weight => !weight.IsTrained) && _projections.All(projection => projection.Weight.Quantized is not null == isQuantized || !projection.Weight.Dense.Exists);
         if (!IsBordered) return 0;
         _rank = 0;
@@ -106,7 +112,7 @@ public sealed partial class ProjectionGroup
             _firstRank[i] = _rank;
             if (_projections[i].A is { } a) _rank += (int)Aligned(a.Shape[0], RankAlignment);
         }
-        (_outputs, _dropped) = (CommonOutputs(dtype), CommonInputs(dtype));
+        (_outputs, _dropped) = (CommonOutputs(dtype), dropped);
         foreach (var weight in Adapters) weight.IsInBorder = true;
         return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
     }
@@ -186,7 +192,8 @@ public sealed partial class ProjectionGroup
     /// <param name="y">[T, out].</param>
     /// <param name="addend">[T, out], dense like y then (a residual connection), or absent.</param>
     /// <param name="u">Inputs of the adapters' second halves, kept for the backward pass.</param>
-    internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, Tensor addend, out AdapterInputs u)
+    /// <param name="hasU">Whether u lies behind x already, see <see cref="ReadyA"/>.</param>
+    internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, Tensor addend, out AdapterInputs u, bool hasU = false)
     {
         u = default;
         if (!IsBordered)
@@ -197,7 +204,12 @@ public sealed partial class ProjectionGroup
         }
         if (_keepsInput || !c.IsTraining)
         {
-            WriteAdapterInputs(c, x, x.At(InFeatures));
+            if (!hasU) WriteAdapterInputs(c, x, x.At(InFeatures));
+        }
+        else if (hasU)
+        {
+            u[0] = c.Saved(_rank);
+            ElementwiseKernel.ConvertRows(c.Device, c.TokenCount, _rank, x.At(InFeatures), u[0]);
         }
         else
         {
@@ -303,7 +315,7 @@ public sealed partial class ProjectionGroup
 
     /// <summary>Gradients of whatever is trained here; frees u and v.</summary>
     /// <param name="c">The step.</param>
-    /// <param name="x">The forward pass's input [T, in], with <see cref="BackwardRoom"/> behind each row.</param>
+    /// <param name="x">The forward pass's input [T, in], with <see cref="BackwardRoom"/> behind each row; absent where the gradient of A was made with it, see <see cref="ReadyA"/>.</param>
     /// <param name="dy">[T, out], as <see cref="BackwardInput"/> left it.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="v">From <see cref="BackwardInput"/>.</param>
@@ -337,7 +349,7 @@ public sealed partial class ProjectionGroup
                 Alpha = projection.Scale,
                 Beta = 1,
             });
-            if (_dropped is not null || (i > 0 && HasAdjacentA)) continue;
+            if (_dropped is not null || !x.Tensor.Exists || (i > 0 && HasAdjacentA)) continue;
             c.Device.MatMul(new MatMul
             {
                 M = HasAdjacentA ? _rank : rank,

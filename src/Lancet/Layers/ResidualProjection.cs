@@ -62,25 +62,26 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     /// <param name="x">Residual stream [T, columns].</param>
     /// <param name="result">y, which is written.</param>
     /// <param name="state">What the backward pass reads.</param>
-    internal void Forward(StepContext c, Tensor h, Tensor x, Tensor result, out State state)
+    /// <param name="hasU">Whether u lies behind h already.</param>
+    internal void Forward(StepContext c, Tensor h, Tensor x, Tensor result, out State state, bool hasU = false)
     {
         state = default;
         if (IsPlain)
         {
-            projection.Forward(c, h, result, x, out state.U);
+            projection.Forward(c, h, result, x, out state.U, hasU);
             return;
         }
         if (norm is null)
         {
             c.Device.Copy(x, result);
             var branch = c.Activations(MemoryPurpose.Workspace, _columns);
-            projection.Forward(c, h, branch, default, out state.U);
+            projection.Forward(c, h, branch, default, out state.U, hasU);
             ElementwiseKernel.AddRows(c.Device, c.TokenCount, _columns, branch, result, (float)scale);
             c.Free(branch);
             return;
         }
         state.BeforeNorm = c.Saved(_columns);
-        projection.Forward(c, h, state.BeforeNorm, default, out state.U);
+        projection.Forward(c, h, state.BeforeNorm, default, out state.U, hasU);
         state.Statistics = norm.ForwardAdded(c, state.BeforeNorm, x, scale, result);
         if (c.IsTraining) return;
         c.Free(state.BeforeNorm, state.Statistics);
@@ -88,14 +89,14 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
     }
 
     /// <summary>The forward pass's state once more, with the same bits.</summary>
-    internal void Recompute(StepContext c, Tensor h, out State state)
+    internal void Recompute(StepContext c, Tensor h, out State state, bool hasU = false)
     {
         state = default;
         if (norm is null) projection.RecomputeAdapterInputs(c, h, out state.U);
         else
         {
             state.BeforeNorm = c.Saved(_columns);
-            projection.Forward(c, h, state.BeforeNorm, default, out state.U);
+            projection.Forward(c, h, state.BeforeNorm, default, out state.U, hasU);
             var post = c.Activations(MemoryPurpose.Workspace, _columns);
             state.Statistics = norm.Forward(c, state.BeforeNorm, post);
             c.Free(post);
@@ -121,7 +122,7 @@ public sealed class ResidualProjection(ProjectionGroup projection, Norm? norm, d
         return (dy, projection.BackwardInput(c, h, dy, state.U, dh));
     }
 
-    /// <summary>Gradients of whatever is trained here; frees u, v and dy.</summary>
+    /// <summary>Gradients of whatever is trained here, that of A where h is given; frees u, v and dy.</summary>
     internal void BackwardWeights(StepContext c, Tensor h, Tensor d, in State state, (Tensor Dy, AdapterInputs V) gradients)
     {
         projection.BackwardWeights(c, h, gradients.Dy, state.U, gradients.V);

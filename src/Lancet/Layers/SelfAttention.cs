@@ -158,7 +158,7 @@ public sealed class SelfAttention
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var normed = Projections.DropsEarly ? Normed(c, x, state, inputChannel) : default;
-        var v = Projections.BackwardInput(c, normed.Exists ? normed : default(ColumnSlice), gradient, state.ProjectionsU, dNormed);
+        var v = Projections.BackwardInput(c, normed, gradient, state.ProjectionsU, dNormed);
         if (!normed.Exists) normed = Normed(c, x, state, inputChannel);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         InputNorm.Release(c, x, normed);

@@ -11,7 +11,7 @@ using Lancet.Training;
 
 namespace Lancet.Tests.Adapters;
 
-/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>), and inputs once where they are dropped (<see cref="LoraDropoutKernel"/>).</summary>
+/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>), and inputs once where they are dropped (<see cref="LoraDropoutKernel"/>) or made by an activation (<see cref="LoraActivationKernel"/>).</summary>
 public sealed class LoraBackwardTests : IDisposable
 {
     private const int Tokens = 96;
@@ -31,7 +31,7 @@ public sealed class LoraBackwardTests : IDisposable
     public void Gradients_are_those_of_separate_products(bool isQuantized, int rank, double dropout, params string[] targets)
     {
         WriteConfig();
-        (Dictionary<string, float[]> Gradients, int Launches, int DroppingLaunches) Run(Device inner, DType dtype, ActivationPolicy policy, int chunk = Tokens)
+        (Dictionary<string, float[]> Gradients, int Launches, int DroppingLaunches, int ActivationLaunches) Run(Device inner, DType dtype, ActivationPolicy policy, int chunk = Tokens)
         {
             using var device = new CountingDevice(inner);
             using var model = LanguageModel.Load(_folder, new LoadOptions { Device = device, IsDrawn = true, DType = dtype, QuantizesToNf4 = isQuantized });
@@ -42,7 +42,7 @@ public sealed class LoraBackwardTests : IDisposable
             engine.BeginStep(1, batches.Sum(batch => batch.LabelTokenCount));
             foreach (var batch in batches) engine.Accumulate(batch);
             _ = engine.EndStep(0);
-            return (model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches, device.DroppingLaunches);
+            return (model.Trained!.Weights.ToDictionary(weight => weight.Name, weight => weight.Gradient.HostSpan<float>().ToArray()), device.Launches, device.DroppingLaunches, device.ActivationLaunches);
         }
         var exact = Run(new CpuDevice(), DType.Float32, ActivationPolicy.Keep).Gradients;
         var separate = Run(new CpuDevice(), DType.BFloat16, ActivationPolicy.Keep);
@@ -50,6 +50,8 @@ public sealed class LoraBackwardTests : IDisposable
         var together = Run(new GpuPlanDevice(), DType.BFloat16, ActivationPolicy.Keep);
         Assert.True(together.Launches > 0);
         Assert.Equal(dropout > 0, together.DroppingLaunches > 0);
+        // Three layers and two batches: h with u, and gradients with dA.
+        Assert.Equal((0, dropout > 0 ? 0 : 12), (separate.ActivationLaunches, together.ActivationLaunches));
         // Roundings differ from weight to weight by chance, but not on the whole; a wrong operand would be off by as much as there is.
         double Error(Dictionary<string, float[]> gradients, string weight) => Math.Sqrt(exact[weight].Zip(gradients[weight], (x, y) => Math.Pow(x - y, 2)).Sum() / exact[weight].Sum(x => (double)x * x));
         Assert.All(exact.Keys, weight => Assert.InRange(Error(together.Gradients, weight), 0, 0.02));
@@ -121,10 +123,13 @@ public sealed class LoraBackwardTests : IDisposable
 
         public int DroppingLaunches { get; private set; }
 
+        public int ActivationLaunches { get; private set; }
+
         public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
         {
             if (kernel.Name == "lora_backward") Launches++;
             if (kernel.Name.StartsWith("lora_dropout", StringComparison.Ordinal)) DroppingLaunches++;
+            if (kernel.Name.StartsWith("lora_activation", StringComparison.Ordinal)) ActivationLaunches++;
             base.Launch(kernel, grid, arguments);
         }
 

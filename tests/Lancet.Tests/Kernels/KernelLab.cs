@@ -111,6 +111,20 @@ internal sealed class KernelLab : IDisposable
         return sum;
     }
 
+    /// <summary>Columns of a matrix, row by row.</summary>
+    public static double[] Columns(Tensor matrix, int first, int count)
+    {
+        var (values, stride) = (Values(matrix), (int)matrix.Shape.RowCount);
+        return [.. Enumerable.Range(0, values.Length / stride).SelectMany(row => values.AsSpan((row * stride) + first, count).ToArray())];
+    }
+
+    /// <summary>What differs by one rounding to bf16 at most, of half a unit in the last place, and fp32 sums.</summary>
+    public static void AssertRounded(IReadOnlyList<double> expected, IReadOnlyList<double> actual)
+    {
+        Assert.Equal(expected.Count, actual.Count);
+        for (var i = 0; i < expected.Count; i++) Assert.True(Math.Abs(actual[i] - expected[i]) <= (Math.Abs(expected[i]) / 256) + 1e-5, $"element {i}: {actual[i]} instead of {expected[i]}");
+    }
+
     public void Dispose()
     {
         foreach (var buffer in _buffers) buffer.Dispose();

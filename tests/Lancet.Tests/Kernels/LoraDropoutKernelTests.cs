@@ -34,7 +34,7 @@ public class LoraDropoutKernelTests
         var masks = new DropoutMasks(Seed(lab), 7, FirstRow);
         for (var i = 0; i < count; i++)
         {
-            var (dropped, kept) = Dropped(lab, inputs, masks, i, rows, x, stride);
+            var (dropped, kept) = Dropped(lab, inputs, masks, i, rows, x);
             for (var row = 0; row < rows; row++)
             {
                 for (var j = i * rank; j < (i + 1) * rank; j++)
@@ -49,11 +49,11 @@ public class LoraDropoutKernelTests
             }
         }
         LoraDropoutKernel.Forward(lab.Device, rows, inputs, masks, x, a, ColumnSlice.Of(x, width), lab.New(DType.Float32, LoraDropoutKernel.ForwardPartialShape(rows, inputs)));
-        AssertRounded(expectedU, Columns(x, rows, stride, width, columns));
+        KernelLab.AssertRounded(expectedU, KernelLab.Columns(x, width, columns));
         Tensor dx = lab.New(DType.BFloat16, new Shape(rows, width)), apart = lab.New(DType.BFloat16, dx.Shape), partial = lab.New(DType.Float32, LoraDropoutKernel.BackwardPartialShape(rows, inputs)), other = lab.New(DType.Float32, gradient.Shape);
         lab.Device.Copy(gradient, other);
         LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, dx, partial, gradient);
-        AssertRounded(expectedX, KernelLab.Values(dx));
+        KernelLab.AssertRounded(expectedX, KernelLab.Values(dx));
         KernelLab.AssertClose(expectedA, KernelLab.Values(gradient), 2e-5);
         // Each by itself gives the same bits.
         LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, default, partial, other);
@@ -112,31 +112,17 @@ public class LoraDropoutKernelTests
     }
 
     /// <summary>What <see cref="DropoutKernel"/> makes of x, and of ones as 0 and 1.</summary>
-    private static (double[] Dropped, double[] Kept) Dropped(KernelLab lab, LoraInputs inputs, DropoutMasks masks, int projection, int rows, Tensor x, int stride)
+    private static (double[] Dropped, double[] Kept) Dropped(KernelLab lab, LoraInputs inputs, DropoutMasks masks, int projection, int rows, Tensor x)
     {
-        var site = masks.Site + (projection == 0 ? 0 : projection == 1 ? inputs.SecondSite : inputs.ThirdSite);
         var kernel = new DropoutKernel(inputs.Probability);
         Tensor Apply(double[] values)
         {
             Tensor source = lab.Of(DType.BFloat16, new Shape(rows, inputs.Inputs), values), result = lab.New(DType.BFloat16, source.Shape);
-            kernel.Apply(lab.Device, source, result, masks with { Site = site });
+            kernel.Apply(lab.Device, source, result, masks with { Site = masks.Site + inputs.SiteOf(projection) });
             return result;
         }
-        var dropped = KernelLab.Values(Apply(Columns(x, rows, stride, 0, inputs.Inputs)));
+        var dropped = KernelLab.Values(Apply(KernelLab.Columns(x, 0, inputs.Inputs)));
         return (dropped, [.. KernelLab.Values(Apply([.. Enumerable.Repeat(1.0, rows * inputs.Inputs)])).Select(value => value > 0 ? 1.0 : 0)]);
-    }
-
-    private static double[] Columns(Tensor tensor, int rows, int stride, int first, int count)
-    {
-        var values = KernelLab.Values(tensor);
-        return [.. Enumerable.Range(0, rows).SelectMany(row => values.AsSpan((row * stride) + first, count).ToArray())];
-    }
-
-    // One rounding to bf16, of half a unit in the last place.
-    private static void AssertRounded(double[] expected, double[] actual)
-    {
-        Assert.Equal(expected.Length, actual.Length);
-        for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(actual[i] - expected[i]) <= (Math.Abs(expected[i]) / 256) + 1e-5, $"element {i}: {actual[i]} instead of {expected[i]}");
     }
 }
 

@@ -14,7 +14,7 @@ public class PrinterTests
             var (x, n) = (k.Pointer(DType.BFloat16, "x"), k.Scalar(DType.Int32, "n"));
             var range = k.Range(8);
             var at = x + range;
-            var value = k.Load(at, range < n, 0.5, "Golden.cs", 2).ToFloat32();
+            var value = k.Load(at, range < n, 0.5, file: "Golden.cs", line: 2).ToFloat32();
             k.At("Golden.cs", 3);
             var zero = k.Constant(DType.Int32, 0L);
             var one = k.Constant(DType.Int32, 1L);

@@ -83,6 +83,26 @@ internal static class LayerCases
                 return new(() => kernel.Backward(lab.Device, rows, gateUp, dh), [gateUp, dh], new("de, dg", gateUp), new("h", dh));
             })
             { Bytes = 6 * pass };
+            var adapted = new LoraActivationKernel(activation, Intermediate);
+            yield return new($"{name} forward with u", $"{Tokens} × {Intermediate}, rank {Rank}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor gateUp = lab.Rows(dtype, rows, 2 * Intermediate, 4), h = lab.Output(dtype, new Shape(rows, Intermediate)), a = lab.Whole(dtype, new Shape(Rank, Intermediate));
+                Tensor u = lab.Output(dtype, new Shape(rows, Rank)), partial = lab.Output(dtype.Accumulator(), adapted.ForwardPartialShape(rows, Rank));
+                void Run()
+                {
+                    adapted.Forward(lab.Device, rows, gateUp, h, a, Rank, partial);
+                    adapted.AddUp(lab.Device, rows, Rank, partial, u);
+                }
+                return new(Run, [], new("h", h), new("u", u));
+            })
+            { Bytes = 3 * pass, Comparison = Comparison.FewRows };
+            yield return new($"{name} backward with dA", $"{Tokens} × {Intermediate}, rank {Rank}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                Tensor gateUp = lab.Rows(dtype, rows, 2 * Intermediate, 4), dh = lab.Rows(dtype, rows, Intermediate), v = lab.Rows(dtype, rows, Rank);
+                Tensor gradient = lab.Whole(dtype.Accumulator(), new Shape(Rank, Intermediate)), partial = lab.Output(dtype.Accumulator(), adapted.BackwardPartialShape(rows, Rank));
+                return new(() => adapted.Backward(lab.Device, rows, gateUp, dh, v, Rank, partial, gradient), [gateUp, gradient], new("de, dg", gateUp), new("dA", gradient, false));
+            })
+            { Bytes = 5 * pass, Comparison = Comparison.FewRows, ComparedRows = 1024 };
         }
     }
 
@@ -124,7 +144,7 @@ internal static class LayerCases
                     var results = new List<KernelResult>();
                     if (hasInput) results.Add(new("dx", dx));
                     if (hasGradient) results.Add(new("dA", gradient, false));
-                    return new(() => LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, hasInput ? dx : default(ColumnSlice), partial, gradient), [gradient], [.. results]);
+                    return new(() => LoraDropoutKernel.Backward(lab.Device, rows, inputs, masks, x, a, v, hasInput ? dx : default, partial, gradient), [gradient], [.. results]);
                 })
                 { Bytes = (hasInput ? bytes : 0) + (hasGradient ? bytes : 0), Comparison = Comparison.FewRows, ComparedRows = 1024 };
             }

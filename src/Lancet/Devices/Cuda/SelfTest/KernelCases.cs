@@ -84,6 +84,21 @@ internal static partial class KernelCases
                 lab.Result("dB", gradient);
             });
         }
+        foreach (var (rows, width, rank, activation) in ((int, int, int, GatedActivation)[])[(70, 576, 16, GatedActivation.Silu), (200, 1088, 8, GatedActivation.GeluTanh), (33, 128, 32, GatedActivation.Gelu), (66, 64, 64, GatedActivation.Silu)])
+        {
+            yield return new("lora activation", $"{rows} x {width}, rank {rank}, {activation}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
+            {
+                var (kernel, accumulator) = (new LoraActivationKernel(activation, width), dtype.Accumulator());
+                Tensor gateUp = lab.Random(dtype, new Shape(rows, 2 * width), 4), a = lab.Random(dtype, new Shape(rank, width)), v = lab.Random(dtype, new Shape(rows, rank)), dh = lab.Random(dtype, new Shape(rows, width)), gradient = lab.Random(accumulator, a.Shape);
+                Tensor h = lab.Output(dtype, new Shape(rows, width + rank)), sums = lab.Output(accumulator, kernel.ForwardPartialShape(rows, rank));
+                kernel.Forward(lab.Device, rows, gateUp, h, a, rank, sums);
+                kernel.AddUp(lab.Device, rows, rank, sums, ColumnSlice.Of(h, width));
+                kernel.Backward(lab.Device, rows, gateUp, dh, v, rank, lab.Output(accumulator, kernel.BackwardPartialShape(rows, rank)), gradient);
+                lab.Result("h and u", h);
+                lab.Result("gradients", gateUp);
+                lab.Result("dA", gradient);
+            });
+        }
         foreach (var (rows, inputs) in ((int, LoraInputs)[])[(70, new(576, 1, 16, 0.25)), (200, new(128, 3, 8, 0.1, 1, 2)), (33, new(1088, 2, 32, 0.5, 2)), (66, new(64, 1, 64, 0.05))])
         {
             yield return new("lora dropout", $"{rows} x {inputs.Inputs}, {inputs.Count} of rank {inputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
