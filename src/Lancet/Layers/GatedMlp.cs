@@ -64,7 +64,7 @@ public sealed class GatedMlp : FeedForward
     private ProjectionGroup DownProjection => Down.Projection;
 
     /// <summary>Whether the activation makes u and the gradient of A of the down projection in its own passes.</summary>
-    private bool IsAdapted => DownProjection.ReadyA is { Exists: true } a && !GateUpProjections.LeavesProduct && _adaptedActivation.Suits((int)a.Shape[0], a.DType);
+    private bool IsAdapted => DownProjection.AlikeAdapters is { Count: 1 } adapter && !GateUpProjections.LeavesProduct && _adaptedActivation.Suits(adapter.Rank, adapter.A.DType);
 
     internal override Tensor Forward(StepContext c, Tensor x, Tensor stream, double share, int channel)
     {
@@ -154,9 +154,9 @@ public sealed class GatedMlp : FeedForward
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
         if (IsAdapted)
         {
-            var rank = (int)DownProjection.ReadyA.Shape[0];
+            var rank = DownProjection.AlikeAdapters!.Value.Rank;
             var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adaptedActivation.BackwardPartialShape(c.TokenCount, rank));
-            _adaptedActivation.Backward(c.Device, c.TokenCount, state.GateUp, dh, ColumnSlice.Of(gradients.Dy, DownProjection.OutFeatures), rank, partial, DownProjection.Projections[0].A!.Gradient);
+            _adaptedActivation.Backward(c.Device, c.TokenCount, state.GateUp, dh, ColumnSlice.Of(gradients.Dy, DownProjection.OutFeatures), rank, partial, DownProjection.GradientsOfA(c));
             c.Free(partial);
             Down.BackwardWeights(c, default, d, state.Down, gradients);
             c.Free(dh);
@@ -176,8 +176,9 @@ public sealed class GatedMlp : FeedForward
         var normed = state.Normed;
         if (GateUpProjections.DropsEarly && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
         var v = GateUpProjections.BackwardInput(c, normed, gradient, state.GateUpU, dNormed, state.GateUp);
-        if (!normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
-        GateUpProjections.BackwardWeights(c, normed, gradient, state.GateUpU, v);
+        var isAdded = Input.AddAdapterGradients(c, x, state.Statistics, GateUpProjections, gradient);
+        if (!isAdded && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
+        GateUpProjections.BackwardWeights(c, isAdded ? default : normed, gradient, state.GateUpU, v);
         InputNorm.Release(c, x, normed);
         c.Free(gradient);
         if (GateUpProjections.LeavesProduct) c.Free(state.GateUp);
@@ -206,8 +207,7 @@ public sealed class GatedMlp : FeedForward
         var h = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.Room);
         if (IsAdapted)
         {
-            var a = DownProjection.ReadyA;
-            var rank = (int)a.Shape[0];
+            var (a, _, rank) = DownProjection.AlikeAdapters!.Value;
             var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adaptedActivation.ForwardPartialShape(c.TokenCount, rank));
             _adaptedActivation.Forward(c.Device, c.TokenCount, state.GateUp, h, a, rank, partial);
             _adaptedActivation.AddUp(c.Device, c.TokenCount, rank, partial, ColumnSlice.Of(h, _config.IntermediateSize));

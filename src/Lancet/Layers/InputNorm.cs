@@ -29,6 +29,20 @@ public sealed class InputNorm(Norm? norm, int columns)
         return normed;
     }
 
+    /// <summary>Adds to the gradients of A of projections that read the norm, without the normed input in memory.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">Input [T, columns].</param>
+    /// <param name="statistics">From the forward pass.</param>
+    /// <param name="group">The projections.</param>
+    /// <param name="dy">Gradient of their outputs, with v behind it.</param>
+    /// <returns>Whether it could.</returns>
+    internal bool AddAdapterGradients(StepContext c, Tensor x, Tensor statistics, ProjectionGroup group, ColumnSlice dy)
+    {
+        if (norm is null || !norm.TakesAdapters(group)) return false;
+        norm.AddAdapterGradients(c, x, statistics, group, dy);
+        return true;
+    }
+
     /// <summary>The normed input again; to be given back by <see cref="Release"/>.</summary>
     internal Tensor Recompute(StepContext c, Tensor x, Tensor statistics) => norm is null ? x : norm.Recompute(c, x, statistics);
 

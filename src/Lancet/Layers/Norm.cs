@@ -18,8 +18,28 @@ public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads
     private readonly int _width = (int)weight.Shape[weight.Shape.Rank - 1] * heads;
     private readonly NormKernel _kernel = new((int)weight.Shape[weight.Shape.Rank - 1], heads, epsilon, kind, weight.Shape.Rank > 1);
 
+    // For norms of whole rows.
+    private readonly LoraNormKernel? _adapters = heads == 1 && weight.Shape.Rank == 1 ? new((int)weight.Shape[0], kind) : null;
+
     /// <summary>Scales.</summary>
     public Weight Weight => weight;
+
+    /// <summary>Whether <see cref="AddAdapterGradients"/> takes a group's adapters.</summary>
+    internal bool TakesAdapters(ProjectionGroup group) => group.AlikeAdapters is { } adapters && _adapters is not null && _adapters.Suits(adapters.Count, adapters.Rank, adapters.A.DType);
+
+    /// <summary>Adds to the gradients of A of projections that read the norm.</summary>
+    /// <param name="c">The step.</param>
+    /// <param name="x">The norm's input.</param>
+    /// <param name="statistics">Kept by <see cref="Forward"/>.</param>
+    /// <param name="group">The projections.</param>
+    /// <param name="dy">Gradient of their outputs, with v behind it.</param>
+    internal void AddAdapterGradients(StepContext c, ColumnSlice x, Tensor statistics, ProjectionGroup group, ColumnSlice dy)
+    {
+        var (_, count, rank) = group.AlikeAdapters!.Value;
+        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adapters!.PartialShape(c.TokenCount, count, rank));
+        _adapters.AddGradients(c.Device, c.TokenCount, x, weight.Dense, statistics, dy.At(group.OutFeatures), count, rank, partial, group.GradientsOfA(c));
+        c.Free(partial);
+    }
 
     /// <summary>y = norm(x). Returns the kept statistics, which belong to the caller.</summary>
     public Tensor Forward(StepContext c, ColumnSlice x, ColumnSlice y)

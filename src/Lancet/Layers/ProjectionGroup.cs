@@ -72,9 +72,22 @@ public sealed partial class ProjectionGroup
     public bool IsBordered { get; private set; }
 
     /// <summary>
-    /// A as products read it, where whoever makes the input may make u and the gradient of A in the same passes: with one adapter in the border, of a rank that is not filled up, without dropout and magnitudes. Absent elsewhere.
+    /// A of all projections as products read it, how many there are, and their rank, where whoever makes the input can make u and add to <see cref="GradientsOfA"/> by itself: with adapters of one rank in the border, without dropout and
+    /// magnitudes. Null elsewhere.
     /// </summary>
-    internal Tensor ReadyA => IsBordered && !IsDecomposed && !HasDropout && _projections.Length == 1 && _projections[0].A!.Shape[0] == _rank ? _a : default;
+    internal (Tensor A, int Count, int Rank)? AlikeAdapters
+    {
+        get
+        {
+            if (!IsBordered || IsDecomposed || HasDropout || !HasAdjacentA) return null;
+            var (first, count) = (_projections[0].A!, _projections.Length);
+            if (first.Shape[0] * count != _rank || !Array.TrueForAll(_projections, projection => projection.A!.Shape[0] == first.Shape[0])) return null;
+            return (_a, count, (int)first.Shape[0]);
+        }
+    }
+
+    /// <summary>The gradients of all A as one matrix [r·projections, in], of <see cref="AlikeAdapters"/>.</summary>
+    internal Tensor GradientsOfA(StepContext c) => new(_projections[0].A!.Gradient.Address, c.Accumulator, new Shape(_rank, InFeatures));
 
     /// <summary>Columns that rows of the input, and of the outputs' gradient, need behind their own.</summary>
     public int Room => IsBordered ? (int)Aligned(_rank, BorderAlignment) : 0;
@@ -192,7 +205,7 @@ public sealed partial class ProjectionGroup
     /// <param name="y">[T, out].</param>
     /// <param name="addend">[T, out], dense like y then (a residual connection), or absent.</param>
     /// <param name="u">Inputs of the adapters' second halves, kept for the backward pass.</param>
-    /// <param name="hasU">Whether u lies behind x already, see <see cref="ReadyA"/>.</param>
+    /// <param name="hasU">Whether u lies behind x already, see <see cref="AlikeAdapters"/>.</param>
     internal void Forward(StepContext c, ColumnSlice x, ColumnSlice y, Tensor addend, out AdapterInputs u, bool hasU = false)
     {
         u = default;
@@ -315,7 +328,7 @@ public sealed partial class ProjectionGroup
 
     /// <summary>Gradients of whatever is trained here; frees u and v.</summary>
     /// <param name="c">The step.</param>
-    /// <param name="x">The forward pass's input [T, in], with <see cref="BackwardRoom"/> behind each row; absent where the gradient of A was made with it, see <see cref="ReadyA"/>.</param>
+    /// <param name="x">The forward pass's input [T, in], with <see cref="BackwardRoom"/> behind each row; absent where the gradients of A were made with it, see <see cref="AlikeAdapters"/>.</param>
     /// <param name="dy">[T, out], as <see cref="BackwardInput"/> left it.</param>
     /// <param name="u">From <see cref="Forward"/>.</param>
     /// <param name="v">From <see cref="BackwardInput"/>.</param>

@@ -159,7 +159,8 @@ public sealed class SelfAttention
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
         var normed = Projections.DropsEarly ? Normed(c, x, state, inputChannel) : default;
         var v = Projections.BackwardInput(c, normed, gradient, state.ProjectionsU, dNormed);
-        if (!normed.Exists) normed = Normed(c, x, state, inputChannel);
+        if (inputChannel >= 0 && !normed.Exists) c.Device.AwaitCopy(inputChannel);
+        if (!Input.AddAdapterGradients(c, x, state.Statistics, Projections, gradient) && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         InputNorm.Release(c, x, normed);
         c.Free(gradient);

@@ -11,7 +11,7 @@ using Lancet.Training;
 
 namespace Lancet.Tests.Adapters;
 
-/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>), and inputs once where they are dropped (<see cref="LoraDropoutKernel"/>) or made by an activation (<see cref="LoraActivationKernel"/>).</summary>
+/// <summary>Steps of models whose adapters' backward pass reads gradients of outputs once, for v and dB together (<see cref="LoraBackwardKernel"/>), and inputs once where they are dropped (<see cref="LoraDropoutKernel"/>) or made by an activation (<see cref="LoraActivationKernel"/>) or a norm (<see cref="LoraNormKernel"/>).</summary>
 public sealed class LoraBackwardTests : IDisposable
 {
     private const int Tokens = 96;

@@ -35,6 +35,17 @@ internal static class LayerCases
             })
             { Bytes = ((isAdded ? 4 : 3) * pass) + small };
         }
+        foreach (var (name, count) in ((string, int)[])[("q, k, v", 3), ("gate, up", 2)])
+        {
+            yield return new($"RMSNorm again, for dA of {name}", $"{shape}, rank {Rank}", Narrow, Tokens, (lab, dtype, rows) =>
+            {
+                var (adapters, accumulator) = (new LoraNormKernel(Hidden, NormKind.RootMeanSquare), dtype.Accumulator());
+                Tensor x = lab.Rows(dtype, rows, Hidden), w = lab.Whole(accumulator, new Shape(Hidden), 0.5, 1), rstd = lab.Rows(accumulator, rows, 1, 0.5, 1.5), v = lab.Rows(dtype, rows, count * Rank);
+                Tensor gradient = lab.Whole(accumulator, new Shape(count * Rank, Hidden)), partial = lab.Output(accumulator, adapters.PartialShape(rows, count, Rank));
+                return new(() => adapters.AddGradients(lab.Device, rows, x, w, rstd, v, count, Rank, partial, gradient), [gradient], new KernelResult("dA", gradient, false));
+            })
+            { Bytes = pass + small, Comparison = Comparison.FewRows, ComparedRows = 1024 };
+        }
         yield return new("RMSNorm weight gradient", shape, Narrow, Tokens, (lab, dtype, rows) =>
         {
             Tensor x = lab.Rows(dtype, rows, Hidden), dy = lab.Rows(dtype, rows, Hidden), rstd = lab.Rows(dtype.Accumulator(), rows, 1, 0.5, 1.5);

@@ -99,6 +99,16 @@ internal static partial class KernelCases
                 lab.Result("dA", gradient);
             });
         }
+        foreach (var (rows, columns, count, rank, kind) in ((int, int, int, int, NormKind)[])[(70, 576, 3, 16, NormKind.RootMeanSquare), (200, 1152, 2, 8, NormKind.RootMeanSquarePlusOne), (33, 128, 3, 32, NormKind.Layer), (66, 64, 1, 64, NormKind.RootMeanSquare)])
+        {
+            yield return new("lora norm", $"{rows} x {columns}, {count} of rank {rank}, {kind}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
+            {
+                var (kernel, accumulator) = (new LoraNormKernel(columns, kind), dtype.Accumulator());
+                Tensor x = lab.Random(dtype, new Shape(rows, columns)), weight = lab.Random(accumulator, new Shape(columns)), statistics = lab.Random(accumulator, new Shape(rows, 2)), v = lab.Random(dtype, new Shape(rows, count * rank)), gradient = lab.Random(accumulator, new Shape(count * rank, columns));
+                kernel.AddGradients(lab.Device, rows, x, weight, statistics, v, count, rank, lab.Output(accumulator, kernel.PartialShape(rows, count, rank)), gradient);
+                lab.Result("dA", gradient);
+            });
+        }
         foreach (var (rows, inputs) in ((int, LoraInputs)[])[(70, new(576, 1, 16, 0.25)), (200, new(128, 3, 8, 0.1, 1, 2)), (33, new(1088, 2, 32, 0.5, 2)), (66, new(64, 1, 64, 0.05))])
         {
             yield return new("lora dropout", $"{rows} x {inputs.Inputs}, {inputs.Count} of rank {inputs.Rank}", [DType.BFloat16, DType.Float16], (lab, dtype) =>
