@@ -38,6 +38,7 @@ public sealed partial class ProjectionGroup
     private int _rank;
     private bool _isQuantized;
     private LoraOutputs? _outputs;
+    private (int Count, int Rank)? _alike;
     private Tensor _stored;
     private Tensor _a;
     private Tensor _scaledB;
@@ -75,16 +76,7 @@ public sealed partial class ProjectionGroup
     /// A of all projections as products read it, how many there are, and their rank, where whoever makes the input can make u and add to <see cref="GradientsOfA"/> by itself: with adapters of one rank in the border, without dropout and
     /// magnitudes. Null elsewhere.
     /// </summary>
-    internal (Tensor A, int Count, int Rank)? AlikeAdapters
-    {
-        get
-        {
-            if (!IsBordered || IsDecomposed || HasDropout || !HasAdjacentA) return null;
-            var (first, count) = (_projections[0].A!, _projections.Length);
-            if (first.Shape[0] * count != _rank || !Array.TrueForAll(_projections, projection => projection.A!.Shape[0] == first.Shape[0])) return null;
-            return (_a, count, (int)first.Shape[0]);
-        }
-    }
+    internal (Tensor A, int Count, int Rank)? AlikeAdapters => IsBordered && _alike is { } alike ? (_a, alike.Count, alike.Rank) : null;
 
     /// <summary>The gradients of all A as one matrix [r·projections, in], of <see cref="AlikeAdapters"/>.</summary>
     internal Tensor GradientsOfA(StepContext c) => new(_projections[0].A!.Gradient.Address, c.Accumulator, new Shape(_rank, InFeatures));
@@ -125,9 +117,17 @@ public sealed partial class ProjectionGroup
             _firstRank[i] = _rank;
             if (_projections[i].A is { } a) _rank += (int)Aligned(a.Shape[0], RankAlignment);
         }
-        (_outputs, _dropped) = (CommonOutputs(dtype), dropped);
+        (_outputs, _dropped, _alike) = (CommonOutputs(dtype), dropped, CommonAdapters());
         foreach (var weight in Adapters) weight.IsInBorder = true;
         return (StoredElements - (isQuantized ? 0 : (long)OutFeatures * InFeatures)) * dtype.SizeInBytes();
+    }
+
+    /// <summary>How many adapters there are, and their rank, if that is one, their gradients of A are adjacent, and nothing else is between them and their input; or null.</summary>
+    private (int Count, int Rank)? CommonAdapters()
+    {
+        if (IsDecomposed || HasDropout || !HasAdjacentA) return null;
+        var rank = _projections[0].A!.Shape[0];
+        return rank * _projections.Length == _rank && Array.TrueForAll(_projections, projection => projection.A!.Shape[0] == rank) ? (_projections.Length, (int)rank) : null;
     }
 
     /// <summary>The outputs as <see cref="LoraBackwardKernel"/> takes them, which asks for adapters of one rank and factor, so that the gradients of all B are adjacent in the arena; or null.</summary>
