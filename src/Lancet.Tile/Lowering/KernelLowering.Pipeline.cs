@@ -115,7 +115,7 @@ internal sealed partial class KernelLowering
             foreach (var (load, tile) in Loads)
             {
                 var (type, start) = (load.Result.Type, Builder.Add(ThreadType.U32, tile.Offset, stage));
-                Lowering.Define(load.Result, type.Rank == 1 ? Vector(type, start) : new SharedItem(type, tile with { Offset = start }, false) { Read = Lowering.ReadShared });
+                Lowering.Define(load.Result, type.Rank == 1 ? Vector(type, start) : Lowering.Shared(type, tile with { Offset = start }));
             }
         }
 

@@ -18,8 +18,10 @@ internal sealed partial class KernelLowering
         if (_loops.Count > 0) _shared.Barrier();
         _order.Load(pointer, null);
         CopyToShared(operation, tile);
-        return new SharedItem(type, tile, false) { Read = ReadShared };
+        return Shared(type, tile);
     }
+
+    private SharedItem Shared(TileType type, SharedTile tile, bool isTransposed = false) => new(type, tile, isTransposed) { Read = ReadShared };
 
     /// <summary>A matrix in shared memory, in registers: pieces of 16 bytes where the layout has them.</summary>
     private Element[] ReadShared(SharedTile tile, LinearLayout layout)
@@ -274,7 +276,7 @@ internal sealed partial class KernelLowering
             _builder.Effect(ThreadOpcode.StoreShared, tile.ElementSize == 2 && run == 1 ? ThreadType.U16 : ThreadType.B32, [], [place, .. values], guard, bytes);
         }
         ShowToOthers();
-        var result = new SharedItem(item.Type, tile, false) { Read = ReadShared };
+        var result = Shared(item.Type, tile);
         _writtenOperands.Add((item, result, _builder.Scope));
         return result;
     }
@@ -289,7 +291,7 @@ internal sealed partial class KernelLowering
         if (tile is null || tile.DType.SizeInBytes() != 2 || tile.Layout.Contiguous(1) == 1 || (tile.Layout.IsProduct && !isTransposed)) return item;
         if (tile.Layout.RegistersOf(isTransposed ? fragments.Project([1, 0]) : fragments) is not null) return item;
         var shared = InSharedMemory(tile);
-        return isTransposed ? new SharedItem(item.Type, shared.Tile, true) { Read = ReadShared } : shared;
+        return isTransposed ? Shared(item.Type, shared.Tile, true) : shared;
     }
 
     // A place that no product of an earlier iteration reads any more.

@@ -19,32 +19,19 @@ namespace Lancet.Kernels;
 public sealed class LoraActivationKernel(GatedActivation activation, int width)
 {
     private const int Warps = 4;
-    private const int ForwardRows = 64;
-    private const int ForwardColumns = 64;
     private const int WidestStrip = 1024;
-
-    // For two programs a multiprocessor of an H100: with few rows strips are narrower.
-    private const int ForwardPrograms = 264;
     private const int BackwardRows = 32;
     private const int BackwardColumns = 64;
     private const int BackwardPrograms = 2112;
     private const int Stages = 3;
-
-    // The fewest rows of a product on tensor cores: those of v's transpose are filled up with zeros.
-    private const int LeastExtent = 16;
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
     private static readonly KernelSet<Choice> BackwardKernels = new(TraceBackward);
 
     /// <summary>Whether the kernels take an adapter: 16-bit operands for tensor cores, whole strips of columns, and a rank whose sums a program holds in registers.</summary>
-    public bool Suits(int rank, DType dtype) => dtype.SizeInBytes() == 2 && rank is 8 or 16 or 32 or 64 && width % BackwardColumns == 0;
+    public bool Suits(int rank, DType dtype) => LoraInputBlocks.Suit(1, rank, dtype) && width % BackwardColumns == 0;
 
     /// <summary>Workspace of <see cref="Forward"/> for sums of u, in the accumulator's type. More rows never need less.</summary>
-    public Shape ForwardPartialShape(int rows, int rank)
-    {
-        // A strip is narrower than the widest only where one of twice its width makes too few programs, and that bounds rows · strips.
-        var most = Math.Min((long)rows * (width / ForwardColumns), 2L * ForwardPrograms * ForwardRows);
-        return new(rank * Math.Max(most, (long)rows * Blocks.Of(width, WidestStrip)));
-    }
+    public Shape ForwardPartialShape(int rows, int rank) => LoraInputBlocks.StripSums(rows, width, rank, WidestStrip);
 
     /// <summary>Workspace of <see cref="Backward"/> for the gradient of A, in the accumulator's type. More rows never need less.</summary>
     public Shape BackwardPartialShape(int rows, int rank) => new(Shares(rows), (long)rank * width);
@@ -60,10 +47,10 @@ public sealed class LoraActivationKernel(GatedActivation activation, int width)
     public void Forward(Device device, int rows, ColumnSlice gateUp, ColumnSlice h, ColumnSlice a, int rank, Tensor partial)
     {
         if (rows == 0) return;
-        var strip = Strip(rows);
+        var (strip, strips) = Strips(rows);
         device.Launch(
-            ForwardKernels[new(activation, width, rank, h.Tensor.DType, gateUp.RowStride, h.RowStride, a.RowStride)], new Grid(Blocks.Of(rows, ForwardRows), Blocks.Of(width, strip)),
-            [gateUp.Argument(rows, 2L * width), h.Argument(rows, width), a.Argument(rank, width), Sums(rows, rank, partial), rows, strip]);
+            ForwardKernels[new(activation, width, rank, h.Tensor.DType, gateUp.RowStride, h.RowStride, a.RowStride)], new Grid(Blocks.Of(rows, LoraInputBlocks.ForwardRows), strips),
+            [gateUp.Argument(rows, 2L * width), h.Argument(rows, width), a.Argument(rank, width), LoraInputSums.Argument(partial, rows, rank, strips), rows, strip]);
     }
 
     /// <summary>u.</summary>
@@ -72,8 +59,11 @@ public sealed class LoraActivationKernel(GatedActivation activation, int width)
     /// <param name="rank">r.</param>
     /// <param name="partial">As <see cref="Forward"/> left it for as many rows.</param>
     /// <param name="u">[T, r] that is written.</param>
-    public void AddUp(Device device, int rows, int rank, Tensor partial, ColumnSlice u) =>
-        LoraInputSums.AddUp(device, rows, rank, Blocks.Of(width, Strip(rows)), Sums(rows, rank, partial), u);
+    public void AddUp(Device device, int rows, int rank, Tensor partial, ColumnSlice u)
+    {
+        var strips = Strips(rows).Count;
+        LoraInputSums.AddUp(device, rows, rank, strips, LoraInputSums.Argument(partial, rows, rank, strips), u);
+    }
 
     /// <summary>Gradients, with that of A added to.</summary>
     /// <param name="device">Device.</param>
@@ -90,20 +80,18 @@ public sealed class LoraActivationKernel(GatedActivation activation, int width)
         var shares = Shares(rows);
         device.Launch(
             BackwardKernels[new(activation, width, rank, dh.Tensor.DType, gateUp.RowStride, dh.RowStride, v.RowStride)], new Grid(width / BackwardColumns, shares),
-            [gateUp.Argument(rows, 2L * width), dh.Argument(rows, width), v.Argument(rows, rank), partial, rows, Blocks.Of(Blocks.Of(rows, BackwardRows), shares) * BackwardRows]);
+            [gateUp.Argument(rows, 2L * width), dh.Argument(rows, width), v.Argument(rows, rank), partial, rows, LoraInputBlocks.RowsPerShare(rows, shares, BackwardRows)]);
         ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
-    private int Shares(int rows) => Math.Clamp(Blocks.Of(BackwardPrograms, width / BackwardColumns), 1, Blocks.Of(Math.Max(rows, 1), BackwardRows));
+    private int Shares(int rows) => LoraInputBlocks.Shares(BackwardPrograms, width / BackwardColumns, rows, BackwardRows);
 
-    private int Strip(int rows)
+    // Columns of a strip of the forward pass, and how many strips there are.
+    private (int Columns, int Count) Strips(int rows)
     {
-        var strip = WidestStrip;
-        while (strip > ForwardColumns && Blocks.Of(rows, ForwardRows) * Blocks.Of(width, strip) < ForwardPrograms) strip /= 2;
-        return strip;
+        var strip = LoraInputBlocks.Strip(rows, width, WidestStrip);
+        return (strip, Blocks.Of(width, strip));
     }
-
-    private KernelArgument Sums(int rows, int rank, Tensor partial) => KernelArgument.Pointer(partial.Address, partial.DType, partial.Count, (long)Blocks.Of(width, Strip(rows)) * rows * rank);
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("lora_activation_forward", k =>
     {
@@ -114,12 +102,12 @@ public sealed class LoraActivationKernel(GatedActivation activation, int width)
         var partial = k.Pointer(choice.Accumulator, "partial_u");
         var rows = k.Scalar(DType.Int32, "rows");
         var strip = k.Scalar(DType.Int32, "strip");
-        var (row, inner) = (k.ProgramId(0) * ForwardRows + k.Range(ForwardRows), k.Range(choice.Rank));
+        var (row, inner) = (k.ProgramId(0) * LoraInputBlocks.ForwardRows + k.Range(LoraInputBlocks.ForwardRows), k.Range(choice.Rank));
         var inside = (row < rows).AsColumn();
         var first = k.ProgramId(1) * strip;
-        var sum = k.For(first, Min(first + strip, k.Constant(DType.Int32, choice.Width)), k.Constant(DType.Int32, ForwardColumns), [k.Zeros(choice.Accumulator, ForwardRows, choice.Rank)], (start, carried) =>
+        var sum = k.For(first, Min(first + strip, k.Constant(DType.Int32, choice.Width)), k.Constant(DType.Int32, LoraInputBlocks.ForwardColumns), [k.Zeros(choice.Accumulator, LoraInputBlocks.ForwardRows, choice.Rank)], (start, carried) =>
         {
-            var column = start + k.Range(ForwardColumns);
+            var column = start + k.Range(LoraInputBlocks.ForwardColumns);
             var weights = k.Load(a + ((inner.ToInt64() * choice.OtherStride).AsColumn() + column.ToInt64().AsRow()));
             var gate = gateUp + ((row.ToInt64() * choice.GateUpStride).AsColumn() + column.ToInt64().AsRow());
             var (e, g) = (k.Load(gate, inside, staged: true).ToFloat32(), k.Load(gate + choice.Width, inside, staged: true).ToFloat32());
@@ -141,12 +129,12 @@ public sealed class LoraActivationKernel(GatedActivation activation, int width)
         var rows = k.Scalar(DType.Int32, "rows");
         var rowsPerShare = k.Scalar(DType.Int32, "rows_per_share");
         var column = k.ProgramId(0) * BackwardColumns + k.Range(BackwardColumns);
-        var inner = k.Range(Math.Max(choice.Rank, LeastExtent));
+        var inner = k.Range(LoraInputBlocks.Extent(choice.Rank));
         var isRank = inner < choice.Rank;
         var share = k.ProgramId(1);
         var first = share * rowsPerShare;
         var end = Min(first + rowsPerShare, rows);
-        var sum = k.For(first, end, k.Constant(DType.Int32, BackwardRows), [k.Zeros(choice.Accumulator, Math.Max(choice.Rank, LeastExtent), BackwardColumns)], (start, carried) =>
+        var sum = k.For(first, end, k.Constant(DType.Int32, BackwardRows), [k.Zeros(choice.Accumulator, LoraInputBlocks.Extent(choice.Rank), BackwardColumns)], (start, carried) =>
         {
             var row = start + k.Range(BackwardRows);
             var inside = (row < end).AsColumn();

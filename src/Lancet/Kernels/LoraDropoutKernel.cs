@@ -33,34 +33,20 @@ public readonly record struct LoraInputs(int Inputs, int Count, int Rank, double
 public static class LoraDropoutKernel
 {
     private const int Warps = 4;
-    private const int ForwardRows = 64;
-    private const int ForwardColumns = 64;
     private const int WidestStrip = 512;
-
-    // For two programs a multiprocessor of an H100: with few rows strips are narrower.
-    private const int ForwardPrograms = 264;
     private const int BackwardRows = 32;
     private const int BackwardColumns = 64;
     private const int Stages = 3;
     private const int BackwardPrograms = 2112;
-    private const int MostColumns = 96;
-
-    // The least summed extent of a product on tensor cores: v's columns are filled up with zeros.
-    private const int LeastExtent = 16;
     private static readonly KernelSet<Choice> ForwardKernels = new(TraceForward);
     private static readonly KernelSet<Choice> BackwardKernels = new(TraceBackward);
 
     /// <summary>Whether the kernels take these adapters: 16-bit operands for tensor cores, whole strips of columns, and ranks whose sums a program holds in registers.</summary>
     public static bool Suits(LoraInputs inputs, DType dtype) =>
-        dtype.SizeInBytes() == 2 && inputs.Rank is 8 or 16 or 32 or 64 && inputs.Columns <= MostColumns && inputs.Inputs % BackwardColumns == 0;
+        LoraInputBlocks.Suit(inputs.Count, inputs.Rank, dtype) && inputs.Inputs % BackwardColumns == 0;
 
     /// <summary>Workspace of <see cref="Forward"/> in the accumulator's type. More rows never need less.</summary>
-    public static Shape ForwardPartialShape(int rows, LoraInputs inputs)
-    {
-        // A strip is narrower than the widest only where one of twice its width makes too few programs, and that bounds rows · strips.
-        var most = Math.Min((long)rows * (inputs.Inputs / ForwardColumns), 2L * ForwardPrograms * ForwardRows);
-        return new(inputs.Columns * Math.Max(most, (long)rows * Blocks.Of(inputs.Inputs, WidestStrip)));
-    }
+    public static Shape ForwardPartialShape(int rows, LoraInputs inputs) => LoraInputBlocks.StripSums(rows, inputs.Inputs, inputs.Columns, WidestStrip);
 
     /// <summary>Workspace of <see cref="Backward"/> for the gradients of A in the accumulator's type. More rows never need less.</summary>
     public static Shape BackwardPartialShape(int rows, LoraInputs inputs) => new(Shares(rows, inputs), (long)inputs.Columns * inputs.Inputs);
@@ -78,12 +64,11 @@ public static class LoraDropoutKernel
     {
         if (rows == 0) return;
         var choice = new Choice(inputs, x.Tensor.DType, x.RowStride, a.RowStride, 0, 0, false, false);
-        var strip = WidestStrip;
-        while (strip > ForwardColumns && Blocks.Of(rows, ForwardRows) * Blocks.Of(inputs.Inputs, strip) < ForwardPrograms) strip /= 2;
+        var strip = LoraInputBlocks.Strip(rows, inputs.Inputs, WidestStrip);
         var strips = Blocks.Of(inputs.Inputs, strip);
-        var sums = KernelArgument.Pointer(partial.Address, partial.DType, partial.Count, (long)strips * rows * inputs.Columns);
+        var sums = LoraInputSums.Argument(partial, rows, inputs.Columns, strips);
         device.Launch(
-            ForwardKernels[choice], new Grid(Blocks.Of(rows, ForwardRows), strips),
+            ForwardKernels[choice], new Grid(Blocks.Of(rows, LoraInputBlocks.ForwardRows), strips),
             [x.Argument(rows, inputs.Inputs), a.Argument(inputs.Columns, inputs.Inputs), sums, masks.Seed, masks.FirstCounter(inputs.Inputs), rows, strip]);
         LoraInputSums.AddUp(device, rows, inputs.Columns, strips, sums, u);
     }
@@ -109,12 +94,12 @@ public static class LoraDropoutKernel
             BackwardKernels[choice], new Grid(inputs.Inputs / BackwardColumns, shares),
             [
                 choice.HasGradient ? x.Argument(rows, inputs.Inputs) : Absent(choice.DType), a.Argument(inputs.Columns, inputs.Inputs), v.Argument(rows, inputs.Columns), choice.HasInput ? dx.Argument(rows, inputs.Inputs) : Absent(choice.DType),
-                choice.HasGradient ? partial : Absent(choice.Accumulator), masks.Seed, masks.FirstCounter(inputs.Inputs), rows, Blocks.Of(Blocks.Of(rows, BackwardRows), shares) * BackwardRows,
+                choice.HasGradient ? partial : Absent(choice.Accumulator), masks.Seed, masks.FirstCounter(inputs.Inputs), rows, LoraInputBlocks.RowsPerShare(rows, shares, BackwardRows),
             ]);
         if (choice.HasGradient) ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
-    private static int Shares(int rows, LoraInputs inputs) => Math.Clamp(Blocks.Of(BackwardPrograms, inputs.Inputs / BackwardColumns), 1, Blocks.Of(Math.Max(rows, 1), BackwardRows));
+    private static int Shares(int rows, LoraInputs inputs) => LoraInputBlocks.Shares(BackwardPrograms, inputs.Inputs / BackwardColumns, rows, BackwardRows);
 
     private static Kernel TraceForward(Choice choice) => Kernel.Trace("lora_dropout_forward", k =>
     {
@@ -128,12 +113,12 @@ public static class LoraDropoutKernel
         var rows = k.Scalar(DType.Int32, "rows");
         var strip = k.Scalar(DType.Int32, "strip");
         var masks = new MaskTiles(k, inputs, seed, firstCounter);
-        var (row, inner) = (k.ProgramId(0) * ForwardRows + k.Range(ForwardRows), k.Range(inputs.Rank));
+        var (row, inner) = (k.ProgramId(0) * LoraInputBlocks.ForwardRows + k.Range(LoraInputBlocks.ForwardRows), k.Range(inputs.Rank));
         var inside = (row < rows).AsColumn();
         var first = k.ProgramId(1) * strip;
-        var sums = k.For(first, Min(first + strip, k.Constant(DType.Int32, inputs.Inputs)), k.Constant(DType.Int32, ForwardColumns), [.. Enumerable.Repeat(k.Zeros(choice.Accumulator, ForwardRows, inputs.Rank), inputs.Count)], (start, carried) =>
+        var sums = k.For(first, Min(first + strip, k.Constant(DType.Int32, inputs.Inputs)), k.Constant(DType.Int32, LoraInputBlocks.ForwardColumns), [.. Enumerable.Repeat(k.Zeros(choice.Accumulator, LoraInputBlocks.ForwardRows, inputs.Rank), inputs.Count)], (start, carried) =>
         {
-            var column = start + k.Range(ForwardColumns);
+            var column = start + k.Range(LoraInputBlocks.ForwardColumns);
             var value = k.Load(x + ((row.ToInt64() * choice.StrideX).AsColumn() + column.ToInt64().AsRow()), inside).ToFloat32() * masks.Factor;
             return [.. carried.Select((sum, i) =>
             {
@@ -161,7 +146,7 @@ public static class LoraDropoutKernel
         var rowsPerShare = k.Scalar(DType.Int32, "rows_per_share");
         var masks = new MaskTiles(k, inputs, seed, firstCounter);
         var column = k.ProgramId(0) * BackwardColumns + k.Range(BackwardColumns);
-        var extent = Math.Max(inputs.Rank, LeastExtent);
+        var extent = LoraInputBlocks.Extent(inputs.Rank);
         var inner = k.Range(extent);
         var isRank = inner < inputs.Rank;
         var share = k.ProgramId(1);

@@ -12,6 +12,9 @@ internal static class LoraInputSums
     private const int StripsAtATime = 4;
     private static readonly KernelSet<(DType DType, int Columns, long Stride)> Kernels = new(Trace);
 
+    /// <summary>Sums of strips, [strips, T, columns], as a kernel's argument.</summary>
+    public static KernelArgument Argument(Tensor partial, int rows, int columns, int strips) => KernelArgument.Pointer(partial.Address, partial.DType, partial.Count, (long)strips * rows * columns);
+
     /// <summary>Writes u.</summary>
     /// <param name="device">Device.</param>
     /// <param name="rows">T.</param>

@@ -24,15 +24,11 @@ public sealed class LoraNormKernel(int columns, NormKind kind)
 
     // For four programs a multiprocessor of an H100: more leave more to add up.
     private const int Programs = 528;
-    private const int MostColumns = 96;
-
-    // The fewest rows of a product on tensor cores: those of v's transpose are filled up with zeros.
-    private const int LeastExtent = 16;
     private static readonly KernelSet<Choice> Kernels = new(Trace);
     private readonly int _strip = columns % WideStrip == 0 ? WideStrip : NarrowStrip;
 
     /// <summary>Whether the kernel takes so many adapters of a rank: 16-bit operands for tensor cores, whole strips of columns, and ranks whose sums a program holds in registers.</summary>
-    public bool Suits(int count, int rank, DType dtype) => dtype.SizeInBytes() == 2 && rank is 8 or 16 or 32 or 64 && count * rank <= MostColumns && columns % NarrowStrip == 0;
+    public bool Suits(int count, int rank, DType dtype) => LoraInputBlocks.Suit(count, rank, dtype) && columns % NarrowStrip == 0;
 
     /// <summary>Workspace of <see cref="AddGradients"/> in the accumulator's type. More rows never need less.</summary>
     public Shape PartialShape(int rows, int count, int rank) => new(Shares(rows), (long)count * rank * columns);
@@ -54,11 +50,11 @@ public sealed class LoraNormKernel(int columns, NormKind kind)
         var shares = Shares(rows);
         device.Launch(
             Kernels[new(columns, _strip, kind, count, rank, x.Tensor.DType, x.RowStride, v.RowStride)], new Grid(columns / _strip, shares),
-            [x.Argument(rows, columns), weight, statistics, v.Argument(rows, (long)count * rank), partial, rows, Blocks.Of(Blocks.Of(rows, Rows), shares) * Rows]);
+            [x.Argument(rows, columns), weight, statistics, v.Argument(rows, (long)count * rank), partial, rows, LoraInputBlocks.RowsPerShare(rows, shares, Rows)]);
         ColumnSumKernel.AddRows(device, partial, gradient);
     }
 
-    private int Shares(int rows) => Math.Clamp(Blocks.Of(Programs, columns / _strip), 1, Blocks.Of(Math.Max(rows, 1), Rows));
+    private int Shares(int rows) => LoraInputBlocks.Shares(Programs, columns / _strip, rows, Rows);
 
     private static Kernel Trace(Choice choice) => Kernel.Trace("lora_norm_gradients", k =>
     {
@@ -71,14 +67,14 @@ public sealed class LoraNormKernel(int columns, NormKind kind)
         var rows = k.Scalar(DType.Int32, "rows");
         var rowsPerShare = k.Scalar(DType.Int32, "rows_per_share");
         var column = k.ProgramId(0) * choice.Strip + k.Range(choice.Strip);
-        var inner = k.Range(Math.Max(choice.Rank, LeastExtent));
+        var inner = k.Range(LoraInputBlocks.Extent(choice.Rank));
         var isRank = inner < choice.Rank;
         var scale = k.Load(weight + column);
         if (choice.Kind == NormKind.RootMeanSquarePlusOne) scale += 1;
         var share = k.ProgramId(1);
         var first = share * rowsPerShare;
         var end = Min(first + rowsPerShare, rows);
-        var sums = k.For(first, end, k.Constant(DType.Int32, Rows), [.. Enumerable.Repeat(k.Zeros(choice.Accumulator, Math.Max(choice.Rank, LeastExtent), choice.Strip), choice.Count)], (start, carried) =>
+        var sums = k.For(first, end, k.Constant(DType.Int32, Rows), [.. Enumerable.Repeat(k.Zeros(choice.Accumulator, LoraInputBlocks.Extent(choice.Rank), choice.Strip), choice.Count)], (start, carried) =>
         {
             var row = start + k.Range(Rows);
             var isInside = row < end;
@@ -104,6 +100,6 @@ public sealed class LoraNormKernel(int columns, NormKind kind)
     {
         public DType Accumulator => DType.Accumulator();
 
-        public int Statistics => Kind == NormKind.Layer ? 2 : 1;
+        public int Statistics => NormKernel.StatisticsOf(Kind);
     }
 }

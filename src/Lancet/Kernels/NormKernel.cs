@@ -47,10 +47,13 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
     private static readonly KernelSet<Choice> WeightKernels = new(TraceWeight);
 
     /// <summary>Numbers that are kept of a normed piece.</summary>
-    private readonly int _statistics = kind == NormKind.Layer ? 2 : 1;
+    private readonly int _statistics = StatisticsOf(kind);
 
     /// <summary>Columns of the scales' gradient, and pieces of that width in a row.</summary>
     private readonly (int Columns, int Pieces) _scales = hasHeadScales ? (columns * heads, 1) : (columns, heads);
+
+    /// <summary>Numbers that are kept of a normed piece: r, and m behind it.</summary>
+    internal static int StatisticsOf(NormKind kind) => kind == NormKind.Layer ? 2 : 1;
 
     /// <summary>Numbers in the statistics of a pass.</summary>
     /// <param name="rows">Tokens.</param>
@@ -257,6 +260,6 @@ public sealed class NormKernel(int columns, int heads, double epsilon, NormKind 
         // At most 32 elements a thread, so that a row and its gradient stay in registers (Command R+: 12,288 columns).
         public int Warps => Math.Clamp(Blocks.PowerOfTwo(Columns) / 1024, 4, 32);
 
-        public int Statistics => Kind == NormKind.Layer ? 2 : 1;
+        public int Statistics => StatisticsOf(Kind);
     }
 }

@@ -152,20 +152,22 @@ public sealed class GatedMlp : FeedForward
     {
         var dh = c.Activations(MemoryPurpose.Workspace, _config.IntermediateSize + DownProjection.BackwardRoom);
         var gradients = Down.BackwardInput(c, default, d, state.Down, dh);
+        var (gradient, h) = (state.GateUp, dh);
         if (IsAdapted)
         {
             var rank = DownProjection.AlikeAdapters!.Value.Rank;
             var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adaptedActivation.BackwardPartialShape(c.TokenCount, rank));
-            _adaptedActivation.Backward(c.Device, c.TokenCount, state.GateUp, dh, ColumnSlice.Of(gradients.Dy, DownProjection.OutFeatures), rank, partial, DownProjection.GradientsOfA(c));
+            _adaptedActivation.Backward(c.Device, c.TokenCount, gradient, dh, ColumnSlice.Of(gradients.Dy, DownProjection.OutFeatures), rank, partial, DownProjection.GradientsOfA(c));
             c.Free(partial);
-            Down.BackwardWeights(c, default, d, state.Down, gradients);
-            c.Free(dh);
-            return state.GateUp;
+            h = default;
         }
-        var factors = GateUpProjections.FactorsOf(state.GateUpU);
-        var gradient = factors.Exists ? c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount) : state.GateUp;
-        _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, factors, gradient);
-        Down.BackwardWeights(c, dh, d, state.Down, gradients);
+        else
+        {
+            var factors = GateUpProjections.FactorsOf(state.GateUpU);
+            if (factors.Exists) gradient = c.Activations(MemoryPurpose.Workspace, state.GateUp.Shape.RowCount);
+            _activation.Backward(c.Device, c.TokenCount, state.GateUp, dh, factors, gradient);
+        }
+        Down.BackwardWeights(c, h, d, state.Down, gradients);
         c.Free(dh);
         return gradient;
     }

@@ -36,12 +36,7 @@ public sealed class InputNorm(Norm? norm, int columns)
     /// <param name="group">The projections.</param>
     /// <param name="dy">Gradient of their outputs, with v behind it.</param>
     /// <returns>Whether it could.</returns>
-    internal bool AddAdapterGradients(StepContext c, Tensor x, Tensor statistics, ProjectionGroup group, ColumnSlice dy)
-    {
-        if (norm is null || !norm.TakesAdapters(group)) return false;
-        norm.AddAdapterGradients(c, x, statistics, group, dy);
-        return true;
-    }
+    internal bool AddAdapterGradients(StepContext c, Tensor x, Tensor statistics, ProjectionGroup group, ColumnSlice dy) => norm is not null && norm.AddAdapterGradients(c, x, statistics, group, dy);
 
     /// <summary>The normed input again; to be given back by <see cref="Release"/>.</summary>
     internal Tensor Recompute(StepContext c, Tensor x, Tensor statistics) => norm is null ? x : norm.Recompute(c, x, statistics);

@@ -24,21 +24,20 @@ public sealed class Norm(Weight weight, double epsilon, NormKind kind, int heads
     /// <summary>Scales.</summary>
     public Weight Weight => weight;
 
-    /// <summary>Whether <see cref="AddAdapterGradients"/> takes a group's adapters.</summary>
-    internal bool TakesAdapters(ProjectionGroup group) => group.AlikeAdapters is { } adapters && _adapters is not null && _adapters.Suits(adapters.Count, adapters.Rank, adapters.A.DType);
-
     /// <summary>Adds to the gradients of A of projections that read the norm.</summary>
     /// <param name="c">The step.</param>
     /// <param name="x">The norm's input.</param>
     /// <param name="statistics">Kept by <see cref="Forward"/>.</param>
     /// <param name="group">The projections.</param>
     /// <param name="dy">Gradient of their outputs, with v behind it.</param>
-    internal void AddAdapterGradients(StepContext c, ColumnSlice x, Tensor statistics, ProjectionGroup group, ColumnSlice dy)
+    /// <returns>Whether it could.</returns>
+    internal bool AddAdapterGradients(StepContext c, ColumnSlice x, Tensor statistics, ProjectionGroup group, ColumnSlice dy)
     {
-        var (_, count, rank) = group.AlikeAdapters!.Value;
-        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adapters!.PartialShape(c.TokenCount, count, rank));
+        if (_adapters is null || group.AlikeAdapters is not var (a, count, rank) || !_adapters.Suits(count, rank, a.DType)) return false;
+        var partial = c.Allocate(MemoryPurpose.Workspace, c.Accumulator, _adapters.PartialShape(c.TokenCount, count, rank));
         _adapters.AddGradients(c.Device, c.TokenCount, x, weight.Dense, statistics, dy.At(group.OutFeatures), count, rank, partial, group.GradientsOfA(c));
         c.Free(partial);
+        return true;
     }
 
     /// <summary>y = norm(x). Returns the kept statistics, which belong to the caller.</summary>

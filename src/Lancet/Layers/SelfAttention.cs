@@ -157,9 +157,14 @@ public sealed class SelfAttention
         c.Free(state.Projected);
 
         var dNormed = needsInput ? c.Activations(MemoryPurpose.Workspace, _config.HiddenSize) : default;
-        var normed = Projections.DropsEarly ? Normed(c, x, state, inputChannel) : default;
+        Tensor normed = default;
+        if (Projections.DropsEarly)
+        {
+            AwaitInput(c, inputChannel);
+            normed = Input.Recompute(c, x, state.Statistics);
+        }
         var v = Projections.BackwardInput(c, normed, gradient, state.ProjectionsU, dNormed);
-        if (inputChannel >= 0 && !normed.Exists) c.Device.AwaitCopy(inputChannel);
+        if (!normed.Exists) AwaitInput(c, inputChannel);
         if (!Input.AddAdapterGradients(c, x, state.Statistics, Projections, gradient) && !normed.Exists) normed = Input.Recompute(c, x, state.Statistics);
         Projections.BackwardWeights(c, normed, gradient, state.ProjectionsU, v);
         InputNorm.Release(c, x, normed);
@@ -169,11 +174,9 @@ public sealed class SelfAttention
         c.Free(dShared, dNormed, state.Statistics);
     }
 
-    /// <summary>The normed input again.</summary>
-    private Tensor Normed(StepContext c, Tensor x, in State state, int inputChannel)
+    private static void AwaitInput(StepContext c, int inputChannel)
     {
         if (inputChannel >= 0) c.Device.AwaitCopy(inputChannel);
-        return Input.Recompute(c, x, state.Statistics);
     }
 
     private void Rotate(StepContext c, Tensor x, bool isBackward)
