@@ -222,6 +222,22 @@ public class CommandTests
         Assert.Contains($"{listed.Length} kernels as PTX", plan.Error, StringComparison.Ordinal);
     }
 
+    /// <summary>Kernels of large vocabularies fill the shared memory of the GPU that is planned for.</summary>
+    [Fact]
+    public void The_ptx_of_a_large_vocabulary_needs_no_gpu_either()
+    {
+        using var work = new Workspace();
+        var model = Path.Combine(work.At("large"), "config.json");
+        Directory.CreateDirectory(work.At("large"));
+        File.WriteAllText(model, """
+            {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+             "head_dim": 32, "vocab_size": 128256, "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false}
+            """);
+        var plan = LancetCommand.Run("plan", "--model", work.At("large"), "--device", "cuda", "--max-seq-length", "256", "--dump-ptx", work.At("ptx"));
+        Assert.True(plan.ExitCode == 0, plan.Error);
+        Assert.Contains(Directory.GetFiles(work.At("ptx")), file => Path.GetFileName(file).StartsWith("cross_entropy_forward_backward", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void Ptx_is_refused_where_none_would_be_compiled()
     {

@@ -114,8 +114,10 @@ internal sealed partial class KernelLowering
         var layout = type.IsScalar ? Single() : _plan.Of(value);
         var kind = ThreadBuilder.ClassOf(ElementArithmetic.TypeOf(type.Element));
         var isHalf = ElementArithmetic.IsHalf(type.Element);
-        var registers = initial.In(layout).Select(element => _builder.Variable(kind, _arithmetic.Alone(element))).ToArray();
-        var elements = registers.Select(register => new Element(register, isHalf ? RegisterPart.Low : RegisterPart.Whole)).ToArray();
+        var registers = Words(initial.In(layout), isHalf).Select(word => _builder.Variable(kind, word)).ToArray();
+        Element[] elements = isHalf && layout.RegisterCount > 1
+            ? [.. registers.SelectMany(register => new[] { new Element(register, RegisterPart.Low), new Element(register, RegisterPart.High) })]
+            : [.. registers.Select(register => new Element(register, isHalf ? RegisterPart.Low : RegisterPart.Whole))];
         return new(registers, layout, type.IsScalar ? new ScalarItem(type, elements[0]) : new TileItem(_converter, type, layout, elements));
     }
 
@@ -127,8 +129,8 @@ internal sealed partial class KernelLowering
         {
             // What a product adds up in place may still be under way.
             if (value is TileItem tile && tile.IsIn(target.Registers)) continue;
-            var elements = value.In(target.Layout);
-            for (var i = 0; i < elements.Length; i++) moves.Add((target.Registers[i], _arithmetic.Alone(elements[i])));
+            var words = Words(value.In(target.Layout), ElementArithmetic.IsHalf(value.DType));
+            for (var i = 0; i < words.Length; i++) moves.Add((target.Registers[i], words[i]));
         }
         moves.RemoveAll(move => move.Value.Register == move.Target);
         var targets = moves.Select(move => move.Target).ToHashSet();
@@ -136,6 +138,11 @@ internal sealed partial class KernelLowering
             if (targets.Contains(moves[i].Value.Register)) moves[i] = (moves[i].Target, _builder.Variable(moves[i].Target.Class, moves[i].Value));
         foreach (var (target, value) in moves) _builder.Assign(target, value);
     }
+
+    // What registers hold: 16-bit elements in pairs, or one by itself.
+    private Source[] Words(Element[] elements, bool isHalf) => isHalf && elements.Length > 1
+        ? [.. elements.Chunk(2).Select(pair => _arithmetic.Pack(pair[0], pair[1]))]
+        : [.. elements.Select(_arithmetic.Alone)];
 
     private sealed record Carried(Register[] Registers, LinearLayout Layout, Item Item);
 }

@@ -63,10 +63,10 @@ internal sealed partial class KernelLowering
             _ when !_plan.IsLazy(operation.Operands[1]) => _plan.Of(operation.Operands[1]),
             _ => _plan.Blocked(pointer.Type),
         };
+        (layout, var elements) = Gathered(pointer, mask, layout, value.In(layout));
         _order.Store(pointer, Owned(pointer, layout));
         var run = RunLength(pointer, mask, layout);
         var addresses = Addresses(pointer, layout);
-        var elements = value.In(layout);
         var conditions = mask?.In(layout);
         var original = _converter.IsOriginal(layout);
         for (var first = 0; first < elements.Length; first += run)

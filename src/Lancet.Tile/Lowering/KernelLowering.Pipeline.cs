@@ -62,9 +62,8 @@ internal sealed partial class KernelLowering
             lowering._environments.Pop();
             lowering._builder.Close();
             if (!all) return null;
-            var product = lowering.AheadOf(operation, loads);
-            if (operation.IsWarpSpecialized && lowering.CanHaveProducer(operation, loads)) return new ProducerPipeline(lowering, operation, loads, product);
-            return product is not null ? new AheadPipeline(lowering, operation, [.. loads, .. vectors], product) : new SharedPipeline(lowering, operation, [.. loads, .. vectors]);
+            if (operation.IsWarpSpecialized && lowering.CanHaveProducer(operation, loads)) return new ProducerPipeline(lowering, operation, loads);
+            return lowering.AheadOf(operation, loads) is { } product ? new AheadPipeline(lowering, operation, [.. loads, .. vectors], product) : new SharedPipeline(lowering, operation, [.. loads, .. vectors]);
         }
 
         /// <summary>Whether products may be under way from one iteration to the next.</summary>

@@ -15,10 +15,10 @@ internal sealed partial class KernelLowering
     /// A warp group of its own, the producer, copies, and two others compute. Each stage has two named barriers for each of those: where it waits until the
     /// stage is full, and where the producer waits until it has read the stage.
     /// <code>
-    /// producer   for i: if i ≥ stages, wait until both groups have read iteration i − stages; start copies of i; when those of i − 1 have landed, tell both groups
+    /// producer   for i: if i ≥ stages, wait until both groups have read iteration i − stages; start copies of i; when they have landed, tell both groups
     /// group      for i: wait until iteration i is there; compute; if there is an iteration i + stages, tell the producer
     /// </code>
-    /// Where the loop starts a product ahead, a group waits for iteration i + 1 at the end of iteration i, and starts that product; at the beginning of iteration i, when all products of i − 1 have ended, it tells the producer.
+    /// With more than two stages the producer starts the copies of i + 1 before it waits for those of i.
     /// </summary>
     private sealed class ProducerPipeline : Pipeline
     {
@@ -34,51 +34,38 @@ internal sealed partial class KernelLowering
         private const int FirstBarrier = 4;
         private const int Meeting = 2 * 32 * GroupWarps;
         private readonly Operation _loop;
-        private readonly ProductAhead? _product;
         private Register _readStage;
         private Register _full;
-        private Register _read;
-        private Source _low;
         private Source _high;
-        private Source _next;
         private Source _again;
 
-        public ProducerPipeline(KernelLowering lowering, Operation operation, List<Operation> loads, ProductAhead? product) : base(lowering, operation, loads)
+        public ProducerPipeline(KernelLowering lowering, Operation operation, List<Operation> loads) : base(lowering, operation, loads)
         {
-            (_loop, _product) = (operation, product);
+            _loop = operation;
             lowering._producer = this;
         }
-
-        public override bool KeepsProducts => _product is not null;
 
         // Barriers where the first group waits until stages are full; the second group's follow; behind them those where the producer waits.
         private Source FirstFull => Builder.Add(ThreadType.U32, Builder.Multiply(ThreadType.U32, Lowering.WarpGroup(), Source.Constant(Stages)), Source.Constant(FirstBarrier));
 
         private int ToRead => Groups * Stages;
 
+        private bool StartsBeforeTelling => Stages > 2;
+
         public override void Prologue(Source low, Source high, Source step)
         {
             Lowering.FinishCopies();
             _readStage = StageRegister(0);
             _full = Builder.Variable(RegisterClass.Bits32, FirstFull);
-            (_low, _high) = (low, high);
-            if (_product is null) return;
-            _read = Builder.Variable(RegisterClass.Bits32, _full);
-            Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, high), StartProduct);
+            _high = high;
         }
 
         public override void BeginIteration(Register index, Source high, Source step)
         {
-            Source Later(int iterations) => Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(iterations)));
-            (_next, _again) = (Later(1), Later(Stages));
-            Builder.Forget([_readStage, _full, _read]);
-            if (_product is null) Builder.Effect(ThreadOpcode.NamedWait, ThreadType.B32, [], [_full], immediate: Meeting);
+            _again = Builder.Add(ThreadType.S32, index, Builder.Multiply(ThreadType.S32, step, Source.Constant(Stages)));
+            Builder.Forget([_readStage, _full]);
+            Builder.Effect(ThreadOpcode.NamedWait, ThreadType.B32, [], [_full], immediate: Meeting);
             DefineLoads(_readStage);
-            if (_product is null) return;
-            _product.End();
-            // So this group has read the stage of the iteration before.
-            var isAgain = Builder.Compare(ThreadType.S32, Comparison.Less, Later(Stages - 1), high);
-            Where(Builder.And(ThreadType.Predicate, Builder.Compare(ThreadType.S32, Comparison.Less, _low, index), isAgain), () => TellRead(_read));
         }
 
         public override void BehindBody()
@@ -88,27 +75,15 @@ internal sealed partial class KernelLowering
         public override void EndIteration()
         {
             // Nobody waits for stages that are not filled again.
-            if (_product is null) Where(Builder.Compare(ThreadType.S32, Comparison.Less, _again, _high), () => TellRead(_full));
-            else Builder.Assign(_read, _full);
+            Where(Builder.Compare(ThreadType.S32, Comparison.Less, _again, _high), TellRead);
             Advance(_full, FirstFull, _readStage);
-            if (_product is null) return;
-            var own = Lowering._environments.Pop();
-            Where(Builder.Compare(ThreadType.S32, Comparison.Less, _next, _high), StartProduct);
-            Lowering._environments.Push(own);
         }
 
         public override void Epilogue()
         {
-            if (_product is not null) Lowering.EndProducts();
         }
 
-        private void StartProduct()
-        {
-            Builder.Effect(ThreadOpcode.NamedWait, ThreadType.B32, [], [_full], immediate: Meeting);
-            StartAside(_product!, _readStage);
-        }
-
-        private void TellRead(Register full) => Builder.Effect(ThreadOpcode.NamedArrive, ThreadType.B32, [], [Builder.Add(ThreadType.U32, full, Source.Constant(ToRead))], immediate: Meeting);
+        private void TellRead() => Builder.Effect(ThreadOpcode.NamedArrive, ThreadType.B32, [], [Builder.Add(ThreadType.U32, _full, Source.Constant(ToRead))], immediate: Meeting);
 
         /// <summary>Lowers the producer's loop.</summary>
         public void LowerProducer()
@@ -129,12 +104,16 @@ internal sealed partial class KernelLowering
             Where(Builder.Compare(ThreadType.S32, Comparison.LessOrEqual, firstRefill, index), () => AtBoth(ThreadOpcode.NamedWait, full, ToRead));
             Copy(index, writeStage);
             Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
-            Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, index), () => Tell(told, 1));
-            Builder.Assign(told, full);
+            if (StartsBeforeTelling)
+            {
+                Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, index), () => Tell(told, 1));
+                Builder.Assign(told, full);
+            }
+            else Tell(full, 0);
             Advance(full, Source.Constant(FirstBarrier), writeStage);
             Builder.Assign(index, Builder.Add(ThreadType.S32, index, step));
             Builder.Close();
-            Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, high), () => Tell(told, 0));
+            if (StartsBeforeTelling) Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, high), () => Tell(told, 0));
         }
 
         // The next stage and its barrier, which from the last one is the first again.

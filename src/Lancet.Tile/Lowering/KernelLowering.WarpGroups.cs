@@ -48,14 +48,15 @@ internal sealed partial class KernelLowering
     }
 
     /// <summary>
-    /// The registers of the loop-carried value that a product's result becomes, to be added up in place; null if there is none, or if its old value
-    /// is used after the product.
+    /// The registers of the loop-carried value that a product's result becomes, or that it adds to, to be added up in place; null if there is none, or if its
+    /// old value is used after the product.
     /// </summary>
     private Register[]? Accumulators(Operation product)
     {
         if (!_loops.TryPeek(out var loop)) return null;
         var body = loop.Operation.Body!;
         var index = Array.IndexOf(body.Operations[^1].Operands, product.Result);
+        if (index < 0) index = body.Arguments.IndexOf(product.Operands[2]) - 1;
         var place = body.Operations.IndexOf(product);
         if (index < 0 || place < 0) return null;
         // Views read their tile where they are used.

@@ -10,6 +10,7 @@ internal sealed class MemoryOrder(SharedMemory shared)
 {
     private List<Access> _loads = [];
     private List<Access> _stores = [];
+    private readonly HashSet<Access> _reads = [];
     private readonly Stack<(List<Access> Loads, List<Access> Stores)> _bodies = new();
 
     /// <summary>Whether a thread's opaque stores may not be known to the program's other threads: since the last barrier, or in a loop's former iteration.</summary>
@@ -30,6 +31,7 @@ internal sealed class MemoryOrder(SharedMemory shared)
         var load = Access.Of(pointer, layout);
         if (Conflicts(_stores, load)) shared.Barrier();
         _loads.Add(load);
+        _reads.Add(load);
         foreach (var body in _bodies) body.Loads.Add(load);
     }
 
@@ -40,6 +42,12 @@ internal sealed class MemoryOrder(SharedMemory shared)
         if (Conflicts(_loads, store) || Conflicts(_stores, store)) shared.Barrier();
         AddStore(store);
     }
+
+    /// <summary>Whether a loop's body is being lowered.</summary>
+    public bool IsInLoop => _bodies.Count > 0;
+
+    /// <summary>Whether elements of the pointer's type were read in a layout anywhere before: it may be those that threads now write again.</summary>
+    public bool WasRead(PointerItem pointer, LinearLayout layout) => _reads.Contains(Access.Of(pointer, layout));
 
     /// <summary>After copies to shared memory were awaited: each thread knows of its own only, whatever barriers were passed since they started.</summary>
     public void NoteCopy(DType element, LinearLayout? layout) => AddStore(new Access(element, true, layout));

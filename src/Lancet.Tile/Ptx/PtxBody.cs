@@ -9,8 +9,8 @@ namespace Lancet.Tile.Ptx;
 internal sealed partial class PtxBody(ThreadProgram program)
 {
     // Registers of a thread where two warp groups run the body and one is the producer: of 65,536 each group has a third at first, 168 a thread.
-    private const int BodyRegisters = 224;
-    private const int ProducerRegisters = 56;
+    private const int BodyRegisters = 232;
+    private const int ProducerRegisters = 40;
 
     private static readonly string[] s_prefixes = ["%p", "%r", "%rd"];
 

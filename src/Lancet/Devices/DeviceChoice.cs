@@ -52,8 +52,8 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
     /// <exception cref="LancetException">It is not there or cannot be used; the message says why.</exception>
     public Device Open(PtxFolder? ptxFolder = null) => IsCuda ? new CudaDevice(Ordinal, ptxFolder: ptxFolder) : new CpuDevice();
 
-    /// <summary>What PTX is compiled for: the chosen GPU where it is there, else <see cref="PtxTarget.Sm80"/>, which every supported GPU runs.</summary>
-    public PtxTarget PtxTarget => FindGpu() is { } gpu ? gpu.PtxTarget : PtxTarget.Sm80;
+    /// <summary>What PTX is compiled for: the chosen GPU where it is there, else the one that is planned for, <see cref="PlanTarget.AssumedGpu"/>.</summary>
+    public PtxTarget PtxTarget => FindGpu() is { } gpu ? gpu.PtxTarget : PlanTarget.AssumedGpu;
 
     // Planning does not open the GPU; if a run has measured it, its rates are known.
     private static PlanTarget Measured(CudaDeviceInfo gpu) =>

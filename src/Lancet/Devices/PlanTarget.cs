@@ -11,8 +11,11 @@ public sealed class PlanTarget
     private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
         (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
 
-    /// <summary>An NVIDIA GPU that gives a program 227 KiB of shared memory, like the H100, without what only Hopper has.</summary>
-    public static PlanTarget Cuda { get; } = CudaOf(PtxTarget.Sm90 with { HasWarpGroups = false });
+    /// <summary>The GPU that is planned for where none is there: it gives a program 227 KiB of shared memory, like the H100, and has nothing that only Hopper has.</summary>
+    public static PtxTarget AssumedGpu { get; } = PtxTarget.Sm80 with { MaxSharedMemoryPerBlock = PtxTarget.Sm90.MaxSharedMemoryPerBlock };
+
+    /// <summary>See <see cref="AssumedGpu"/>.</summary>
+    public static PlanTarget Cuda { get; } = CudaOf(AssumedGpu);
 
     /// <summary>Bytes of fast memory that one program of a kernel can have; kernels choose their blocks by it.</summary>
     public int SharedMemoryPerProgram { get; }

@@ -166,17 +166,17 @@ public sealed partial class AttentionKernel
         /// <summary>Steps of loading ahead; 16-bit blocks are small enough for two.</summary>
         public int Stages => DType.SizeInBytes() > 2 ? 1 : 2;
 
-        /// <summary>Steps of loading ahead in the forward pass.</summary>
-        public int ForwardStages => IsForWarpGroups && Width == 128 ? 3 : Stages;
-
         /// <summary>Steps of loading ahead where rows are queries: those of wide heads that warp groups make are short.</summary>
         public int QueryStages => MakesGradientsApart ? 3 : Stages;
 
         /// <summary>Steps of loading ahead where rows are keys: warp groups have room for one more, and use it.</summary>
         public int KeyStages => IsForWarpGroups ? 3 : Stages;
 
-        /// <summary>Whether the forward pass has warps that only copy; heads of 256 need the registers that those take.</summary>
-        public bool HasProducer => Width == 128;
+        /// <summary>
+        /// Whether the forward pass has warps that only copy, and begins each step's scores before the product of the step before. Heads of 256 need the registers that
+        /// both take; of narrow ones a multiprocessor has two programs, which do each other's waiting.
+        /// </summary>
+        public bool HasProducer => IsForWarpGroups && Width == 128;
 
         /// <summary>Warps of the forward kernel. Two warp groups share what is read of a step's wide heads; narrow ones rather make more programs.</summary>
         public int ForwardWarps => IsForWarpGroups && Width > 64 ? 8 : 4;

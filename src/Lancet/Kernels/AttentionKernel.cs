@@ -157,22 +157,47 @@ public sealed partial class AttentionKernel(AttentionShape shape)
         var end = k.Load(ends + row, row < count);
         var last = Min(first + choice.RowBlock, count) - 1;
         var edges = (k.Load(begins + last), k.Load(ends + Min(first, last)));
-        var state = k.For(
-            k.Load(begins + Min(first, last)), k.Load(ends + last), k.Constant(DType.Int32, choice.ForwardColumns),
-            [k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width)],
-            (start, carried) =>
+        var (low, high, columns) = (k.Load(begins + Min(first, last)), k.Load(ends + last), choice.ForwardColumns);
+        Tile.Tile Values(Tile.Tile start) => parts.Load(v, start + k.Range(columns), count, head / choice.Shape.Group, choice.StrideV);
+        Tile.Tile Scores(Tile.Tile start) => Dot(queries, parts.Load(key, start + k.Range(columns), count, head / choice.Shape.Group, choice.StrideK).Transposed());
+        // Maximum and sum with a step's scores, what the sum until then is multiplied by, and the step's probabilities but for the sum.
+        (Tile.Tile Maximum, Tile.Tile Sum, Tile.Tile Fade, Tile.Tile P) Add(Tile.Tile maximumBefore, Tile.Tile sumBefore, Tile.Tile start, Tile.Tile scores)
+        {
+            var s = parts.Mask(parts.Capped(scores), start + k.Range(columns), start, begin, end, edges, double.NegativeInfinity);
+            var maximum = Max(maximumBefore, ReduceMax(s, 1));
+            // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
+            var pivot = Select(maximum > double.NegativeInfinity, maximum, 0) * parts.Unit;
+            var p = Exp2(s * parts.Unit - pivot.AsColumn());
+            var fade = Exp2(maximumBefore * parts.Unit - pivot);
+            return (maximum, sumBefore * fade + Sum(p, 1), fade, p);
+        }
+
+        var (lowest, zero, zeros) = (k.Full(choice.Accumulator, double.NegativeInfinity, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock), k.Zeros(choice.Accumulator, choice.RowBlock, choice.Width));
+        Tile.Tile[] state;
+        if (choice.HasProducer)
+        {
+            // Each step begins its scores before the product of the step before, and makes its probabilities while that one is made. It rounds them, and touches the
+            // sum, when that one has ended: the driver's assembler would serialise all products otherwise (its notes C7513 and C7514).
+            var lastValues = Values(low + Max(high - low - 1, 0) / columns * columns);
+            var firstStep = Add(lowest, zero, low, Scores(low));
+            var steps = k.For(low + columns, high, k.Constant(DType.Int32, columns), [firstStep.Maximum, firstStep.Sum, zeros, firstStep.P.To(choice.DType)], (start, carried) =>
             {
-                var column = start + k.Range(choice.ForwardColumns);
-                var keys = parts.Load(key, column, count, head / choice.Shape.Group, choice.StrideK);
-                var s = parts.Mask(parts.Capped(Dot(queries, keys.Transposed())), column, start, begin, end, edges, double.NegativeInfinity);
-                var maximum = Max(carried[0], ReduceMax(s, 1));
-                // A row that has seen nothing yet keeps −∞ as its maximum; 0 in its place makes the powers 0 instead of NaN.
-                var pivot = Select(maximum > double.NegativeInfinity, maximum, 0) * parts.Unit;
-                var p = Exp2(s * parts.Unit - pivot.AsColumn());
-                var fade = Exp2(carried[0] * parts.Unit - pivot);
-                var values = parts.Load(v, column, count, head / choice.Shape.Group, choice.StrideV);
-                return [maximum, carried[1] * fade + Sum(p, 1), Dot(p.To(choice.DType), values, carried[2] * fade.AsColumn())];
-            }, stages: choice.ForwardStages, warpSpecialized: choice.HasProducer, startsAhead: true);
+                var scores = Scores(start);
+                var total = Dot(carried[3], Values(start - columns), carried[2]);
+                var next = Add(carried[0], carried[1], start, scores);
+                total *= next.Fade.AsColumn();
+                return [next.Maximum, next.Sum, total, next.P.To(choice.DType)];
+            }, stages: choice.Stages, warpSpecialized: true);
+            state = [steps[0], steps[1], Dot(steps[3], lastValues, steps[2])];
+        }
+        else
+        {
+            state = k.For(low, high, k.Constant(DType.Int32, columns), [lowest, zero, zeros], (start, carried) =>
+            {
+                var next = Add(carried[0], carried[1], start, Scores(start));
+                return [next.Maximum, next.Sum, Dot(next.P.To(choice.DType), Values(start), carried[2] * next.Fade.AsColumn())];
+            }, stages: choice.Stages);
+        }
         var sum = state[1];
         var isEmpty = sum.EqualTo(0);
         var inverse = 1 / Select(isEmpty, 1, sum);
