@@ -26,7 +26,7 @@ public class ProductStoreTests
         k.Store(place, value.To(dtype), inside);
     });
 
-    // The widest pieces in bytes, and the sectors of 32 bytes that are written to beyond those that the data fills.
+    // The pieces in bytes.
     [Theory]
     [InlineData(DType.BFloat16, 64, 64, false, 4, 16)]
     [InlineData(DType.BFloat16, 64, 72, false, 4, 16)]
@@ -62,6 +62,30 @@ public class ProductStoreTests
     {
         var (program, _) = Run(Trace(dtype, 64, 64, false, true, 4), 64, M * 64, dtype, PtxTarget.Sm80);
         Assert.Equal([widest], Stores(program, PtxTarget.Sm80).Distinct());
+    }
+
+    /// <summary>In a loop stores overlap with other work: pairs go as they are, single elements are gathered all the same.</summary>
+    [Theory]
+    [InlineData(false, 4)]
+    [InlineData(true, 16)]
+    public void In_loops_only_single_elements_are_gathered(bool isTransposed, int widest)
+    {
+        var kernel = Kernel.Trace("looped", k =>
+        {
+            Pointer a = k.Pointer(DType.BFloat16, "a"), b = k.Pointer(DType.BFloat16, "b"), c = k.Pointer(DType.BFloat16, "c");
+            var count = k.Scalar(DType.Int32, "count");
+            var (row, column, inner) = (k.Range(M), k.Range(M), k.Range(K));
+            var left = k.Load(a + ((row * K).AsColumn() + inner.AsRow()));
+            k.For(0, 2, 1, [], (i, _) =>
+            {
+                var value = Dot(left, k.Load(b + ((inner * M).AsColumn() + column.AsRow())));
+                if (isTransposed) value = value.Transposed();
+                k.Store(c + i * (M * M) + ((row * M).AsColumn() + column.AsRow()), value.To(DType.BFloat16), (row < count).AsColumn());
+                return [];
+            });
+        });
+        var (program, _) = Run(kernel, M, 2 * M * M, DType.BFloat16, PtxTarget.Sm90);
+        Assert.Equal([widest], Stores(program, PtxTarget.Sm90).Distinct());
     }
 
     [Fact]
