@@ -193,6 +193,11 @@ internal readonly record struct LoraBackwardBlocks(int Rows, int Columns, int St
         var isSmall = target.SharedMemoryPerProgram < 160 << 10;
         var columns = isSmall ? MostColumnsOfSmall : MostColumns;
         while (!outputs.HaveStripsOf(columns)) columns /= 2;
-        return new(isSmall || outputs.Rank > 16 ? 32 : 64, columns, 3, columns == MostColumns ? 8 : 4);
+        var blocks = new LoraBackwardBlocks(isSmall || outputs.Rank > 16 ? 32 : 64, columns, 3, columns == MostColumns ? 8 : 4);
+        // An A100 has shared memory for two of the largest steps.
+        return blocks.SharedBytes(outputs.Rank) <= target.SharedMemoryPerProgram ? blocks : blocks with { Stages = 2 };
     }
+
+    // 16-bit steps of dy and u, and s·B of a strip.
+    private int SharedBytes(int rank) => 2 * ((Stages * Rows * (Columns + rank)) + (Columns * rank));
 }

@@ -1,15 +1,71 @@
+using Lancet.Adapters;
 using Lancet.Devices;
 using Lancet.Devices.Cuda.SelfTest;
 using Lancet.Kernels;
+using Lancet.Models;
+using Lancet.Planning;
 using Lancet.Tensors;
 using Lancet.Tile;
 using Lancet.Tile.Ptx;
+using Lancet.Training;
 
 namespace Lancet.Tests.Lowering;
 
-/// <summary>Attention chooses its blocks by the GPU's shared memory: whatever the heads, its kernels can be compiled for it.</summary>
+/// <summary>Kernels choose their blocks by the GPU's shared memory: whatever the heads and widths, they can be compiled for it.</summary>
 public class SharedMemoryTests
 {
+    private const string Llama = """
+        {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+         "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false}
+        """;
+    private const string Gemma = """
+        {"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000,
+         "max_position_embeddings": 8192, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0,
+         "final_logit_softcapping": 30.0, "sliding_window": 4096, "tie_word_embeddings": true}
+        """;
+
+    /// <summary>All kernels of a step of true widths, but for matrix products' and the update's.</summary>
+    [Theory]
+    [InlineData(80, 166_912)]
+    [InlineData(86, 101_376)]
+    [InlineData(90, 232_448)]
+    public void A_steps_kernels_fit_the_gpu_at_true_widths(int computeCapability, int sharedMemory)
+    {
+        var gpu = new PtxTarget(computeCapability, sharedMemory);
+        var failures = new SortedSet<string>(StringComparer.Ordinal);
+        var compiled = new HashSet<string>();
+        foreach (var json in (string[])[Llama, Gemma])
+        {
+            foreach (var (dtype, rank, dropout, usesDora, isQuantized) in ((DType, int, double, bool, bool)[])[
+                (DType.BFloat16, 16, 0, false, false), (DType.BFloat16, 8, 0, false, true), (DType.BFloat16, 32, 0.1, false, false), (DType.BFloat16, 16, 0, true, false), (DType.Float16, 16, 0, false, false),
+                (DType.Float32, 16, 0.1, false, false), (DType.BFloat16, 0, 0, false, false)])
+            {
+                var decoder = new DecoderModel(ModelConfig.Parse(json, "config.json"));
+                if (rank == 0) foreach (var weight in decoder.Weights) weight.IsTrained = true;
+                else LanguageModel.Describe(decoder, new LoraOptions { Rank = rank, Alpha = rank, Dropout = dropout, UsesDora = usesDora });
+                var target = PlanTarget.CudaOf(gpu);
+                decoder.DescribeStorage(target, dtype, isQuantized);
+                var plan = StepPlan.Create(decoder, dtype, 0, new EngineOptions { MaxTokens = 1024, MaxSequenceLength = 1024, MemoryBudget = 1L << 40, AdamW = new AdamWConstants(0.9, 0.999, 1e-8, 0) }, target);
+                foreach (var variant in plan.Kernels)
+                {
+                    compiled.Add(variant.Kernel.Name);
+                    try
+                    {
+                        var ptx = PtxCompiler.Compile(variant.Kernel, gpu, variant.DivisibleArguments);
+                        Assert.InRange(ptx.SharedMemoryBytes, 0, sharedMemory);
+                        PtxChecker.Check(ptx.Text);
+                    }
+                    catch (TileException refused)
+                    {
+                        failures.Add($"{decoder.Config.ModelType} {dtype}, rank {rank}: {refused.Message}");
+                    }
+                }
+            }
+        }
+        Assert.Empty(failures);
+        Assert.Superset(new HashSet<string> { "attention_forward", "cross_entropy_forward_backward", "lora_backward", "lora_activation_forward", "lora_dropout_backward", "rms_norm_backward" }, compiled);
+    }
+
     /// <summary>A100's 163 KiB a program, the 99 KiB of most other GPUs since Ampere, and H100's 227 KiB with products of warp groups.</summary>
     [Theory]
     [InlineData(80, 166_912)]
