@@ -67,6 +67,14 @@ internal sealed class ElementArithmetic(ThreadBuilder builder, bool avoidsCalls)
         ? (new(Source.Constant(packed.Bits & 0xffff), RegisterPart.Low), new(Source.Constant((packed.Bits >> 16) & 0xffff), RegisterPart.Low))
         : (new(packed, RegisterPart.Low), new(packed, RegisterPart.High));
 
+    /// <summary>A thread's elements as registers hold them: 16-bit ones in pairs, or one by itself.</summary>
+    public Source[] Words(Element[] elements, bool isHalf) => isHalf && elements.Length > 1 ? [.. elements.Chunk(2).Select(pair => Pack(pair[0], pair[1]))] : [.. elements.Select(Alone)];
+
+    /// <summary>The elements of <see cref="Words"/>.</summary>
+    public static Element[] Elements(Source[] words, int count, bool isHalf) => isHalf && count > 1
+        ? [.. words.Select(Unpack).SelectMany(pair => (Element[])[pair.Low, pair.High])]
+        : [.. words.Select(word => new Element(word, isHalf ? RegisterPart.Low : RegisterPart.Whole))];
+
     /// <summary>Converts the elements of one thread; 16-bit results are made in pairs.</summary>
     public Element[] Cast(Element[] x, DType from, DType to)
     {

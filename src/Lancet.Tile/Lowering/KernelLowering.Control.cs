@@ -114,10 +114,8 @@ internal sealed partial class KernelLowering
         var layout = type.IsScalar ? Single() : _plan.Of(value);
         var kind = ThreadBuilder.ClassOf(ElementArithmetic.TypeOf(type.Element));
         var isHalf = ElementArithmetic.IsHalf(type.Element);
-        var registers = Words(initial.In(layout), isHalf).Select(word => _builder.Variable(kind, word)).ToArray();
-        Element[] elements = isHalf && layout.RegisterCount > 1
-            ? [.. registers.SelectMany(register => new[] { new Element(register, RegisterPart.Low), new Element(register, RegisterPart.High) })]
-            : [.. registers.Select(register => new Element(register, isHalf ? RegisterPart.Low : RegisterPart.Whole))];
+        var registers = _arithmetic.Words(initial.In(layout), isHalf).Select(word => _builder.Variable(kind, word)).ToArray();
+        var elements = ElementArithmetic.Elements([.. registers.Select(register => (Source)register)], layout.RegisterCount, isHalf);
         return new(registers, layout, type.IsScalar ? new ScalarItem(type, elements[0]) : new TileItem(_converter, type, layout, elements));
     }
 
@@ -129,7 +127,7 @@ internal sealed partial class KernelLowering
         {
             // What a product adds up in place may still be under way.
             if (value is TileItem tile && tile.IsIn(target.Registers)) continue;
-            var words = Words(value.In(target.Layout), ElementArithmetic.IsHalf(value.DType));
+            var words = _arithmetic.Words(value.In(target.Layout), ElementArithmetic.IsHalf(value.DType));
             for (var i = 0; i < words.Length; i++) moves.Add((target.Registers[i], words[i]));
         }
         moves.RemoveAll(move => move.Value.Register == move.Target);
@@ -138,11 +136,6 @@ internal sealed partial class KernelLowering
             if (targets.Contains(moves[i].Value.Register)) moves[i] = (moves[i].Target, _builder.Variable(moves[i].Target.Class, moves[i].Value));
         foreach (var (target, value) in moves) _builder.Assign(target, value);
     }
-
-    // What registers hold: 16-bit elements in pairs, or one by itself.
-    private Source[] Words(Element[] elements, bool isHalf) => isHalf && elements.Length > 1
-        ? [.. elements.Chunk(2).Select(pair => _arithmetic.Pack(pair[0], pair[1]))]
-        : [.. elements.Select(_arithmetic.Alone)];
 
     private sealed record Carried(Register[] Registers, LinearLayout Layout, Item Item);
 }

@@ -17,7 +17,7 @@ internal sealed partial class KernelLowering
     private (LinearLayout Layout, Element[] Elements) Gathered(PointerItem pointer, Item? mask, LinearLayout layout, Element[] elements)
     {
         var size = pointer.Type.Element.SizeInBytes();
-        if (!layout.IsProduct || pointer.IsShared || size is not (2 or 4) || _order.WasRead(pointer, layout) || !IsRecomputable(mask) || UnitAxis(pointer) is not { } axis) return (layout, elements);
+        if (!layout.IsProduct || pointer.IsShared || size is not (2 or 4) || _order.WasRead(pointer, layout) || mask is { IsLazy: false } || UnitAxis(pointer) is not var (axis, _)) return (layout, elements);
         var own = RunLength(pointer, mask, layout);
         // In a loop stores overlap with other work, and exchanges of pairs take as many instructions as they save.
         if (own > 1 && _order.IsInLoop) return (layout, elements);
@@ -27,18 +27,6 @@ internal sealed partial class KernelLowering
             return (target, Exchanged(layout, elements, exchanges, target, size == 2));
         }
         return (layout, elements);
-    }
-
-    /// <summary>Whether any layout's elements can be computed from thread numbers and scalars.</summary>
-    private static bool IsRecomputable(Item? item) => item is null or ScalarItem or AffineItem || (item is LazyItem lazy && Array.TrueForAll(lazy.Operands, IsRecomputable));
-
-    // The axis whose neighbours are neighbours in memory.
-    private int? UnitAxis(PointerItem pointer)
-    {
-        if (pointer.Offset is null || Affine(pointer.Offset, pointer.Offset.DType) is not { } offset) return null;
-        foreach (var (axis, coefficient) in offset.Terms)
-            if (coefficient == Source.Constant(1L)) return axis;
-        return null;
     }
 
     /// <summary>The exchanges that give each thread <paramref name="run"/> neighbours along an axis, and the layout then; null if lanes do not hold them. The lowest register bits are left alone.</summary>
@@ -66,7 +54,7 @@ internal sealed partial class KernelLowering
     {
         // 16-bit elements go in pairs.
         var pair = isHalf ? 1 : 0;
-        Source[] words = isHalf ? [.. Enumerable.Range(0, elements.Length / 2).Select(i => _arithmetic.Pack(elements[2 * i], elements[(2 * i) + 1]))] : [.. elements.Select(element => element.Source)];
+        var words = _arithmetic.Words(elements, isHalf);
         int[][] registers = [.. layout.Registers], lanes = [.. layout.Lanes];
         foreach (var (lane, register) in exchanges)
         {
@@ -83,7 +71,7 @@ internal sealed partial class KernelLowering
             }
             (registers[register], lanes[lane]) = (lanes[lane], registers[register]);
         }
-        Element[] moved = isHalf ? [.. words.SelectMany(word => { var (low, high) = ElementArithmetic.Unpack(word); return (Element[])[low, high]; })] : [.. words.Select(word => new Element(word))];
+        var moved = ElementArithmetic.Elements(words, elements.Length, isHalf);
         return [.. new LinearLayout(layout.Rank, registers, lanes, [.. layout.Warps]).RegistersOf(target)!.Select(register => moved[register])];
     }
 }

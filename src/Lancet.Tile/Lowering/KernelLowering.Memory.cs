@@ -133,19 +133,23 @@ internal sealed partial class KernelLowering
     private int RunLength(PointerItem pointer, Item? mask, LinearLayout layout)
     {
         var size = pointer.Type.Element.SizeInBytes();
-        if (pointer.Offset is null || Affine(pointer.Offset, pointer.Offset.DType) is not { } offset) return 1;
+        if (UnitAxis(pointer) is not var (axis, offset)) return 1;
+        var run = Math.Min(layout.Contiguous(axis), WidestAccess / size);
+        var divisor = Math.Min(_builder.Divisor(pointer.Address) / size, _builder.Divisor(offset.Start));
+        foreach (var term in offset.Terms)
+            if (term.Axis != axis) divisor = Math.Min(divisor, _builder.Divisor(term.Coefficient));
+        run = (int)Math.Max(1, Math.Min(run, divisor));
+        while (run > 1 && !IsUniform(mask, axis, run)) run /= 2;
+        return run;
+    }
+
+    /// <summary>The axis whose neighbours are neighbours in memory, and the offset; null if there is none.</summary>
+    private (int Axis, AffineItem Offset)? UnitAxis(PointerItem pointer)
+    {
+        if (pointer.Offset is null || Affine(pointer.Offset, pointer.Offset.DType) is not { } offset) return null;
         foreach (var (axis, coefficient) in offset.Terms)
-        {
-            if (coefficient != Source.Constant(1L)) continue;
-            var run = Math.Min(layout.Contiguous(axis), WidestAccess / size);
-            var divisor = Math.Min(_builder.Divisor(pointer.Address) / size, _builder.Divisor(offset.Start));
-            foreach (var term in offset.Terms)
-                if (term.Axis != axis) divisor = Math.Min(divisor, _builder.Divisor(term.Coefficient));
-            run = (int)Math.Max(1, Math.Min(run, divisor));
-            while (run > 1 && !IsUniform(mask, axis, run)) run /= 2;
-            return run;
-        }
-        return 1;
+            if (coefficient == Source.Constant(1L)) return (axis, offset);
+        return null;
     }
 
     private Element[] LoadRun(PointerItem pointer, (Source Address, long Offset) at, int run, Source condition, Element other)
