@@ -75,6 +75,31 @@ public class WarpSpecializationTests
         Assert.Contains("arrives a second time", Assert.Throws<TileException>(() => ThreadSimulator.Run(program, new Grid(1), data.Arguments)).Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_producer_that_may_arrive_twice_before_the_others_come_is_found(bool waits)
+    {
+        const int threads = 12 * 32;
+        static ThreadInstruction At(int barrier, ThreadOpcode opcode) => new(opcode, ThreadType.B32, [], [Source.Constant(barrier)]) { Immediate = threads };
+        var program = new ThreadProgram { Name = "turns", Warps = 8, Parameters = [], ProducerWarps = 4 };
+        for (var turn = 0; turn < 2; turn++)
+        {
+            program.Body.AddRange([At(4, ThreadOpcode.NamedWait), At(5, ThreadOpcode.NamedArrive)]);
+            program.Producer.AddRange([At(4, ThreadOpcode.NamedArrive), At(5, ThreadOpcode.NamedWait)]);
+        }
+        if (!waits)
+        {
+            // Of the second turn it knows before the first has been taken.
+            program.Producer.Insert(1, program.Producer[2]);
+            program.Producer.RemoveAt(3);
+        }
+        // All orders of warps that there are occur among these programs.
+        void Run() => ThreadSimulator.Run(program, new Grid(2), []);
+        if (waits) Run();
+        else Assert.Contains("arrives a second time before the others", Assert.Throws<TileException>(Run).Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_group_that_does_not_wait_for_its_products_is_found()
     {

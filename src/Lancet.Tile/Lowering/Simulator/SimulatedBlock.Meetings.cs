@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.InteropServices;
 
 namespace Lancet.Tile.Lowering.Simulator;
@@ -10,8 +11,8 @@ internal sealed partial class SimulatedBlock
     private readonly bool[] _isWaiting;
     private readonly bool[] _isReleased;
 
-    /// <summary>Warps that have come to a named barrier, and where one of them is that did not wait.</summary>
-    private record struct Meeting(int Arrived, uint Waiting, Step? Place, int PlaceWarp);
+    /// <summary>Warps that have come to a named barrier without waiting, those that wait, and where one of the former is.</summary>
+    private record struct Meeting(uint Arrived, uint Waiting, Step? Place, int PlaceWarp);
 
     private ref Meeting MeetingAt(Step step, int warp)
     {
@@ -26,7 +27,8 @@ internal sealed partial class SimulatedBlock
     {
         step.Executions++;
         ref var meeting = ref MeetingAt(step, warp);
-        (meeting.Arrived, meeting.Place, meeting.PlaceWarp) = (meeting.Arrived + 1, step, warp);
+        if ((meeting.Arrived >> warp & 1) != 0) throw Error(warp, -1, step, "arrives a second time before the others have come");
+        (meeting.Arrived, meeting.Place, meeting.PlaceWarp) = (meeting.Arrived | 1u << warp, step, warp);
         Meet(ref meeting, step, warp);
     }
 
@@ -48,7 +50,7 @@ internal sealed partial class SimulatedBlock
     // Lets the waiting warps go on if all have come.
     private void Meet(ref Meeting meeting, Step step, int warp)
     {
-        var (come, needed) = (meeting.Arrived + System.Numerics.BitOperations.PopCount(meeting.Waiting), (int)step.Instruction!.Immediate / 32);
+        var (come, needed) = (BitOperations.PopCount(meeting.Arrived) + BitOperations.PopCount(meeting.Waiting), (int)step.Instruction!.Immediate / 32);
         if (come < needed) return;
         if (meeting.Waiting == 0) throw Error(warp, -1, step, "arrives a second time before the first has been waited for");
         for (var waiting = 0; waiting < _warps; waiting++) _isReleased[waiting] |= (meeting.Waiting >> waiting & 1) != 0;

@@ -95,7 +95,7 @@ internal sealed partial class SimulatedBlock
     // Warps that run the body. Those behind them are producers.
     private int Bodies => _warps - _producers;
 
-    /// <summary>Runs all warps in turns, each as far as it gets: past an arrival at a named barrier it waits a turn, so that others meet it there.</summary>
+    /// <summary>Runs all warps in turns, each as far as it gets. Of the producers and the others, those that come first go on past arrivals at named barriers; the rest wait a turn there, so that others meet them.</summary>
     private void RunToBarrier(bool descends)
     {
         while (true)
@@ -105,7 +105,7 @@ internal sealed partial class SimulatedBlock
             {
                 var warp = descends ? _warps - 1 - i : i;
                 var before = _executed;
-                Run(warp);
+                Run(warp, goesOn: descends == warp >= Bodies);
                 hasMoved |= _executed > before;
                 var kind = _steps[_counters[warp]].Kind;
                 isDone &= warp >= Bodies || kind is StepKind.Barrier or StepKind.Exit;
@@ -121,7 +121,7 @@ internal sealed partial class SimulatedBlock
             if (_decided[warp] != _decisions[0].Count) throw Error(warp, -1, _steps[_counters[warp]], "took other branches than the other warps");
     }
 
-    private void Run(int warp)
+    private void Run(int warp, bool goesOn)
     {
         while (true)
         {
@@ -135,7 +135,8 @@ internal sealed partial class SimulatedBlock
                     Arrive(step, warp);
                     _counters[warp]++;
                     _executed++;
-                    return;
+                    if (!goesOn) return;
+                    break;
                 case StepKind.NamedWait:
                     if (!MayPass(step, warp)) return;
                     _counters[warp]++;
