@@ -24,6 +24,12 @@ public class SharedMemoryTests
          "final_logit_softcapping": 30.0, "sliding_window": 4096, "tie_word_embeddings": true}
         """;
 
+    private const string Qwen3Moe = """
+        {"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+         "vocab_size": 151936, "max_position_embeddings": 8192, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "hidden_act": "silu", "tie_word_embeddings": false, "num_experts": 128, "num_experts_per_tok": 8,
+         "norm_topk_prob": true}
+        """;
+
     /// <summary>All kernels of a step of true widths, but for matrix products' and the update's.</summary>
     [Theory]
     [InlineData(80, 166_912)]
@@ -34,12 +40,14 @@ public class SharedMemoryTests
         var gpu = new PtxTarget(computeCapability, sharedMemory);
         var failures = new SortedSet<string>(StringComparer.Ordinal);
         var compiled = new HashSet<string>();
-        foreach (var json in (string[])[Llama, Gemma])
+        foreach (var json in (string[])[Llama, Gemma, Qwen3Moe])
         {
             foreach (var (dtype, rank, dropout, usesDora, isQuantized) in ((DType, int, double, bool, bool)[])[
                 (DType.BFloat16, 16, 0, false, false), (DType.BFloat16, 8, 0, false, true), (DType.BFloat16, 32, 0.1, false, false), (DType.BFloat16, 16, 0, true, false), (DType.Float16, 16, 0, false, false),
                 (DType.Float32, 16, 0.1, false, false), (DType.BFloat16, 0, 0, false, false)])
             {
+                // Experts have no magnitudes.
+                if (usesDora && json == Qwen3Moe) continue;
                 var decoder = new DecoderModel(ModelConfig.Parse(json, "config.json"));
                 if (rank == 0) foreach (var weight in decoder.Weights) weight.IsTrained = true;
                 else LanguageModel.Describe(decoder, new LoraOptions { Rank = rank, Alpha = rank, Dropout = dropout, UsesDora = usesDora });
@@ -54,7 +62,50 @@ public class SharedMemoryTests
             }
         }
         Assert.Empty(failures);
-        Assert.Superset(new HashSet<string> { "attention_forward", "cross_entropy_forward_backward", "lora_backward", "lora_activation_forward", "lora_dropout_backward", "rms_norm_backward" }, compiled);
+        Assert.Superset(new HashSet<string> { "grouped_gemm", "attention_forward", "cross_entropy_forward_backward", "lora_backward", "lora_activation_forward", "lora_dropout_backward", "rms_norm_backward" }, compiled);
+    }
+
+    /// <summary>Products where there is no cuBLASLt: each size of blocks that is chosen for them, whole blocks and parts, with and without what C was and a bias.</summary>
+    [Theory]
+    [InlineData(80, 166_912)]
+    [InlineData(86, 101_376)]
+    [InlineData(90, 232_448)]
+    public void Matrix_products_fit_the_gpu(int computeCapability, int sharedMemory)
+    {
+        var gpu = new PtxTarget(computeCapability, sharedMemory);
+        using var planning = new PlanningDevice(PlanTarget.CudaOf(gpu));
+        using var device = new RecordingDevice(planning);
+        var chosen = new HashSet<GemmBlocks>();
+        foreach (var (left, right, result) in ((DType, DType, DType)[])[
+            (DType.BFloat16, DType.BFloat16, DType.BFloat16), (DType.BFloat16, DType.BFloat16, DType.Float32), (DType.Float16, DType.Float16, DType.Float16), (DType.Float32, DType.Float32, DType.Float32),
+            (DType.BFloat16, DType.Float32, DType.Float32)])
+        {
+            foreach (var (m, n, k) in ((int, int, int)[])[(8192, 14336, 4096), (8192, 1024, 4096), (8191, 1030, 4097), (67, 45, 130), (200, 16, 512)])
+            {
+                foreach (var (isLeftTransposed, isRightTransposed, adds) in ((bool, bool, bool)[])[(false, false, true), (false, true, false), (false, true, true), (true, false, true)])
+                {
+                    Tensor Of(DType dtype, int rows, int columns = 1) => new(1 << 20, dtype, new Shape(rows, columns));
+                    var product = new MatMul
+                    {
+                        M = m,
+                        N = n,
+                        K = k,
+                        Alpha = 1,
+                        Beta = adds ? 1 : 0,
+                        C = Of(result, m, n),
+                        Bias = adds ? Of(DType.Float32, n) : default,
+                        A = new(isLeftTransposed ? Of(left, k, m) : Of(left, m, k), isLeftTransposed),
+                        B = new(isRightTransposed ? Of(right, n, k) : Of(right, k, n), isRightTransposed),
+                    };
+                    var blocks = GemmKernel.BlocksFor(product, sharedMemory);
+                    chosen.Add(blocks);
+                    GemmKernel.Multiply(device, product, blocks);
+                }
+            }
+        }
+        Assert.Superset(new HashSet<GemmBlocks> { GemmBlocks.Medium, GemmBlocks.Small, GemmBlocks.Float32, GemmBlocks.Narrow }, chosen);
+        Assert.Equal(computeCapability == 90, chosen.Contains(GemmBlocks.Large));
+        Assert.Empty(device.Kernels.Select(variant => Refusal(variant.Kernel, gpu, variant.DivisibleArguments)).OfType<string>());
     }
 
     /// <summary>A100's 163 KiB a program, the 99 KiB of most other GPUs since Ampere, and H100's 227 KiB with products of warp groups.</summary>
