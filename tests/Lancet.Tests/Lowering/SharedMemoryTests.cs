@@ -30,11 +30,12 @@ public class SharedMemoryTests
          "norm_topk_prob": true}
         """;
 
+    /// <summary>A100's 163 KiB a program, the 99 KiB of most other GPUs since Ampere, and H100's 227 KiB with products of warp groups: compute capability and bytes.</summary>
+    public static TheoryData<int, int> Gpus => new() { { 80, 166_912 }, { 86, 101_376 }, { 90, 232_448 } };
+
     /// <summary>All kernels of a step of true widths, but for matrix products' and the update's.</summary>
     [Theory]
-    [InlineData(80, 166_912)]
-    [InlineData(86, 101_376)]
-    [InlineData(90, 232_448)]
+    [MemberData(nameof(Gpus))]
     public void A_steps_kernels_fit_the_gpu_at_true_widths(int computeCapability, int sharedMemory)
     {
         var gpu = new PtxTarget(computeCapability, sharedMemory);
@@ -67,24 +68,20 @@ public class SharedMemoryTests
 
     /// <summary>Products where there is no cuBLASLt: each size of blocks that is chosen for them, whole blocks and parts, with and without what C was and a bias.</summary>
     [Theory]
-    [InlineData(80, 166_912)]
-    [InlineData(86, 101_376)]
-    [InlineData(90, 232_448)]
+    [MemberData(nameof(Gpus))]
     public void Matrix_products_fit_the_gpu(int computeCapability, int sharedMemory)
     {
         var gpu = new PtxTarget(computeCapability, sharedMemory);
         using var planning = new PlanningDevice(PlanTarget.CudaOf(gpu));
         using var device = new RecordingDevice(planning);
         var chosen = new HashSet<GemmBlocks>();
-        foreach (var (left, right, result) in ((DType, DType, DType)[])[
-            (DType.BFloat16, DType.BFloat16, DType.BFloat16), (DType.BFloat16, DType.BFloat16, DType.Float32), (DType.Float16, DType.Float16, DType.Float16), (DType.Float32, DType.Float32, DType.Float32),
-            (DType.BFloat16, DType.Float32, DType.Float32)])
+        foreach (var (left, right, result, _) in MatMulChecks.AllKinds.Where(kind => !kind.IsQuantized))
         {
             foreach (var (m, n, k) in ((int, int, int)[])[(8192, 14336, 4096), (8192, 1024, 4096), (8191, 1030, 4097), (67, 45, 130), (200, 16, 512)])
             {
                 foreach (var (isLeftTransposed, isRightTransposed, adds) in ((bool, bool, bool)[])[(false, false, true), (false, true, false), (false, true, true), (true, false, true)])
                 {
-                    Tensor Of(DType dtype, int rows, int columns = 1) => new(1 << 20, dtype, new Shape(rows, columns));
+                    Tensor Of(DType dtype, int rows, int columns) => new(1 << 20, dtype, new Shape(rows, columns));
                     var product = new MatMul
                     {
                         M = m,
@@ -93,7 +90,7 @@ public class SharedMemoryTests
                         Alpha = 1,
                         Beta = adds ? 1 : 0,
                         C = Of(result, m, n),
-                        Bias = adds ? Of(DType.Float32, n) : default,
+                        Bias = adds ? new(1 << 20, DType.Float32, new Shape(n)) : default,
                         A = new(isLeftTransposed ? Of(left, k, m) : Of(left, m, k), isLeftTransposed),
                         B = new(isRightTransposed ? Of(right, n, k) : Of(right, k, n), isRightTransposed),
                     };
@@ -108,11 +105,9 @@ public class SharedMemoryTests
         Assert.Empty(device.Kernels.Select(variant => Refusal(variant.Kernel, gpu, variant.DivisibleArguments)).OfType<string>());
     }
 
-    /// <summary>A100's 163 KiB a program, the 99 KiB of most other GPUs since Ampere, and H100's 227 KiB with products of warp groups.</summary>
+    /// <summary>Attention's kernels in all forms that heads and dtypes have.</summary>
     [Theory]
-    [InlineData(80, 166_912)]
-    [InlineData(86, 101_376)]
-    [InlineData(90, 232_448)]
+    [MemberData(nameof(Gpus))]
     public void Attention_fits_the_gpu_for_all_head_dimensions(int computeCapability, int sharedMemory)
     {
         const int tokens = 200;

@@ -80,20 +80,13 @@ public class WarpSpecializationTests
     [InlineData(true)]
     public void A_producer_that_may_arrive_twice_before_the_others_come_is_found(bool waits)
     {
-        const int threads = 12 * 32;
-        static ThreadInstruction At(int barrier, ThreadOpcode opcode) => new(opcode, ThreadType.B32, [], [Source.Constant(barrier)]) { Immediate = threads };
+        static ThreadInstruction At(int barrier, ThreadOpcode opcode) => new(opcode, ThreadType.B32, [], [Source.Constant(barrier)]) { Immediate = 12 * 32 };
+        static ThreadInstruction Arrive(int barrier) => At(barrier, ThreadOpcode.NamedArrive);
+        static ThreadInstruction Wait(int barrier) => At(barrier, ThreadOpcode.NamedWait);
         var program = new ThreadProgram { Name = "turns", Warps = 8, Parameters = [], ProducerWarps = 4 };
-        for (var turn = 0; turn < 2; turn++)
-        {
-            program.Body.AddRange([At(4, ThreadOpcode.NamedWait), At(5, ThreadOpcode.NamedArrive)]);
-            program.Producer.AddRange([At(4, ThreadOpcode.NamedArrive), At(5, ThreadOpcode.NamedWait)]);
-        }
-        if (!waits)
-        {
-            // Of the second turn it knows before the first has been taken.
-            program.Producer.Insert(1, program.Producer[2]);
-            program.Producer.RemoveAt(3);
-        }
+        program.Body.AddRange([Wait(4), Arrive(5), Wait(4), Arrive(5)]);
+        // One that does not wait tells of the second turn before the first has been taken.
+        program.Producer.AddRange(waits ? [Arrive(4), Wait(5), Arrive(4), Wait(5)] : [Arrive(4), Arrive(4), Wait(5), Wait(5)]);
         // All orders of warps that there are occur among these programs.
         void Run() => ThreadSimulator.Run(program, new Grid(2), []);
         if (waits) Run();
