@@ -57,7 +57,7 @@ public readonly record struct DeviceChoice(bool IsCuda, int? Ordinal)
 
     // Planning does not open the GPU; if a run has measured it, its rates are known.
     private static PlanTarget Measured(CudaDeviceInfo gpu) =>
-        PlanTarget.CudaOf(gpu.PtxTarget) is var target && RateCache.Default.Find(gpu.Name, CudaPlatform.Current.DriverVersion) is { } rates ? target.With(rates) : target;
+        PlanTarget.CudaOf(gpu.PtxTarget, gpu.MemoryBytes) is var target && RateCache.Default.Find(gpu.Name, CudaPlatform.Current.DriverVersion) is { } rates ? target.With(rates) : target;
 
     private CudaDeviceInfo? FindGpu()
     {

@@ -3,6 +3,7 @@ using Lancet.Kernels;
 using Lancet.Models;
 using Lancet.Planning;
 using Lancet.Tensors;
+using Lancet.Tile;
 
 namespace Lancet.Layers;
 
@@ -19,6 +20,9 @@ public sealed class LanguageModelHead
 {
     private const long ChunkBytes = 64 << 20;
     private const long CudaChunkBytes = 256 << 20;
+    private const int WideHidden = 4096;
+    private const int WideRows = 1024;
+    private const int NarrowRows = 2048;
     private readonly ModelConfig _config;
     private readonly CrossEntropyKernel _crossEntropy;
 
@@ -113,11 +117,20 @@ public sealed class LanguageModelHead
     /// <summary>A buffer for as many rows as the memory allows, and the rows of a chunk when all rows are cut into equal parts that fit.</summary>
     private Tensor AllocateChunk(StepContext c, int rows, out int size)
     {
-        // A GPU reads the head's weights once a chunk, so chunks are large there.
-        var bytes = (long)_config.VocabularySize * Tile.DTypeExtensions.SizeInBytes(c.DType);
-        var most = (int)Math.Clamp((c.Device.PlanTarget.IsCuda ? CudaChunkBytes : ChunkBytes) / bytes, 1, c.TokenCount);
+        var most = (int)Math.Clamp(MostRows(c), 1, c.TokenCount);
         var chunks = (rows + most - 1) / most;
         size = (rows + chunks - 1) / chunks;
         return c.Allocate(MemoryPurpose.Logits, c.DType, new Shape(most, _config.VocabularySize));
+    }
+
+    private long MostRows(StepContext c)
+    {
+        var bytes = (long)_config.VocabularySize * c.DType.SizeInBytes();
+        if (!c.Device.PlanTarget.IsCuda) return ChunkBytes / bytes;
+        // A GPU reads the head's weights once a chunk, so chunks are large there. The gradient of a chunk's input has rows / 128 × hidden / 256 tiles, too: where a large vocabulary leaves
+        // few rows, they are fewer than a large GPU has multiprocessors, and a narrow model needs more rows than a wide one.
+        var rows = CudaChunkBytes / bytes;
+        var least = _config.HiddenSize < WideHidden ? NarrowRows : WideRows;
+        return c.DType.SizeInBytes() == 2 && least * bytes <= c.MostLogitBytes ? Math.Max(rows, least) : rows;
     }
 }

@@ -16,9 +16,6 @@ public sealed class StepPlan
     // Of the memory; with more there is none for loading them and for a step.
     private const double MostShareOfWeights = 0.85;
 
-    /// <summary>Without a budget this share of a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.</summary>
-    internal const double ShareOfFreeMemory = 0.94;
-
     internal StepPlan(PolicyChoice choice, StepMemory training, StepMemory evaluation, MemoryPlan memory, PlanningDevice device) =>
         (Policies, Timing, StreamedLayers, PredictedSeconds, Training, Evaluation, Memory, MatMulWorkspaceBytes, Kernels) =
         (choice.Policies, choice.Timing, choice.Stream?.Schedule.Layers ?? [], choice.Prediction.Seconds, training, evaluation, memory, device.MatMulWorkspaceBytes, device.Kernels);
@@ -73,8 +70,8 @@ public sealed class StepPlan
     {
         if (!device.PlanTarget.IsCuda || weightBytes == 0) return 0;
         if (options.StreamedLayers is { } asked) return asked;
-        var budget = options.MemoryBudget > 0 ? options.MemoryBudget : (long)(device.AvailableBytes * ShareOfFreeMemory);
-        return weightBytes < budget * MostShareOfWeights ? 0 : Create(decoder, dtype, weightBytes, options with { MemoryBudget = budget }, device.PlanTarget.With(device.MeasureRates())).StreamedLayers.Count;
+        options = options.WithBudget(device);
+        return weightBytes < options.MemoryBudget * MostShareOfWeights ? 0 : Create(decoder, dtype, weightBytes, options, device.PlanTarget.With(device.MeasureRates())).StreamedLayers.Count;
     }
 
     /// <summary>Plans a run.</summary>

@@ -196,7 +196,13 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, CopyTiming timing, StepTrace? trace)
     {
         var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        var context = new StepContext(device, memory, dtype)
+        {
+            IsTraining = policies is not null,
+            Trace = trace,
+            MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens),
+            MostLogitBytes = options.MostLogitBytes(target),
+        };
         inputs.Bind(context, options.MaxTokens);
         memory.BeginPlanning();
         if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), timing);

@@ -1,3 +1,4 @@
+using Lancet.Devices;
 using Lancet.Kernels;
 using Lancet.Layers;
 
@@ -6,6 +7,10 @@ namespace Lancet.Training;
 /// <summary>Numerical side of a training run.</summary>
 public sealed record EngineOptions
 {
+    // Without a budget this share of a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.
+    private const double ShareOfFreeMemory = 0.94;
+    private const int LogitShare = 20;
+
     /// <summary>Most tokens of a micro-batch.</summary>
     public required int MaxTokens { get; init; }
 
@@ -45,9 +50,23 @@ public sealed record EngineOptions
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
+    /// <summary>Whether <see cref="MemoryBudget"/> is what happened to be free.</summary>
+    internal bool HasFoundBudget { get; init; }
+
     /// <summary>Bytes of page-locked host memory that may be used; 0 for half of the machine's, or for what a chosen <see cref="Policy"/> takes.</summary>
     public long HostMemoryBudget { get; init; }
 
     /// <summary>Seed of dropout.</summary>
     public long Seed { get; init; } = 3407;
+
+    /// <summary>The same with most of the memory that is free on a GPU for the budget, where none was given.</summary>
+    internal EngineOptions WithBudget(Device device) => !device.PlanTarget.IsCuda || MemoryBudget > 0
+        ? this
+        : this with { MemoryBudget = device.AllocatedBytes + (long)(device.AvailableBytes * ShareOfFreeMemory), HasFoundBudget = true };
+
+    /// <summary>
+    /// Bytes that a GPU's logits of a chunk may take where that makes the head's products faster. The bits of these may depend on it; so it is a share of the budget that was given, or
+    /// of all the memory that the device has, never of what happens to be free.
+    /// </summary>
+    internal long MostLogitBytes(PlanTarget target) => (MemoryBudget > 0 && !HasFoundBudget ? MemoryBudget : target.MemoryBytes) / LogitShare;
 }

@@ -65,8 +65,7 @@ public sealed class TrainingEngine : ITrainingEngine
             clock.Restart();
         }
         _arena = model.Trained ?? throw new InvalidOperationException("Nothing is trained; call AddLora or load the model for full training.");
-        if (_device.PlanTarget.IsCuda && options.MemoryBudget == 0) options = _options = options with { MemoryBudget = _device.AllocatedBytes + (long)(_device.AvailableBytes * StepPlan.ShareOfFreeMemory) };
-        options = _options = options with { LoadingBytes = _device.PeakAllocatedBytes };
+        options = _options = options.WithBudget(_device) with { LoadingBytes = _device.PeakAllocatedBytes };
         var target = _device.PlanTarget.With(_device.MeasureRates());
         Note("rates");
         _plan = StepPlan.Create(model.Decoder, model.DType, model.FrozenBytes, options, target);
@@ -81,14 +80,15 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        var (chunks, mostLogitBytes) = (TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens), options.MostLogitBytes(target));
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = chunks, MostLogitBytes = mostLogitBytes };
         if (_plan.Training.HostBytes > 0)
         {
             var host = _device.AllocateHost(_plan.Training.HostBytes, "activations of layers");
             _buffers.Add(host);
             _plan.Training.BindHost(host.Address);
         }
-        _evaluation = new StepContext(_device, _plan.Evaluation, model.DType) { MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
+        _evaluation = new StepContext(_device, _plan.Evaluation, model.DType) { MlpChunks = chunks, MostLogitBytes = mostLogitBytes };
         _adamW = new AdamWKernel(options.AdamW);
         _graphs = new GraphCache(_device, MaxGraphs);
         (_forwardBackward, _update) = (ForwardBackward, Update);

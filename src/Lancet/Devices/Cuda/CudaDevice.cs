@@ -61,7 +61,7 @@ public sealed partial class CudaDevice : Device
         PtxFolder = ptxFolder ?? PtxFolder.FromEnvironment();
         Info = CudaPlatform.Current.Require(ordinal);
         _target = Info.PtxTarget;
-        PlanTarget = PlanTarget.CudaOf(_target);
+        PlanTarget = PlanTarget.CudaOf(_target, Info.MemoryBytes);
         CudaCheck.Driver(Driver.cuDriverGetVersion(out var version));
         CudaCheck.Driver(Driver.cuDeviceGet(out var device, Info.Ordinal));
         _context = ContextHandle.Retain(device);

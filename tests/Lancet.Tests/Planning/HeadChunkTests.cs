@@ -1,0 +1,59 @@
+using System.Globalization;
+using Lancet.Adapters;
+using Lancet.Devices;
+using Lancet.Models;
+using Lancet.Planning;
+using Lancet.Tile;
+using Lancet.Tile.Ptx;
+using Lancet.Training;
+using Xunit;
+
+namespace Lancet.Tests.Planning;
+
+/// <summary>Rows of logits that are there at a time.</summary>
+public sealed class HeadChunkTests
+{
+    private const long Gigabyte = 1_000_000_000;
+    private const long Smallest = 256 << 20;
+
+    /// <summary>On a GPU 256 MiB of rows; more where those are too few for its products and the memory is large: the budget's, or the whole device's where there is none, whatever of it is free.</summary>
+    [Theory]
+    [InlineData(256000, 2304, DType.BFloat16, 141, 0, false, 2048)]
+    [InlineData(256000, 2304, DType.BFloat16, 141, 24, false, 2048)]
+    [InlineData(256000, 2304, DType.BFloat16, 141, 16, false, 524)]
+    [InlineData(256000, 2304, DType.BFloat16, 16, 0, false, 524)]
+    [InlineData(256000, 2304, DType.BFloat16, 141, 16, true, 2048)]
+    [InlineData(256000, 2304, DType.BFloat16, 16, 16, true, 524)]
+    [InlineData(256000, 2304, DType.Float32, 141, 0, false, 262)]
+    [InlineData(151936, 4096, DType.BFloat16, 141, 0, false, 1024)]
+    [InlineData(128256, 4096, DType.BFloat16, 141, 0, false, 1046)]
+    [InlineData(32000, 2048, DType.Float16, 141, 0, false, 4194)]
+    public void A_chunk_has_rows_enough_for_products_where_memory_allows_it(int vocabulary, int hidden, DType dtype, long device, long budget, bool isFound, int rows)
+    {
+        var target = PlanTarget.CudaOf(PtxTarget.Sm80, device * Gigabyte);
+        var plan = Plan(vocabulary, hidden, dtype, new EngineOptions { MaxTokens = 8192, MaxSequenceLength = 2048, MemoryBudget = budget * Gigabyte, HasFoundBudget = isFound }, target);
+        var bytes = (long)vocabulary * dtype.SizeInBytes();
+        Assert.Equal(rows, plan.Memory.Entries.Single(entry => entry.Purpose == "logits chunk").Bytes / bytes);
+        Assert.True(rows == Smallest / bytes || rows % 128 == 0);
+    }
+
+    /// <summary>A batch needs no more rows than it has tokens, and a processor's chunks are small.</summary>
+    [Theory]
+    [InlineData(true, 512, 512)]
+    [InlineData(false, 8192, 131)]
+    public void Small_batches_and_processors_have_fewer(bool isCuda, int tokens, int rows)
+    {
+        var plan = Plan(256000, 2304, DType.BFloat16, new EngineOptions { MaxTokens = tokens, MaxSequenceLength = 512 }, isCuda ? PlanTarget.Cuda : PlanTarget.Cpu(2));
+        Assert.Equal(rows, plan.Memory.Entries.Single(entry => entry.Purpose == "logits chunk").Bytes / 512000);
+    }
+
+    private static StepPlan Plan(int vocabulary, int hidden, DType dtype, EngineOptions options, PlanTarget target)
+    {
+        var decoder = new DecoderModel(ModelConfig.Parse(string.Create(
+            CultureInfo.InvariantCulture,
+            $$"""{"model_type":"llama","hidden_size":{{hidden}},"intermediate_size":{{hidden}},"num_hidden_layers":1,"num_attention_heads":8,"head_dim":64,"num_key_value_heads":2,"vocab_size":{{vocabulary}},"rms_norm_eps":1e-5,"max_position_embeddings":2048}"""), "test"));
+        LanguageModel.Describe(decoder, new LoraOptions());
+        decoder.DescribeStorage(target, dtype);
+        return StepPlan.Create(decoder, dtype, 0, options, target);
+    }
+}
