@@ -26,7 +26,8 @@ internal static class DryStep
         var memory = new StepMemory();
         memory.BeginPlanning();
         var inputs = new StepInputs(spy.Inner, decoder.Config, DType.BFloat16, tokens, length);
-        var context = new StepContext(spy, memory, DType.BFloat16) { IsTraining = true };
+        var options = new EngineOptions { MaxTokens = tokens, MaxSequenceLength = length };
+        var context = new StepContext(spy, memory, DType.BFloat16) { IsTraining = true, MostLogitBytes = options.MostLogitBytes(PlanTarget.Cuda) };
         inputs.Bind(context, tokens);
         var policies = new ActivationPolicy[layers];
         Array.Fill(policies, ActivationPolicy.Keep);
