@@ -20,9 +20,8 @@ public sealed class LanguageModelHead
 {
     private const long ChunkBytes = 64 << 20;
     private const long CudaChunkBytes = 256 << 20;
-    private const int WideHidden = 4096;
-    private const int WideRows = 1024;
-    private const int NarrowRows = 2048;
+    private const int EnoughRows = 1024;
+    private const int NarrowHidden = 3072;
     private readonly ModelConfig _config;
     private readonly CrossEntropyKernel _crossEntropy;
 
@@ -127,10 +126,10 @@ public sealed class LanguageModelHead
     {
         var bytes = (long)_config.VocabularySize * c.DType.SizeInBytes();
         if (!c.Device.PlanTarget.IsCuda) return ChunkBytes / bytes;
-        // A GPU reads the head's weights once a chunk, so chunks are large there. The gradient of a chunk's input has rows / 128 × hidden / 256 tiles, too: where a large vocabulary leaves
-        // few rows, they are fewer than a large GPU has multiprocessors, and a narrow model needs more rows than a wide one.
+        // A GPU reads the head's weights once a chunk, so chunks are large there. The gradient of a chunk's input has rows / 128 × hidden / 256 tiles besides: where a large vocabulary
+        // leaves few rows, those are fewer than a large GPU has multiprocessors, and a narrow model needs more rows than a wide one.
         var rows = CudaChunkBytes / bytes;
-        var least = _config.HiddenSize < WideHidden ? NarrowRows : WideRows;
-        return c.DType.SizeInBytes() == 2 && least * bytes <= c.MostLogitBytes ? Math.Max(rows, least) : rows;
+        var least = _config.HiddenSize < NarrowHidden ? 2 * EnoughRows : EnoughRows;
+        return rows < EnoughRows && c.DType.SizeInBytes() == 2 && least * bytes <= c.MostLogitBytes ? least : rows;
     }
 }

@@ -26,6 +26,7 @@ public sealed class HeadChunkTests
     [InlineData(256000, 2304, DType.BFloat16, 16, 16, true, 524)]
     [InlineData(256000, 2304, DType.Float32, 141, 0, false, 262)]
     [InlineData(151936, 4096, DType.BFloat16, 141, 0, false, 1024)]
+    [InlineData(128256, 2048, DType.BFloat16, 141, 0, false, 1046)]
     [InlineData(128256, 4096, DType.BFloat16, 141, 0, false, 1046)]
     [InlineData(32000, 2048, DType.Float16, 141, 0, false, 4194)]
     public void A_chunk_has_rows_enough_for_products_where_memory_allows_it(int vocabulary, int hidden, DType dtype, long device, long budget, bool isFound, int rows)
