@@ -50,9 +50,6 @@ public sealed record EngineOptions
     /// <summary>Bytes that the run may use; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
-    /// <summary>Whether <see cref="MemoryBudget"/> is what happened to be free.</summary>
-    internal bool HasFoundBudget { get; init; }
-
     /// <summary>Bytes of page-locked host memory that may be used; 0 for half of the machine's, or for what a chosen <see cref="Policy"/> takes.</summary>
     public long HostMemoryBudget { get; init; }
 
@@ -62,11 +59,11 @@ public sealed record EngineOptions
     /// <summary>The same with most of the memory that is free on a GPU for the budget, where none was given.</summary>
     internal EngineOptions WithBudget(Device device) => !device.PlanTarget.IsCuda || MemoryBudget > 0
         ? this
-        : this with { MemoryBudget = device.AllocatedBytes + (long)(device.AvailableBytes * ShareOfFreeMemory), HasFoundBudget = true };
+        : this with { MemoryBudget = device.AllocatedBytes + (long)(device.AvailableBytes * ShareOfFreeMemory) };
 
     /// <summary>
-    /// Bytes that a GPU's logits of a chunk may take where that makes the head's products faster. The bits of these may depend on it; so it is a share of the budget that was given, or
-    /// of all the memory that the device has, never of what happens to be free.
+    /// Bytes that a GPU's logits of a chunk may take where that makes the head's products faster. The bits of these may depend on it; so it is a share of all the memory that the device
+    /// has, whatever is free and whatever the budget, which only stands for a device that is not there.
     /// </summary>
-    internal long MostLogitBytes(PlanTarget target) => (MemoryBudget > 0 && !HasFoundBudget ? MemoryBudget : target.MemoryBytes) / LogitShare;
+    internal long MostLogitBytes(PlanTarget target) => (target.MemoryBytes == long.MaxValue && MemoryBudget > 0 ? MemoryBudget : target.MemoryBytes) / LogitShare;
 }
