@@ -26,8 +26,7 @@ internal static class DryStep
         var memory = new StepMemory();
         memory.BeginPlanning();
         var inputs = new StepInputs(spy.Inner, decoder.Config, DType.BFloat16, tokens, length);
-        var options = new EngineOptions { MaxTokens = tokens, MaxSequenceLength = length };
-        var context = new StepContext(spy, memory, DType.BFloat16) { IsTraining = true, MostLogitBytes = options.MostLogitBytes(PlanTarget.Cuda) };
+        var context = new StepContext(spy, memory, DType.BFloat16) { IsTraining = true };
         inputs.Bind(context, tokens);
         var policies = new ActivationPolicy[layers];
         Array.Fill(policies, ActivationPolicy.Keep);

@@ -8,8 +8,8 @@ public sealed class PlanTarget
 {
     private readonly int _threads;
 
-    private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups, long memoryBytes) =>
-        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, MemoryBytes, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, memoryBytes, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
+    private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
+        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
 
     /// <summary>The GPU that is planned for where none is there: it gives a program 227 KiB of shared memory, like the H100, and has nothing that only Hopper has.</summary>
     public static PtxTarget AssumedGpu { get; } = PtxTarget.Sm80 with { MaxSharedMemoryPerBlock = PtxTarget.Sm90.MaxSharedMemoryPerBlock };
@@ -24,7 +24,7 @@ public sealed class PlanTarget
     public bool HasWarpGroups { get; }
 
     /// <summary>Bytes of a GPU's whole memory, whatever is free; <see cref="long.MaxValue"/> where nobody knows.</summary>
-    public long MemoryBytes { get; }
+    public long MemoryBytes { get; private init; } = long.MaxValue;
 
     /// <summary>
     /// What the driver, its code of the kernels and cuBLASLt take of a GPU's memory once a step has run, about: 22 to 42 MB were measured on an H100
@@ -44,15 +44,19 @@ public sealed class PlanTarget
     public DeviceRates Rates { get; private init; }
 
     /// <summary>The same device, measured.</summary>
-    public PlanTarget With(DeviceRates rates) => new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, MemoryBytes) { Rates = rates };
+    public PlanTarget With(DeviceRates rates) => new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) { Rates = rates, MemoryBytes = MemoryBytes };
+
+    /// <summary>The same device, with so many bytes of memory where nobody knows how many it has; 0 for no such guess.</summary>
+    internal PlanTarget WithMemory(long bytes) =>
+        MemoryBytes < long.MaxValue || bytes == 0 ? this : new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) { Rates = Rates, MemoryBytes = bytes };
 
     /// <summary>A processor with a number of threads.</summary>
-    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false, long.MaxValue);
+    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false);
 
     /// <summary>An NVIDIA GPU.</summary>
     /// <param name="gpu">What its programs may use.</param>
     /// <param name="memoryBytes">See <see cref="MemoryBytes"/>.</param>
-    public static PlanTarget CudaOf(PtxTarget gpu, long memoryBytes = long.MaxValue) => new(true, 0, gpu.MaxSharedMemoryPerBlock, gpu.HasWarpGroups, memoryBytes);
+    public static PlanTarget CudaOf(PtxTarget gpu, long memoryBytes = long.MaxValue) => new(true, 0, gpu.MaxSharedMemoryPerBlock, gpu.HasWarpGroups) { MemoryBytes = memoryBytes };
 
     /// <summary>Workspace that a matrix product needs.</summary>
     public long MatMulWorkspaceBytes(in MatMul product) => IsCuda

@@ -22,6 +22,9 @@ public sealed class LanguageModelHead
     private const long CudaChunkBytes = 256 << 20;
     private const int EnoughRows = 1024;
     private const int NarrowHidden = 3072;
+
+    // What such rows may take of a GPU's memory, one part of so many.
+    private const int MemoryShare = 20;
     private readonly ModelConfig _config;
     private readonly CrossEntropyKernel _crossEntropy;
 
@@ -125,11 +128,13 @@ public sealed class LanguageModelHead
     private long MostRows(StepContext c)
     {
         var bytes = (long)_config.VocabularySize * c.DType.SizeInBytes();
-        if (!c.Device.PlanTarget.IsCuda) return ChunkBytes / bytes;
+        var target = c.Device.PlanTarget;
+        if (!target.IsCuda) return ChunkBytes / bytes;
         // A GPU reads the head's weights once a chunk, so chunks are large there. The gradient of a chunk's input has rows / 128 × hidden / 256 tiles besides: where a large vocabulary
-        // leaves few rows, those are fewer than a large GPU has multiprocessors, and a narrow model needs more rows than a wide one.
+        // leaves few rows, those are fewer than a large GPU has multiprocessors, and a narrow model needs more rows than a wide one. What is free or planned has no say, because the bits
+        // of the products may depend on their rows.
         var rows = CudaChunkBytes / bytes;
         var least = _config.HiddenSize < NarrowHidden ? 2 * EnoughRows : EnoughRows;
-        return rows < EnoughRows && c.DType.SizeInBytes() == 2 && least * bytes <= c.MostLogitBytes ? least : rows;
+        return rows < EnoughRows && c.DType.SizeInBytes() == 2 && least * bytes <= target.MemoryBytes / MemoryShare ? least : rows;
     }
 }

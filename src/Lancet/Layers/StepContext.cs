@@ -37,9 +37,6 @@ public sealed class StepContext
     /// <summary>Chunks in which MLPs take the batch.</summary>
     internal TokenChunks MlpChunks { get; init; } = TokenChunks.One;
 
-    /// <summary>Bytes that the logits of a chunk may take where that makes a GPU's products faster.</summary>
-    internal long MostLogitBytes { get; init; }
-
     /// <summary>Whether a backward pass follows; if not, nothing is kept.</summary>
     public bool IsTraining { get; set; }
 

@@ -102,6 +102,9 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         return streams;
     }
 
+    // A budget stands for the memory of a GPU that is not there.
+    private PlanningDevice NewDevice(StepTrace? trace = null) => new(target.WithMemory(options.MemoryBudget)) { Trace = trace };
+
     private StreamForecast StreamOf(int count) => StreamForecast.Of(decoder, StreamSchedule.Spread(_layers, count), target.Rates);
 
     /// <summary>The fastest plan that fits, or null.</summary>
@@ -142,7 +145,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
 
     private StepPlan Run(PolicyChoice choice, bool movesEmbedding)
     {
-        using var device = new PlanningDevice(target);
+        using var device = NewDevice();
         StepMemory training = new(), evaluation = new();
         DryRun(device, training, choice.Policies, choice.Timing, null);
         var operations = device.MatMulOperations;
@@ -177,7 +180,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private StepTrace Trace(ActivationPolicy policy, bool fetchesEarly)
     {
         var trace = new StepTrace(target.Rates, options.MaxSequenceLength);
-        using var device = new PlanningDevice(target) { Trace = trace };
+        using var device = NewDevice(trace);
         // Copies of weights are played with the mix; those of a model that streams already would be there twice.
         var stream = decoder.Stream;
         decoder.Stream = null;
@@ -196,13 +199,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
     private void DryRun(PlanningDevice device, StepMemory memory, ActivationPolicy[]? policies, CopyTiming timing, StepTrace? trace)
     {
         var inputs = new StepInputs(device, decoder.Config, dtype, options.MaxTokens, options.MaxSequenceLength);
-        var context = new StepContext(device, memory, dtype)
-        {
-            IsTraining = policies is not null,
-            Trace = trace,
-            MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens),
-            MostLogitBytes = options.MostLogitBytes(target),
-        };
+        var context = new StepContext(device, memory, dtype) { IsTraining = policies is not null, Trace = trace, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         inputs.Bind(context, options.MaxTokens);
         memory.BeginPlanning();
         if (policies is not null) decoder.ForwardBackward(context, policies, inputs.Losses.Rows(0, options.MaxTokens), timing);

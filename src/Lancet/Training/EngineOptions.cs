@@ -9,7 +9,6 @@ public sealed record EngineOptions
 {
     // Without a budget this share of a GPU's free memory is one; the rest is for what the driver keeps for graphs and kernels.
     private const double ShareOfFreeMemory = 0.94;
-    private const int LogitShare = 20;
 
     /// <summary>Most tokens of a micro-batch.</summary>
     public required int MaxTokens { get; init; }
@@ -60,10 +59,4 @@ public sealed record EngineOptions
     internal EngineOptions WithBudget(Device device) => !device.PlanTarget.IsCuda || MemoryBudget > 0
         ? this
         : this with { MemoryBudget = device.AllocatedBytes + (long)(device.AvailableBytes * ShareOfFreeMemory) };
-
-    /// <summary>
-    /// Bytes that a GPU's logits of a chunk may take where that makes the head's products faster. The bits of these may depend on it; so it is a share of all the memory that the device
-    /// has, whatever is free and whatever the budget, which only stands for a device that is not there.
-    /// </summary>
-    internal long MostLogitBytes(PlanTarget target) => (target.MemoryBytes == long.MaxValue && MemoryBudget > 0 ? MemoryBudget : target.MemoryBytes) / LogitShare;
 }

@@ -80,15 +80,14 @@ public sealed class TrainingEngine : ITrainingEngine
         var memory = Allocate(Math.Max(_plan.Training.RequiredBytes, _plan.Evaluation.RequiredBytes), "activations of a step");
         _plan.Training.Bind(memory.Address);
         _plan.Evaluation.Bind(memory.Address);
-        var (chunks, mostLogitBytes) = (TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens), options.MostLogitBytes(target));
-        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = chunks, MostLogitBytes = mostLogitBytes };
+        _training = new StepContext(_device, _plan.Training, model.DType) { IsTraining = true, MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         if (_plan.Training.HostBytes > 0)
         {
             var host = _device.AllocateHost(_plan.Training.HostBytes, "activations of layers");
             _buffers.Add(host);
             _plan.Training.BindHost(host.Address);
         }
-        _evaluation = new StepContext(_device, _plan.Evaluation, model.DType) { MlpChunks = chunks, MostLogitBytes = mostLogitBytes };
+        _evaluation = new StepContext(_device, _plan.Evaluation, model.DType) { MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         _adamW = new AdamWKernel(options.AdamW);
         _graphs = new GraphCache(_device, MaxGraphs);
         (_forwardBackward, _update) = (ForwardBackward, Update);
