@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Proofs that a GPU is needed for: the same seed gives the same bits, also when killed and resumed, and with weights and activations in host memory; adapters of mixtures of experts agree with PEFT.
-# usage: scripts/check-gpu.sh [--lancet FILE] [--device cuda|cpu] [--steps N] [--rows N] [SECTION...]     sections: bits peft (both by default)
+# Proofs that a GPU is needed for: the same seed gives the same bits, also when killed and resumed, and with weights and activations in host memory; adapters of mixtures of experts agree with PEFT;
+# NF4 folders and QLoRA's adapters go both ways between Lancet and bitsandbytes.
+# usage: scripts/check-gpu.sh [--lancet FILE] [--device cuda|cpu] [--steps N] [--rows N] [SECTION...]     sections: bits peft (both by default) bitsandbytes
 #   --lancet  made by: dotnet publish src/Lancet.Cli -c Release -r linux-x64 -p:PublishAot=true -o artifacts/lancet
 #   --steps   of the runs that are compared, 400 by default, with a checkpoint every eighth of them; --rows of a batch, 16 by default
-# bits needs about 20 seconds on a GPU; peft needs python3 with torch, transformers and PEFT. A section that fails does not end the run.
+# bits needs about 20 seconds on a GPU; peft needs python3 with torch, transformers and PEFT, bitsandbytes that package, too. A section that fails does not end the run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 lancet=artifacts/lancet/lancet
@@ -17,8 +18,8 @@ while [ $# -gt 0 ]; do
     --device) device=$2; shift ;;
     --steps) steps=$2; shift ;;
     --rows) rows=$2; shift ;;
-    bits|peft) sections+=("$1") ;;
-    *) sed -n '2,6p' "$0"; exit 2 ;;
+    bits|peft|bitsandbytes) sections+=("$1") ;;
+    *) sed -n '2,7p' "$0"; exit 2 ;;
   esac
   shift
 done
@@ -105,6 +106,11 @@ bits() {
 
 peft() { # the fixtures whose experts are trained
   FIXTURES="tests/golden/mixtral tests/golden/qwen3-moe" tests/golden/check_peft.sh "$lancet" "$out"
+}
+
+bitsandbytes() { # all fixtures that it can load
+  timeout 240 python3 tests/golden/check_bitsandbytes.py --lancet "$lancet" --device "$device" tests/golden/*/ < /dev/null 2> "$out/bitsandbytes.log" | tee "$out/bitsandbytes.txt"
+  return "${PIPESTATUS[0]}"
 }
 
 status=0

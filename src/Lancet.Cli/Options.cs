@@ -116,7 +116,7 @@ internal static class Options
         new("output", null, "Folder for the exported model, or with --format gguf a file that ends in .gguf"),
         new("format", "safetensors", "safetensors (a Hugging Face folder), nf4 (the same in 4 bits, as bitsandbytes writes it), gguf (llama.cpp, Ollama), or gguf-adapter (the adapter alone, for llama.cpp's --lora)"),
         new("type", "q8_0", $"With --format gguf, one or several separated by commas: {string.Join(", ", GgufMix.Names)}"),
-        new("dtype", "bfloat16", "With --format safetensors: float32, bfloat16 or float16"),
+        new("dtype", "bfloat16", "With --format safetensors, and with nf4 of what has no 4 bits: float32, bfloat16 or float16"),
         new("max-shard-size", "5GB", "With --format safetensors and nf4: most bytes of a file"),
         s_template,
         new("system", null, "With --format gguf: system message of Ollama's Modelfile"),

@@ -57,18 +57,21 @@ class Lancet:
     def __init__(self, command, device, temporary):
         self.command, self.device, self.temporary = shlex.split(command), ["--device", device, "--dtype", "float32"], temporary
 
+    def run(self, arguments):
+        return run(self.command + arguments)
+
     def log_probabilities(self, model, adapter, prefixes, vocabulary):
         """The loss of a row with one label is the label's negative log-probability."""
         rows = f"{self.temporary}/rows.jsonl"
         with open(rows, "w") as f:
             for prefix in prefixes:
                 f.writelines(json.dumps(dict(input_ids=prefix + [token], labels=[-100] * len(prefix) + [token])) + "\n" for token in range(vocabulary))
-        out = json.loads(run(self.command + ["eval", "--model", model, *(["--adapter", adapter] if adapter else []), "--data", rows, "--per-example", "--json", *self.device]))
+        out = json.loads(self.run(["eval", "--model", model, *(["--adapter", adapter] if adapter else []), "--data", rows, "--per-example", "--json", *self.device]))
         return -torch.tensor([row["loss"] for row in out["examples"]], dtype=torch.float64)
 
-    def train(self, model, data, output, options):
+    def train(self, model, data, output, options, method="lora"):
         """Metrics of each step, rows in file order."""
-        run(self.command + ["train", "--model", model, "--data", data, "--output", output, "--method", "lora", "--optimizer", "adamw",
+        self.run(["train", "--model", model, "--data", data, "--output", output, "--method", method, "--optimizer", "adamw",
                             "--learning-rate", str(make_golden.LEARNING_RATE), "--weight-decay", str(make_golden.WEIGHT_DECAY), "--max-steps", str(STEPS),
                             "--batch-size", str(BATCH_SIZE), "--gradient-accumulation", "1", "--warmup-steps", str(make_golden.WARMUP), "--lr-scheduler", "linear",
                             "--max-grad-norm", str(make_golden.MAX_GRAD_NORM), "--shuffle", "false", *options, *self.device])
@@ -80,7 +83,7 @@ class Lancet:
         return rows
 
     def export(self, model, adapter, output, options):
-        run(self.command + ["export", "--model", model, "--adapter", adapter, "--output", output, "--verify", "false", *options])
+        self.run(["export", "--model", model, "--adapter", adapter, "--output", output, "--verify", "false", *options])
 
 
 def lora_options(config, is_on_experts):

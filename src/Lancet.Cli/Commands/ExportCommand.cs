@@ -111,7 +111,7 @@ internal static class ExportCommand
         var dtype = settings.DType("dtype");
         if (isNf4)
         {
-            Nf4ModelWriter.Save(output, model, settings.Bytes("max-shard-size"));
+            Nf4ModelWriter.Save(output, model, dtype, settings.Bytes("max-shard-size"));
         }
         else
         {

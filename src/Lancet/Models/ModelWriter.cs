@@ -40,6 +40,9 @@ public static class ModelWriter
     internal static string NameIn(LanguageModel model, Weight weight) =>
         weight.Name.StartsWith(model.Config.WeightPrefix, StringComparison.Ordinal) ? PlainPrefix + weight.Name[model.Config.WeightPrefix.Length..] : weight.Name;
 
+    /// <summary>What torch calls a dtype.</summary>
+    internal static string NameOf(DType dtype) => dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
+
     /// <summary>A weight's values, with its adapter merged: W + s·B·A.</summary>
     internal static float[] Merged(LanguageModel model, Weight weight, LoraLinear? projection)
     {
@@ -105,7 +108,6 @@ public static class ModelWriter
     /// <summary>The model's own config.json (of a model that sees, its language model's part), with the dtype of the new files and without a quantisation that they no longer have.</summary>
     internal static string Config(LanguageModel model, DType dtype, System.Text.Json.Nodes.JsonObject? quantization = null)
     {
-        var name = dtype switch { DType.BFloat16 => "bfloat16", DType.Float16 => "float16", _ => "float32" };
         var json = System.Text.Json.Nodes.JsonNode.Parse(ModelConfig.ReadText(model.Folder))!.AsObject();
         if (model.Config.WeightPrefix != PlainPrefix && json["text_config"] is System.Text.Json.Nodes.JsonObject text)
         {
@@ -120,7 +122,7 @@ public static class ModelWriter
         json.Remove("torch_dtype");
         // A head that was trained apart from the embedding.
         if (model.Config.TiesWordEmbeddings && !model.Decoder.IsTied) json["tie_word_embeddings"] = false;
-        json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(name);
+        json["dtype"] = System.Text.Json.Nodes.JsonValue.Create(NameOf(dtype));
         using var buffer = new MemoryStream();
         using (var writer = new System.Text.Json.Utf8JsonWriter(buffer, new System.Text.Json.JsonWriterOptions { Indented = true })) json.WriteTo(writer);
         return System.Text.Encoding.UTF8.GetString(buffer.ToArray());

@@ -13,7 +13,7 @@ namespace Lancet.Models;
 
 /// <summary>
 /// Writes models whose projections are NF4 with double quantisation, in the layout of bitsandbytes, which transformers loads as they are. An adapter is merged in fp32 before
-/// anything is quantised. Everything else is bf16.
+/// anything is quantised.
 /// </summary>
 public static class Nf4ModelWriter
 {
@@ -23,14 +23,15 @@ public static class Nf4ModelWriter
     /// <summary>Writes a complete model.</summary>
     /// <param name="folder">Folder, which may exist.</param>
     /// <param name="model">Model.</param>
+    /// <param name="dtype">Of everything else: fp32, bf16 or fp16. Others dequantise to it and compute in it.</param>
     /// <param name="maxShardBytes">Most bytes of a file.</param>
     /// <exception cref="LancetException">A merged weight is not finite, or the files cannot be written.</exception>
-    public static void Save(string folder, LanguageModel model, long maxShardBytes = 5_000_000_000)
+    public static void Save(string folder, LanguageModel model, DType dtype = DType.BFloat16, long maxShardBytes = 5_000_000_000)
     {
         var projections = model.Decoder.Projections.Where(projection => projection.A is not null).ToDictionary(projection => projection.Weight);
         var outputs = model.Decoder.Weights.SelectMany(weight => weight.Role == WeightRole.Projection && weight.Shape.Count % 2 == 0
-            ? Quantized(model, weight, projections.GetValueOrDefault(weight))
-            : [ModelWriter.Output(model, weight, projections.GetValueOrDefault(weight), DType.BFloat16)]).ToList();
+            ? Quantized(model, weight, projections.GetValueOrDefault(weight), dtype)
+            : [ModelWriter.Output(model, weight, projections.GetValueOrDefault(weight), dtype)]).ToList();
         DiskSpace.Require(folder, outputs.Sum(output => output.Bytes));
         Directory.CreateDirectory(folder);
         SafetensorsWriter.WriteModel(folder, outputs, maxShardBytes);
@@ -41,15 +42,15 @@ public static class Nf4ModelWriter
             ["load_in_8bit"] = false,
             ["bnb_4bit_quant_type"] = "nf4",
             ["bnb_4bit_use_double_quant"] = true,
-            ["bnb_4bit_compute_dtype"] = "bfloat16",
+            ["bnb_4bit_compute_dtype"] = ModelWriter.NameOf(dtype),
             ["bnb_4bit_quant_storage"] = "uint8",
             // Linear modules that stay as they are; whoever loads the folder would look for their 4-bit form otherwise.
             ["llm_int8_skip_modules"] = new JsonArray([.. model.Decoder.Weights.Where(weight => weight.Role == WeightRole.Router).Select(weight => ModelWriter.NameIn(model, weight)[..^".weight".Length]).Prepend("lm_head").Select(name => (JsonNode)name)]),
         };
-        AtomicFile.WriteText(Path.Combine(folder, "config.json"), ModelWriter.Config(model, DType.BFloat16, quantization));
+        AtomicFile.WriteText(Path.Combine(folder, "config.json"), ModelWriter.Config(model, dtype, quantization));
     }
 
-    private static List<SafetensorsOutput> Quantized(LanguageModel model, Weight weight, LoraLinear? projection)
+    private static List<SafetensorsOutput> Quantized(LanguageModel model, Weight weight, LoraLinear? projection, DType dtype)
     {
         var name = ModelWriter.NameIn(model, weight);
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
@@ -68,7 +69,7 @@ public static class Nf4ModelWriter
             Part(".nested_absmax", DType.Float32, [nested], part => part.Nested),
             Part(".nested_quant_map", DType.Float32, [256], _ => MemoryMarshal.AsBytes<float>(DynamicCode.Signed)),
             Part(".quant_map", DType.Float32, [16], _ => MemoryMarshal.AsBytes(Nf4Code.Table)),
-            Part(".quant_state.bitsandbytes__nf4", DType.UInt8, [StateBytes], part => State(weight, part.Offset), true),
+            Part(".quant_state.bitsandbytes__nf4", DType.UInt8, [StateBytes], part => State(weight, dtype, part.Offset), true),
         ];
     }
 
@@ -108,10 +109,10 @@ public static class Nf4ModelWriter
         }
     }
 
-    private static byte[] State(Weight weight, float offset)
+    private static byte[] State(Weight weight, DType dtype, float offset)
     {
         var text = string.Create(CultureInfo.InvariantCulture,
-            $"{{\"quant_type\": \"nf4\", \"blocksize\": {Nf4Weight.BlockSize}, \"dtype\": \"bfloat16\", \"shape\": [{weight.Shape[0]}, {weight.Shape[1]}], \"nested_blocksize\": {Nf4Weight.NestedBlockSize}, \"nested_dtype\": \"float32\", \"nested_offset\": {(double)offset:R}}}");
+            $"{{\"quant_type\": \"nf4\", \"blocksize\": {Nf4Weight.BlockSize}, \"dtype\": \"{ModelWriter.NameOf(dtype)}\", \"shape\": [{weight.Shape[0]}, {weight.Shape[1]}], \"nested_blocksize\": {Nf4Weight.NestedBlockSize}, \"nested_dtype\": \"float32\", \"nested_offset\": {(double)offset:R}}}");
         return Encoding.UTF8.GetBytes(text.PadRight(StateBytes));
     }
 

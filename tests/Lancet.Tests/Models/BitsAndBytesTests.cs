@@ -103,6 +103,28 @@ public class BitsAndBytesTests
         Directory.Delete(folder, true);
     }
 
+    /// <summary>bitsandbytes dequantises to the dtype in a tensor's state, and transformers computes in that of the configuration.</summary>
+    [Theory]
+    [InlineData(DType.Float32, "float32")]
+    [InlineData(DType.BFloat16, "bfloat16")]
+    [InlineData(DType.Float16, "float16")]
+    public void An_export_is_of_the_dtype_that_is_asked_for(DType dtype, string name)
+    {
+        var folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
+        using (var model = LanguageModel.Load(new Fixture("llama").Model)) Nf4ModelWriter.Save(folder, model, dtype);
+        var config = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!;
+        Assert.Equal(name, (string)config["dtype"]!);
+        Assert.Equal(name, (string)config["quantization_config"]!["bnb_4bit_compute_dtype"]!);
+        using (var file = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")))
+        {
+            Assert.Equal(dtype, file["model.norm.weight"].DType);
+            var states = file.Entries.Values.Where(tensor => tensor.Name.EndsWith(".bitsandbytes__nf4", StringComparison.Ordinal)).ToList();
+            Assert.NotEmpty(states);
+            Assert.All(states, state => Assert.Contains($"\"dtype\": \"{name}\"", Encoding.UTF8.GetString(state.Span), StringComparison.Ordinal));
+        }
+        Directory.Delete(folder, true);
+    }
+
     [Fact]
     public void An_export_names_what_it_leaves_in_sixteen_bits()
     {

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Check that NF4 folders and QLoRA's adapters go both ways between the `lancet` command and bitsandbytes itself, through transformers and PEFT.
+
+usage: check_bitsandbytes.py --lancet 'COMMAND' [--device cuda] [--jobs 4] FIXTURE_DIR [FIXTURE_DIR ...]
+
+Mixtures of experts are left out: transformers 5 holds the matrices of all experts as one, for which bitsandbytes has no 4 bits. Of each other fixture:
+  codes, scales  share of 4-bit codes and of the scales' 8-bit codes that lancet writes and bitsandbytes does not, of the same weights
+  mean, table    the scales' mean and the 256 values of their codes, relative difference. bitsandbytes computes those values in float32 by torch.linspace, whose last
+                 bits depend on how wide the processor's vectors are; they are in each file
+  values         what bitsandbytes dequantises from the folder that lancet wrote, less the formula's values, of the largest of its tensor
+  loads          probabilities of transformers with bitsandbytes from that folder, less those of a model of the formula's values in float64
+  written there  transformers quantises the model and saves it; lancet's probabilities with that folder, less the same
+  adapter        lancet trains an adapter on that folder (QLoRA), and PEFT loads it onto the folder's model in 4 bits
+Bounds of probabilities are a small multiple of Hugging Face's own float32 error, as in check_peft.py. Prints a row a fixture and exits 1 if any falls
+short. Needs torch, transformers 5, PEFT and bitsandbytes (bench/peers/build-bitsandbytes.sh where it is not installed); computes on a GPU where there is one.
+"""
+import argparse, concurrent.futures, json, math, multiprocessing, os, shutil, sys, tempfile, traceback, warnings
+
+warnings.filterwarnings("ignore")
+import bitsandbytes
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import make_golden
+from check_peft import Lancet, base_of, dequantized, loaded, log_probabilities, lora_options, prefixes_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EPSILON = torch.finfo(torch.float32).eps
+MARK = ".quant_state.bitsandbytes__nf4"
+
+
+def quantized_model(folder, **options):
+    """A model in 4 bits that computes in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", device_map={"": DEVICE}, **options).eval()
+
+
+def probabilities(model, prefixes):
+    """Of each token behind each prefix, on the CPU in float64."""
+    with torch.no_grad():
+        return torch.cat([torch.log_softmax(model(input_ids=torch.tensor([prefix], device=DEVICE)).logits[0, -1], -1) for prefix in prefixes]).double().cpu()
+
+
+def linears(model):
+    """Layers in 4 bits by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
+
+
+def check(lancet, folder, out):
+    """Notes errors and their bounds by name."""
+    temporary, model = lancet.temporary, f"{folder}/model"
+    with open(f"{folder}/adapter/adapter_config.json") as f:
+        config = json.load(f)
+    with open(f"{folder}/data.jsonl") as f:
+        data = [json.loads(line) for line in f if line.strip()]
+    prefixes, base = prefixes_of(data), base_of(model)
+    vocabulary = base.config.vocab_size
+
+    def reference(nf4, name):
+        """The formula's values of a folder as a model, its probabilities in float64, and what they may be off by."""
+        if wrong := dequantized(nf4, f"{temporary}/{name}", model):
+            raise RuntimeError(f"{name}: {wrong:.2%} of the values are not the nearest")
+        dense = base_of(f"{temporary}/{name}")
+        single = log_probabilities(dense, prefixes)
+        want = log_probabilities(make_golden.in_double(dense), prefixes)
+        return want, max(4 * float((single - want).abs().max()), 4 * EPSILON * float(want.abs().max()))
+
+    def compare(name, got, want, bound):
+        out[name] = (float((got - want).abs().max()), bound)
+
+    # Written here.
+    nf4 = f"{temporary}/nf4"
+    lancet.run(["export", "--model", model, "--output", nf4, "--format", "nf4", "--dtype", "float32", "--verify", "false"])
+    tensors, weights = load_file(f"{nf4}/model.safetensors"), load_file(f"{model}/model.safetensors")
+    codes = scales = mean = tables = 0
+    names = [name[:-len(MARK)] for name in tensors if name.endswith(MARK)]
+    for name in names:
+        packed, state = bitsandbytes.functional.quantize_4bit(weights[name].float().to(DEVICE), blocksize=64, compress_statistics=True, quant_type="nf4")
+        saved = json.loads(bytes(tensors[name + MARK].tolist()))
+        packed, other = packed.flatten().cpu(), tensors[name].flatten()
+        codes += int(((packed ^ other) & 15).count_nonzero() + ((packed ^ other) >> 4).count_nonzero())
+        scales += int((state.absmax.cpu() != tensors[name + ".absmax"]).sum())
+        mean = max(mean, abs(float(state.offset) - saved["nested_offset"]) / float(state.offset))
+        if not torch.equal(state.code.cpu(), tensors[name + ".quant_map"]):
+            raise RuntimeError(f"{name}: another quant_map")
+        wanted, table = state.state2.code.cpu(), tensors[name + ".nested_quant_map"]
+        tables = max(tables, float(((table - wanted).abs() / wanted.abs().clamp_min(1e-30)).max()))
+    count = sum(tensors[name].numel() * 2 for name in names)
+    out["codes"], out["scales"], out["mean"] = (codes / count, 0), (scales / (count // 64), 0), (mean, 2 * EPSILON)
+    out["table"] = (tables, 4 * EPSILON)
+    want, bound = reference(nf4, "dense")
+    there, dense = quantized_model(nf4), load_file(f"{temporary}/dense/model.safetensors")
+    layers = linears(there)
+    if len(layers) != len(names):
+        raise RuntimeError(f"{len(names)} tensors in NF4, {len(layers)} layers in 4 bits there")
+    worst = 0
+    for name, layer in layers.items():
+        # Of fused or renamed layers only the probabilities are compared.
+        if (values := dense.get(name + ".weight")) is not None:
+            got = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().cpu()
+            worst = max(worst, float((got.view(values.shape) - values).abs().max() / values.abs().max()))
+    out["values"] = (worst, 2 * EPSILON)
+    compare("loads", probabilities(there, prefixes), want, bound)
+    # Written there.
+    quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
+    saved = f"{temporary}/saved"
+    quantized_model(model, quantization_config=quantization).save_pretrained(saved)
+    want, bound = reference(saved, "dense-saved")
+    compare("written there", lancet.log_probabilities(saved, None, prefixes, vocabulary), want, bound)
+    # QLoRA.
+    lancet.train(saved, f"{folder}/data.jsonl", f"{temporary}/adapter", lora_options(config, False), "qlora")
+    adapted = log_probabilities(loaded(f"{temporary}/dense-saved", f"{temporary}/adapter"), prefixes)
+    if float((adapted - want).abs().max()) < 100 * bound:
+        raise RuntimeError("the adapter changes nothing, so this proves nothing")
+    compare("adapter", lancet.log_probabilities(saved, f"{temporary}/adapter", prefixes, vocabulary), adapted, bound)
+    compare("adapter there", probabilities(peft.PeftModel.from_pretrained(quantized_model(saved), f"{temporary}/adapter").eval(), prefixes), adapted, bound)
+
+
+def row(command, device, folder):
+    """Whether a fixture passes, and the line that says so."""
+    name = os.path.basename(os.path.realpath(folder))
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    temporary, res, problem = tempfile.mkdtemp(), {}, ""
+    try:
+        check(Lancet(command, device, temporary), folder.rstrip("/"), res)
+    except Exception as error:
+        problem = f"  {type(error).__name__}: {str(error)[:1200]}"
+        traceback.print_exc()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    ok = not problem and all(math.isfinite(v) and v <= limit for v, limit in res.values())
+    return ok, f"{'pass' if ok else 'FAIL'} {name:17s} " + "  ".join(f"{key} {v:.1e}{'/' if v <= limit else ' > '}{limit:.1e}" for key, (v, limit) in res.items()) + problem
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lancet", required=True)
+    parser.add_argument("--device", default=DEVICE)
+    parser.add_argument("--jobs", type=int, default=max(1, min(6, (os.cpu_count() or 1) // 2)), help="fixtures at a time")
+    parser.add_argument("fixtures", nargs="+")
+    a = parser.parse_args()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}, bitsandbytes {bitsandbytes.__version__} on {DEVICE}; errors / bounds", flush=True)
+    work = []
+    for folder in a.fixtures:
+        with open(f"{folder}/model/config.json") as f:
+            config = json.load(f)
+        if "num_local_experts" not in config and "num_experts" not in config:
+            work.append((a.lancet, a.device, folder))
+    passed = 0
+    with concurrent.futures.ProcessPoolExecutor(a.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for ok, line in pool.map(row, *zip(*work)):
+            print(line, flush=True)
+            passed += ok
+    print(f"{passed} passed, {len(work) - passed} failed")
+    return 0 if passed == len(work) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
