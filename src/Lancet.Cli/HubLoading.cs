@@ -1,13 +1,17 @@
 using Lancet.Data;
 using Lancet.Formats.Hub;
+using Lancet.Models;
 
 namespace Lancet.Cli;
 
 /// <summary>Models and data sets of the hub, where a name is no local path. Only then is there any network.</summary>
 internal static class HubLoading
 {
-    /// <summary>The folder of --model or --adapter, downloaded if it is a name on the hub.</summary>
-    public static string Folder(string text) => HubId.TryParse(text, HubRepositoryKind.Model) is { } id ? Download(id, HubFiles.OfModel).Folder : text;
+    /// <summary>The folder of --model or --adapter, downloaded if it is a name on the hub. Of a model that Lancet cannot read only its configuration is.</summary>
+    /// <param name="text">Folder or name.</param>
+    /// <param name="hasWeights">Whether weights are needed, which are most of it.</param>
+    public static string Folder(string text, bool hasWeights = true) => HubId.TryParse(text, HubRepositoryKind.Model) is { } id
+        ? Download(id, hasWeights ? HubFiles.OfModel : HubFiles.OfModelWithoutWeights, folder => ModelConfig.Load(folder)).Folder : text;
 
     /// <summary>Makes --adapter a folder, downloaded if it is a name on the hub.</summary>
     public static void ResolveAdapter(Settings settings)
@@ -26,9 +30,9 @@ internal static class HubLoading
         return files.Count > 0 ? files : throw new LancetException($"{id}: the data set has no file that can be read (.parquet, .jsonl, .json, .csv, .tsv).");
     }
 
-    private static (string Folder, IReadOnlyList<string> Files) Download(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose)
+    private static (string Folder, IReadOnlyList<string> Files) Download(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose, Action<string>? check = null)
     {
         using var progress = new HubProgressLine(id);
-        return new HubDownloader(HubOptions.FromEnvironment()).DownloadAsync(id, choose, progress).GetAwaiter().GetResult();
+        return new HubDownloader(HubOptions.FromEnvironment()).DownloadAsync(id, choose, progress, check).GetAwaiter().GetResult();
     }
 }

@@ -112,6 +112,27 @@ public sealed class HubCommandTests : IDisposable
     }
 
     [Fact]
+    public void Weights_are_only_fetched_where_they_are_needed_and_can_be_read()
+    {
+        using var server = new HubServer();
+        var model = Path.Combine(Workspace.Checkout, "models", "lancet-dotnet-base");
+        foreach (var name in (string[])["config.json", "tokenizer.json", "tokenizer_config.json"]) server.Files[name] = (File.ReadAllBytes(Path.Combine(model, name)), false);
+        server.Files["model.safetensors"] = ([1], true);
+        (string, string)[] environment = [.. Environment, ("HF_ENDPOINT", server.Address.ToString())];
+        foreach (string[] command in (string[][])[["data", "preview", "--data", _work.Data], ["data", "stats", "--data", _work.Data], ["data", "validate", "--data", _work.Data], ["plan", "--device", "cuda"]])
+        {
+            var run = LancetCommand.RunWith(environment, [.. command, "--model", "org/name"]);
+            Assert.True(run.ExitCode == 0, run.Error);
+        }
+        server.Commit = new('d', 40);
+        server.Files["config.json"] = (Encoding.UTF8.GetBytes(Encoding.UTF8.GetString(server.Files["config.json"].Bytes).Replace("\"llama\"", "\"deepseek_v3\"", StringComparison.Ordinal)), false);
+        var refused = LancetCommand.RunWith(environment, _work.Train("--model", "org/name"));
+        Assert.Equal(2, refused.ExitCode);
+        Assert.Contains("architecture deepseek_v3 is not supported", refused.Error);
+        Assert.DoesNotContain(server.Requests, request => request.Path.EndsWith("model.safetensors", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public void Data_of_the_hub_is_asked_for_once()
     {
         using var server = new HubServer { Repository = "datasets/org/rows" };

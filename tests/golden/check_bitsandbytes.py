@@ -5,8 +5,8 @@ usage: check_bitsandbytes.py --lancet 'COMMAND' [--device cuda] [--jobs 4] FIXTU
 
 Mixtures of experts are left out: transformers 5 holds the matrices of all experts as one, for which bitsandbytes has no 4 bits. Of each other fixture:
   codes, scales  share of 4-bit codes and of the scales' 8-bit codes that lancet writes and bitsandbytes does not, of the same weights
-  mean, table    the scales' mean and the 256 values of their codes, relative difference. bitsandbytes computes those values in float32 by torch.linspace, whose last
-                 bits depend on how wide the processor's vectors are; they are in each file
+  mean, table    the scales' mean and the 256 values of their codes, relative difference; the values, which bitsandbytes computes in float32 by torch.linspace and lancet rounds
+                 once, are in each file
   values         what bitsandbytes dequantises from the folder that lancet wrote, less the formula's values, of the largest of its tensor
   loads          probabilities of transformers with bitsandbytes from that folder, less those of a model of the formula's values in float64
   written there  transformers quantises the model and saves it; lancet's probabilities with that folder, less the same

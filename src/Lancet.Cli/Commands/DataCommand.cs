@@ -11,7 +11,7 @@ internal static class DataCommand
 {
     public static int Preview(Settings settings)
     {
-        var folder = HubLoading.Folder(settings.Required("model"));
+        var folder = HubLoading.Folder(settings.Required("model"), hasWeights: false);
         var tokenizer = ModelLoading.TokenizerOf(folder);
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), tokenizer);
         var isJson = settings.Flag("json");

@@ -11,7 +11,7 @@ internal static class DataStatsCommand
 
     public static int Run(Settings settings)
     {
-        var folder = HubLoading.Folder(settings.Required("model"));
+        var folder = HubLoading.Folder(settings.Required("model"), hasWeights: false);
         var data = HubLoading.Data(settings.Required("data"));
         var renderer = ModelLoading.Renderer(settings, ModelConfig.Load(folder), ModelLoading.TokenizerOf(folder));
         var isJson = settings.Flag("json");

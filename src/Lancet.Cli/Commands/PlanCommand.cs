@@ -22,10 +22,11 @@ internal static class PlanCommand
             if (settings.Text("memory-budget") is null) throw new LancetException("--max-context needs --memory-budget, such as 24GB.");
             settings.Default("batch-size", "1");
         }
-        var folder = HubLoading.Folder(settings.Required("model"));
         var choice = settings.Device();
         var ptxFolder = settings.PtxFolder(choice);
         var target = choice.PlanTarget;
+        // A processor reads weights in place, and how large they are only their files tell.
+        var folder = HubLoading.Folder(settings.Required("model"), hasWeights: target.ReadsMappedFiles);
         var dtype = settings.DType("dtype");
         var (decoder, weightBytes) = Describe(settings, folder, target);
         var options = OptionsOf(settings);

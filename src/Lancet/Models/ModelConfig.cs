@@ -178,6 +178,7 @@ public sealed record ModelConfig
     public static ModelConfig Parse(string json, string path) => ParseObject(json, path, reader =>
     {
         var family = ModelFamily.Find(reader);
+        RequireReadableWeights(reader);
         var language = family.Language(reader);
         var config = family.Configure(language, Common(language, family));
         config = config with { EosTokenIds = [.. config.EosTokenIds.Union(reader.Integers("eos_token_id"))] };
@@ -202,6 +203,20 @@ public sealed record ModelConfig
         }
         return (family.Configure(language, common), (IReadOnlyCollection<string>)[.. own.Except(shared).Where(key => key[0] != '_')]);
     });
+
+    /// <summary>Of quantised checkpoints NF4 is read; the tensors of others would seem to be missing or of a wrong shape.</summary>
+    private static void RequireReadableWeights(ConfigReader reader)
+    {
+        if (reader.Object("quantization_config") is not { } quantization) return;
+        var method = quantization.Text("quant_method") ?? "a method that it does not name";
+        if (method == "bitsandbytes")
+        {
+            var type = quantization.Boolean("load_in_8bit") == true ? "int8" : quantization.Text("bnb_4bit_quant_type") ?? "fp4";
+            if (type == "nf4") return;
+            method += $" ({type})";
+        }
+        throw reader.Error($"the weights are quantised by {method}. Read are fp32, bf16 and fp16, bitsandbytes' NF4, and GGUF files; give the model that this one was made from.");
+    }
 
     private static T ParseObject<T>(string json, string path, Func<ConfigReader, T> read)
     {

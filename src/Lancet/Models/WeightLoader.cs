@@ -214,6 +214,8 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             return part.Format == format && part.Count == count ? part : throw Bad($"{name + suffix} holds {part.Count} elements of {part.Format} instead of {count} of {format}");
         }
         var (codes, scales, nested) = Nf4Kernel.Sizes(weight.Shape.Count);
+        // Two codes a byte, whatever dtype the bytes are stored as (bnb_4bit_quant_storage).
+        SafetensorsEntry Codes() => Source.Entries[name] is var part && part.Bytes == codes ? part : throw Bad($"{name} holds {part.Bytes} bytes instead of {codes}");
         double offset;
         try
         {
@@ -225,7 +227,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             {
                 var blockSize = root.GetProperty("blocksize").GetInt32();
                 if (blockSize < 2 || blockSize % 2 != 0) throw Bad($"blocks of {blockSize}");
-                WriteOut(weight, Part("", "U8", codes), Part(".absmax", "F32", (weight.Shape.Count + blockSize - 1) / blockSize), blockSize);
+                WriteOut(weight, Codes(), Part(".absmax", "F32", (weight.Shape.Count + blockSize - 1) / blockSize), blockSize);
                 return;
             }
             if (root.GetProperty("blocksize").GetInt32() != Nf4Weight.BlockSize || root.GetProperty("nested_blocksize").GetInt32() != Nf4Weight.NestedBlockSize) throw Bad("other block sizes");
@@ -236,7 +238,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
             throw Bad("its quant_state is not readable");
         }
         weight.Quantized = new Nf4Weight(
-            (int)weight.Shape[0], (int)weight.Shape[1], Copy("codes", Part("", "U8", codes), DType.UInt8), Copy("scales", Part(".absmax", "U8", scales), DType.UInt8),
+            (int)weight.Shape[0], (int)weight.Shape[1], Copy("codes", Codes(), DType.UInt8), Copy("scales", Part(".absmax", "U8", scales), DType.UInt8),
             Copy("nested", Part(".nested_absmax", "F32", nested), DType.Float32), Table(Part(".nested_quant_map", "F32", 256)), Allocate(weight, "offset", DType.Float32, new Shape(1)));
         float[] offsets = [(float)offset];
         device.CopyFromHost(System.Runtime.InteropServices.MemoryMarshal.AsBytes<float>(offsets), weight.Quantized.NestedOffset);
@@ -244,7 +246,7 @@ internal sealed partial class WeightLoader(Device device, Checkpoint? source, DT
 
         Tensor Copy(string kind, SafetensorsEntry part, DType type)
         {
-            var tensor = Allocate(weight, kind, type, new Shape(part.Count));
+            var tensor = Allocate(weight, kind, type, new Shape(part.Bytes / type.SizeInBytes()));
             Send(part, tensor);
             return tensor;
         }

@@ -77,6 +77,44 @@ public sealed class HubTests : IDisposable
     }
 
     [Fact]
+    public async Task A_configuration_is_checked_before_anything_else_is_fetched()
+    {
+        var isRefused = true;
+        void Check(string folder)
+        {
+            Assert.Equal("{}", File.ReadAllText(Path.Combine(folder, "config.json")));
+            Assert.Single(Directory.GetFiles(folder));
+            if (isRefused) throw new LancetException("no such architecture");
+        }
+        Task Start() => new HubDownloader(Options).DownloadAsync(_id, HubFiles.OfModel, check: Check);
+        Assert.Equal("no such architecture", (await Assert.ThrowsAsync<LancetException>(Start)).Message);
+        Assert.DoesNotContain(_server.Requests, IsWeights);
+        Assert.False(File.Exists(Path.Combine(Repository, "refs", "main")));
+        isRefused = false;
+        await Start();
+        Assert.Equal(s_weights, File.ReadAllBytes(Path.Combine(Snapshot, "model.safetensors")));
+    }
+
+    [Fact]
+    public async Task Too_little_room_is_told_before_anything_is_fetched()
+    {
+        _server.Intercept = request => request.Path.Contains("/api/", StringComparison.Ordinal)
+            ? HubAnswer.Text(200, Encoding.UTF8.GetString(HubServer.Listing(_server.Commit, false, _server.Files).Body).Replace("300000", "1000000000000000000", StringComparison.Ordinal)) : null;
+        Assert.Contains("GB are needed, ", (await Assert.ThrowsAsync<OutputException>(() => Download(Options))).Message, StringComparison.Ordinal);
+        Assert.Single(_server.Requests);
+    }
+
+    [Fact]
+    public async Task What_tells_of_a_model_comes_without_its_weights()
+    {
+        var (folder, files) = await new HubDownloader(Options).DownloadAsync(_id, HubFiles.OfModelWithoutWeights);
+        Assert.Equal(["config.json", "tokenizer.json"], files.Select(file => Path.GetFileName(file)));
+        Assert.DoesNotContain(_server.Requests, IsWeights);
+        Assert.Equal(s_weights, File.ReadAllBytes(Path.Combine((await Download(Options)).Folder, "model.safetensors")));
+        Assert.Equal(Snapshot, folder);
+    }
+
+    [Fact]
     public async Task Weights_are_read_through_the_links_of_the_cache()
     {
         var weights = Path.Combine(TestFiles.Golden("llama"), "model", "model.safetensors");

@@ -65,18 +65,20 @@ public class BitsAndBytesTests
         Directory.Delete(folder, true);
     }
 
-    /// <summary>Skip lists (llm_int8_skip_modules) leave modules dense in the file, and without double quantisation scales are fp32.</summary>
+    /// <summary>Skip lists (llm_int8_skip_modules) leave modules dense in the file, without double quantisation scales are fp32, and codes may be stored as another dtype.</summary>
     [Theory]
     [InlineData("llama", "model.layers.0.mlp", false, false)]
     [InlineData("llama", "q_proj", false, true)]
     [InlineData("llama", "none", true, false)]
     [InlineData("qwen3-moe", "experts.2.", false, false)]
     [InlineData("qwen3-moe", "experts.2.", false, true)]
-    public void Skipped_modules_stay_dense_even_under_qlora_and_plain_scales_are_written_out(string name, string skipped, bool isPlain, bool isLikeGpu)
+    [InlineData("llama", "none", false, false, DType.BFloat16)]
+    [InlineData("llama", "none", true, true, DType.Float32)]
+    public void Skipped_modules_stay_dense_even_under_qlora_and_plain_scales_are_written_out(string name, string skipped, bool isPlain, bool isLikeGpu, DType storage = DType.UInt8)
     {
         var folder = Directory.CreateTempSubdirectory("lancet-test-").FullName;
         File.Copy(Path.Combine(new Fixture(name).Model, "config.json"), Path.Combine(folder, "config.json"));
-        var expected = Write(folder, null, skipped, isPlain);
+        var expected = Write(folder, null, skipped, isPlain, storage);
         using (var model = LanguageModel.Load(folder, new LoadOptions { QuantizesToNf4 = true, Device = isLikeGpu ? new Devices.GpuPlanDevice() : new Lancet.Devices.Cpu.CpuDevice(), OwnsDevice = true }))
         {
             foreach (var weight in model.Decoder.Weights)
@@ -150,7 +152,7 @@ public class BitsAndBytesTests
     private static SafetensorsOutput Output(string name, DType dtype, long[] shape, byte[] bytes) => new(name, dtype, shape, stream => stream.Write(bytes));
 
     /// <summary>Writes random weights, and returns what they stand for.</summary>
-    private static Dictionary<string, float[]> Write(string folder, string? without = null, string skipped = "none", bool isPlain = false)
+    private static Dictionary<string, float[]> Write(string folder, string? without = null, string skipped = "none", bool isPlain = false, DType storage = DType.UInt8)
     {
         var random = new DeterministicRandom(9);
         var outputs = new List<SafetensorsOutput>();
@@ -175,7 +177,7 @@ public class BitsAndBytesTests
             {
                 if (suffix.Length == 0 || suffix != without) outputs.Add(Output(weight.Name + suffix, dtype, extents, bytes));
             }
-            Add("", DType.UInt8, [count / 2, 1], codes);
+            Add("", storage, [count / 2 / storage.SizeInBytes(), 1], codes);
             if (isPlain)
             {
                 float[] absMax = [.. Enumerable.Range(0, blocks).Select(_ => (float)(0.05 + (0.02 * random.NextDouble())))];

@@ -164,6 +164,10 @@ public sealed class FamilyTests : IDisposable
     [InlineData("\"model_type\": \"granite\", \"logits_scaling\": 0", "logits_scaling is 0; a positive number is expected")]
     [InlineData("\"model_type\": \"smollm3\", \"no_rope_layers\": [1]", "no_rope_layers has 1 entries for 2 layers")]
     [InlineData("\"model_type\": \"cohere2\", \"layer_types\": [\"full_attention\", \"chunked_attention\"]", "layer_types names chunked_attention; sliding_attention and full_attention are supported")]
+    [InlineData("\"model_type\": \"qwen3\", \"quantization_config\": {\"quant_method\": \"fp8\"}", "the weights are quantised by fp8. Read are fp32, bf16 and fp16, bitsandbytes' NF4, and GGUF")]
+    [InlineData("\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4}", "quantised by gptq.")]
+    [InlineData("\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"bitsandbytes\", \"load_in_8bit\": true}", "quantised by bitsandbytes (int8).")]
+    [InlineData("\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"bitsandbytes\", \"load_in_4bit\": true, \"bnb_4bit_quant_type\": \"fp4\"}", "quantised by bitsandbytes (fp4).")]
     [InlineData("\"model_type\": \"phi3\", \"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1], \"long_factor\": [2]}", "short_factor must hold 8 numbers")]
     public void What_is_not_supported_is_one_clear_error(string keys, string message)
     {

@@ -14,13 +14,17 @@ public readonly record struct HubProgress(long Bytes, long TotalBytes);
 /// </summary>
 public sealed class HubDownloader(HubOptions options)
 {
+    // Behind the name of a blob that is not whole yet.
+    private const string Incomplete = ".incomplete";
+
     /// <summary>Brings what is missing, and returns the snapshot's folder with the files that were asked for.</summary>
     /// <param name="id">Repository and revision.</param>
     /// <param name="choose">Chooses among the repository's files.</param>
     /// <param name="progress">Hears of bytes, or null.</param>
+    /// <param name="check">Gets the snapshot's folder when config.json is in it, if the repository has one, and nothing else has been fetched; what it throws ends the download.</param>
     /// <param name="cancellation">Ends the download; what is there is kept.</param>
-    /// <exception cref="LancetException">The hub refuses or cannot be reached, or a file is not what it should be.</exception>
-    public async Task<(string Folder, IReadOnlyList<string> Files)> DownloadAsync(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose, IProgress<HubProgress>? progress = null, CancellationToken cancellation = default)
+    /// <exception cref="LancetException">The hub refuses or cannot be reached, a file is not what it should be, or the disk has too little room.</exception>
+    public async Task<(string Folder, IReadOnlyList<string> Files)> DownloadAsync(HubId id, Func<IReadOnlyList<string>, IReadOnlyList<string>> choose, IProgress<HubProgress>? progress = null, Action<string>? check = null, CancellationToken cancellation = default)
     {
         var folder = Path.Combine(options.CacheFolder, id.Folder);
         if (options.IsOffline) return Cached(id, folder, choose, "HF_HUB_OFFLINE is set, and it is not in the cache");
@@ -43,14 +47,19 @@ public sealed class HubDownloader(HubOptions options)
             Directory.CreateDirectory(snapshot);
             long total = files.Sum(file => file.Size), done = 0;
             // Several names may stand for the same contents.
-            await Parallel.ForEachAsync(files.GroupBy(file => file.Checksum), new ParallelOptions { MaxDegreeOfParallelism = options.Parallelism, CancellationToken = cancellation }, async (same, token) =>
+            var contents = files.GroupBy(file => file.Checksum).ToList();
+            DiskSpace.Require(folder, contents.Sum(same => Missing(Blob(same.First()), same.First().Size)));
+            await FetchAllAsync(contents.Where(same => same.Any(IsConfig))).ConfigureAwait(false);
+            if (check is not null && files.Exists(IsConfig)) check(snapshot);
+            await FetchAllAsync(contents.Where(same => !same.Any(IsConfig))).ConfigureAwait(false);
+
+            Task FetchAllAsync(IEnumerable<IGrouping<string, HubRemoteFile>> some) => Parallel.ForEachAsync(some, new ParallelOptions { MaxDegreeOfParallelism = options.Parallelism, CancellationToken = cancellation }, async (same, token) =>
             {
                 var file = same.First();
-                var blob = Path.Combine(folder, "blobs", file.Checksum);
-                if (!File.Exists(blob)) await FetchAsync(http, id, commit, file, blob, count => progress?.Report(new(Interlocked.Add(ref done, count), total)), token).ConfigureAwait(false);
+                if (!File.Exists(Blob(file))) await FetchAsync(http, id, commit, file, Blob(file), count => progress?.Report(new(Interlocked.Add(ref done, count), total)), token).ConfigureAwait(false);
                 else progress?.Report(new(Interlocked.Add(ref done, file.Size), total));
-                foreach (var name in same) Link(snapshot, name.Path, blob);
-            }).ConfigureAwait(false);
+                foreach (var name in same) Link(snapshot, name.Path, Blob(file));
+            });
             if (!id.IsCommit) AtomicFile.WriteText(Path.Combine(folder, "refs", id.Revision), commit);
         }
         catch (Exception error) when (error is HttpRequestException or IOException or UnauthorizedAccessException)
@@ -58,13 +67,20 @@ public sealed class HubDownloader(HubOptions options)
             throw new LancetException($"{id}: {error.Message} What was downloaded is kept in {folder}; start again to go on.", error);
         }
         return (snapshot, [.. files.Select(file => Path.Combine(snapshot, file.Path)).Order(StringComparer.Ordinal)]);
+
+        string Blob(HubRemoteFile file) => Path.Combine(folder, "blobs", file.Checksum);
     }
+
+    private static bool IsConfig(HubRemoteFile file) => file.Path == "config.json";
+
+    /// <summary>Bytes of a file that are still to be fetched.</summary>
+    private static long Missing(string blob, long size) => File.Exists(blob) ? 0 : File.Exists(blob + Incomplete) ? Math.Max(0, size - new FileInfo(blob + Incomplete).Length) : size;
 
     private async Task FetchAsync(HubHttp http, HubId id, string commit, HubRemoteFile file, string blob, Action<long> arrived, CancellationToken cancellation)
     {
         var what = $"{id}: {file.Path}";
         // Two processes must not write the same file; the second is told so.
-        using var stream = new FileStream(blob + ".incomplete", FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1 << 16);
+        using var stream = new FileStream(blob + Incomplete, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1 << 16);
         if (stream.Length > file.Size) stream.SetLength(0);
         arrived(stream.Length);
         var path = $"{id.FilesPath}/resolve/{commit}/{string.Join('/', file.Path.Split('/').Select(Uri.EscapeDataString))}";
@@ -84,7 +100,7 @@ public sealed class HubDownloader(HubOptions options)
             if (isSecond) throw new LancetException($"{what}: what arrived has another checksum than the hub says ({file.Checksum}). Start again; if that does not help, something on the way changes the file.");
         }
         stream.Flush(true);
-        File.Move(blob + ".incomplete", blob, true);
+        File.Move(blob + Incomplete, blob, true);
     }
 
     private async Task<bool> AppendAsync(HttpResponseMessage response, FileStream stream, HubRemoteFile file, Action<long> arrived, CancellationToken cancellation)

@@ -15,6 +15,9 @@ public static class HubFiles
         return [.. files.Where(file => !file.Contains('/', StringComparison.Ordinal) && s_modelExtensions.Contains(Path.GetExtension(file)) && !(hasHuggingFaceWeights && file.StartsWith("consolidated", StringComparison.Ordinal)))];
     }
 
+    /// <summary>What tells of a model without being it: those of <see cref="OfModel"/> that are no weights.</summary>
+    public static IReadOnlyList<string> OfModelWithoutWeights(IReadOnlyList<string> files) => [.. OfModel(files).Where(file => Path.GetExtension(file) != ".safetensors")];
+
     /// <summary>Data files of a data set: those of its training split where names tell splits apart, else all.</summary>
     public static IReadOnlyList<string> OfDataset(IReadOnlyList<string> files)
     {
