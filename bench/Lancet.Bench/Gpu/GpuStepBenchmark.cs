@@ -151,6 +151,7 @@ internal sealed class GpuStepBenchmark
         _report.Row("ms a step", Cell.Of(timing.Median, "F3"));
         _report.Row("ms predicted for forward and backward pass", Cell.Of(predicted * 1e3, "F3"));
         _report.Row("spread", $"{timing.Spread} over {times.Count} steps");
+        if (warmup == 0) _report.Row("warm-up", "none: the step is the first, in which kernels are assembled and products' algorithms chosen");
         _report.Row("tokens a step", batch.TokenCount);
         if (_options.MemoryBudget > 0) _report.Row("memory budget GB, without the driver", Cell.Of(_options.MemoryBudget / 1e9, "F3"));
         _report.Row("peak GB, free memory before less least free memory", Cell.Of(measured / 1e9, "F3"));
