@@ -94,13 +94,15 @@ def check(lancet, folder, out):
     layers = linears(there)
     if len(layers) != len(names):
         raise RuntimeError(f"{len(names)} tensors in NF4, {len(layers)} layers in 4 bits there")
-    worst = 0
+    # Of renamed layers only the probabilities are compared.
+    gaps = []
     for name, layer in layers.items():
-        # Of fused or renamed layers only the probabilities are compared.
         if (values := dense.get(name + ".weight")) is not None:
             got = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().cpu()
-            worst = max(worst, float((got.view(values.shape) - values).abs().max() / values.abs().max()))
-    out["values"] = (worst, 2 * EPSILON)
+            gaps.append(float((got.view(values.shape) - values).abs().max() / values.abs().max()))
+    if not gaps:
+        raise RuntimeError("no layer there has the name of a tensor here")
+    out["values"] = (max(gaps), 2 * EPSILON)
     compare("loads", probabilities(there, prefixes), want, bound)
     # Written there.
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
