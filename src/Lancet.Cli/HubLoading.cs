@@ -7,20 +7,23 @@ namespace Lancet.Cli;
 /// <summary>Models and data sets of the hub, where a name is no local path. Only then is there any network.</summary>
 internal static class HubLoading
 {
-    /// <summary>The folder of --model or --adapter, downloaded if it is a name on the hub. Of a model that Lancet cannot read only its configuration is.</summary>
+    /// <summary>The folder of --model, downloaded if it is a name on the hub. Of a model that Lancet cannot read only its configuration is.</summary>
     /// <param name="text">Folder or name.</param>
     /// <param name="hasWeights">Whether weights are needed, which are most of it.</param>
-    public static string Folder(string text, bool hasWeights = true) => HubId.TryParse(text, HubRepositoryKind.Model) is { } id
+    public static string Folder(string text, bool hasWeights = true) => IdOf(text) is { } id
         ? Download(id, hasWeights ? HubFiles.OfModel : HubFiles.OfModelWithoutWeights, folder => ModelConfig.Load(folder)).Folder : text;
 
     /// <summary>Makes --adapter a folder, downloaded if it is a name on the hub.</summary>
     public static void ResolveAdapter(Settings settings)
     {
-        if (settings.Text("adapter") is { } adapter) settings.Resolve("adapter", Folder(adapter));
+        // A config.json beside an adapter is some other program's, and says nothing about it.
+        if (settings.Text("adapter") is { } adapter && IdOf(adapter) is { } id) settings.Resolve("adapter", Download(id, HubFiles.OfModel).Folder);
     }
 
     /// <summary>The sources of --data or --eval-data, downloaded where they are names on the hub.</summary>
     public static DataSources Data(string text) => DataSources.Parse(text).With(FilesOf);
+
+    private static HubId? IdOf(string text) => HubId.TryParse(text, HubRepositoryKind.Model);
 
     private static IReadOnlyList<string>? FilesOf(string path)
     {

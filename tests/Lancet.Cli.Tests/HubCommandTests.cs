@@ -133,6 +133,20 @@ public sealed class HubCommandTests : IDisposable
     }
 
     [Fact]
+    public void A_configuration_beside_an_adapter_says_nothing_about_it()
+    {
+        var run = LancetCommand.Run(_work.Train());
+        Assert.True(run.ExitCode == 0, run.Error);
+        using var server = new HubServer();
+        foreach (var name in (string[])["adapter_config.json", "adapter_model.safetensors"]) server.Files[name] = (File.ReadAllBytes(Path.Combine(_work.Output, name)), false);
+        server.Files["config.json"] = ("{}"u8.ToArray(), false);
+        string[] options = ["eval", "--model", _work.Model, "--data", _work.Data, "--json", "--adapter"];
+        var used = LancetCommand.RunWith([.. Environment, ("HF_ENDPOINT", server.Address.ToString())], [.. options, "org/name"]);
+        Assert.True(used.ExitCode == 0, used.Error);
+        Assert.Equal(LancetCommand.Run([.. options, _work.Output]).Output, used.Output);
+    }
+
+    [Fact]
     public void Data_of_the_hub_is_asked_for_once()
     {
         using var server = new HubServer { Repository = "datasets/org/rows" };
