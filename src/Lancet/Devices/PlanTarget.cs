@@ -11,6 +11,9 @@ public sealed class PlanTarget
     private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
         (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
 
+    private PlanTarget(PlanTarget other)
+        : this(other.IsCuda, other._threads, other.SharedMemoryPerProgram, other.HasWarpGroups) => (Rates, MemoryBytes) = (other.Rates, other.MemoryBytes);
+
     /// <summary>The GPU that is planned for where none is there: it gives a program 227 KiB of shared memory, like the H100, and has nothing that only Hopper has.</summary>
     public static PtxTarget AssumedGpu { get; } = PtxTarget.Sm80 with { MaxSharedMemoryPerBlock = PtxTarget.Sm90.MaxSharedMemoryPerBlock };
 
@@ -44,11 +47,10 @@ public sealed class PlanTarget
     public DeviceRates Rates { get; private init; }
 
     /// <summary>The same device, measured.</summary>
-    public PlanTarget With(DeviceRates rates) => new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) { Rates = rates, MemoryBytes = MemoryBytes };
+    public PlanTarget With(DeviceRates rates) => new(this) { Rates = rates };
 
     /// <summary>The same device, with so many bytes of memory where nobody knows how many it has; 0 for no such guess.</summary>
-    internal PlanTarget WithMemory(long bytes) =>
-        MemoryBytes < long.MaxValue || bytes == 0 ? this : new(IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups) { Rates = Rates, MemoryBytes = bytes };
+    internal PlanTarget WithMemory(long bytes) => MemoryBytes < long.MaxValue || bytes == 0 ? this : new(this) { MemoryBytes = bytes };
 
     /// <summary>A processor with a number of threads.</summary>
     public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false);
