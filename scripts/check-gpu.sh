@@ -109,8 +109,7 @@ peft() { # the fixtures whose experts are trained
 }
 
 bitsandbytes() { # all fixtures that it can load
-  timeout 240 python3 tests/golden/check_bitsandbytes.py --lancet "$lancet" --device "$device" tests/golden/*/ < /dev/null 2> "$out/bitsandbytes.log" | tee "$out/bitsandbytes.txt"
-  return "${PIPESTATUS[0]}"
+  CHECK=bitsandbytes tests/golden/check_peft.sh "$lancet" "$out" --device "$device"
 }
 
 status=0

@@ -14,7 +14,7 @@ Mixtures of experts are left out: transformers 5 holds the matrices of all exper
 Bounds of probabilities are a small multiple of Hugging Face's own float32 error, as in check_peft.py. Prints a row a fixture and exits 1 if any falls
 short. Needs torch, transformers 5, PEFT and bitsandbytes (bench/peers/build-bitsandbytes.sh where it is not installed); computes on a GPU where there is one.
 """
-import argparse, concurrent.futures, json, math, multiprocessing, os, shutil, sys, tempfile, traceback, warnings
+import json, sys, warnings
 
 warnings.filterwarnings("ignore")
 import bitsandbytes
@@ -24,7 +24,7 @@ import transformers
 from safetensors.torch import load_file
 
 import make_golden
-from check_peft import Lancet, base_of, dequantized, loaded, log_probabilities, lora_options, prefixes_of
+from check_peft import base_of, bound_of, compare, dequantized, fixture, has_experts, loaded, log_probabilities, lora_options, run_checks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = torch.finfo(torch.float32).eps
@@ -49,12 +49,8 @@ def linears(model):
 
 def check(lancet, folder, out):
     """Notes errors and their bounds by name."""
-    temporary, model = lancet.temporary, f"{folder}/model"
-    with open(f"{folder}/adapter/adapter_config.json") as f:
-        config = json.load(f)
-    with open(f"{folder}/data.jsonl") as f:
-        data = [json.loads(line) for line in f if line.strip()]
-    prefixes, base = prefixes_of(data), base_of(model)
+    temporary = lancet.temporary
+    model, config, _, prefixes, base = fixture(folder)
     vocabulary = base.config.vocab_size
 
     def reference(nf4, name):
@@ -62,12 +58,8 @@ def check(lancet, folder, out):
         if wrong := dequantized(nf4, f"{temporary}/{name}", model):
             raise RuntimeError(f"{name}: {wrong:.2%} of the values are not the nearest")
         dense = base_of(f"{temporary}/{name}")
-        single = log_probabilities(dense, prefixes)
         want = log_probabilities(make_golden.in_double(dense), prefixes)
-        return want, max(4 * float((single - want).abs().max()), 4 * EPSILON * float(want.abs().max()))
-
-    def compare(name, got, want, bound):
-        out[name] = (float((got - want).abs().max()), bound)
+        return want, bound_of(log_probabilities(dense, prefixes), want)
 
     # Written here.
     nf4 = f"{temporary}/nf4"
@@ -103,61 +95,19 @@ def check(lancet, folder, out):
     if not gaps:
         raise RuntimeError("no layer there has the name of a tensor here")
     out["values"] = (max(gaps), 2 * EPSILON)
-    compare("loads", probabilities(there, prefixes), want, bound)
+    compare(out, "loads", probabilities(there, prefixes), want, bound)
     # Written there.
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
     saved = f"{temporary}/saved"
     quantized_model(model, quantization_config=quantization).save_pretrained(saved)
     want, bound = reference(saved, "dense-saved")
-    compare("written there", lancet.log_probabilities(saved, None, prefixes, vocabulary), want, bound)
+    compare(out, "written there", lancet.log_probabilities(saved, None, prefixes, vocabulary), want, bound)
     # QLoRA.
     lancet.train(saved, f"{folder}/data.jsonl", f"{temporary}/adapter", lora_options(config, False), "qlora")
     adapted = log_probabilities(loaded(f"{temporary}/dense-saved", f"{temporary}/adapter"), prefixes)
-    if float((adapted - want).abs().max()) < 100 * bound:
-        raise RuntimeError("the adapter changes nothing, so this proves nothing")
-    compare("adapter", lancet.log_probabilities(saved, f"{temporary}/adapter", prefixes, vocabulary), adapted, bound)
-    compare("adapter there", probabilities(peft.PeftModel.from_pretrained(quantized_model(saved), f"{temporary}/adapter").eval(), prefixes), adapted, bound)
-
-
-def row(command, device, folder):
-    """Whether a fixture passes, and the line that says so."""
-    name = os.path.basename(os.path.realpath(folder))
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    temporary, res, problem = tempfile.mkdtemp(), {}, ""
-    try:
-        check(Lancet(command, device, temporary), folder.rstrip("/"), res)
-    except Exception as error:
-        problem = f"  {type(error).__name__}: {str(error)[:1200]}"
-        traceback.print_exc()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    ok = not problem and all(math.isfinite(v) and v <= limit for v, limit in res.values())
-    return ok, f"{'pass' if ok else 'FAIL'} {name:17s} " + "  ".join(f"{key} {v:.1e}{'/' if v <= limit else ' > '}{limit:.1e}" for key, (v, limit) in res.items()) + problem
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--lancet", required=True)
-    parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--jobs", type=int, default=max(1, min(6, (os.cpu_count() or 1) // 2)), help="fixtures at a time")
-    parser.add_argument("fixtures", nargs="+")
-    a = parser.parse_args()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}, bitsandbytes {bitsandbytes.__version__} on {DEVICE}; errors / bounds", flush=True)
-    work = []
-    for folder in a.fixtures:
-        with open(f"{folder}/model/config.json") as f:
-            config = json.load(f)
-        if "num_local_experts" not in config and "num_experts" not in config:
-            work.append((a.lancet, a.device, folder))
-    passed = 0
-    with concurrent.futures.ProcessPoolExecutor(a.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for ok, line in pool.map(row, *zip(*work)):
-            print(line, flush=True)
-            passed += ok
-    print(f"{passed} passed, {len(work) - passed} failed")
-    return 0 if passed == len(work) else 1
+    compare(out, "adapter", lancet.log_probabilities(saved, f"{temporary}/adapter", prefixes, vocabulary), adapted, bound, want)
+    compare(out, "adapter there", probabilities(peft.PeftModel.from_pretrained(quantized_model(saved), f"{temporary}/adapter").eval(), prefixes), adapted, bound)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_checks(check, f", bitsandbytes {bitsandbytes.__version__} on {DEVICE}", DEVICE, lambda folder: [] if has_experts(folder) else [()]))

@@ -39,6 +39,34 @@ def base_of(folder):
     return model.eval()
 
 
+def fixture(folder):
+    """Of a fixture: the model's folder, the adapter's configuration, the rows, two prefixes, and the model in float32."""
+    with open(f"{folder}/adapter/adapter_config.json") as f:
+        config = json.load(f)
+    with open(f"{folder}/data.jsonl") as f:
+        data = [json.loads(line) for line in f if line.strip()]
+    model = f"{folder}/model"
+    return model, config, data, prefixes_of(data), base_of(model)
+
+
+def has_experts(folder):
+    with open(f"{folder}/model/config.json") as f:
+        config = json.load(f)
+    return "num_local_experts" in config or "num_experts" in config
+
+
+def bound_of(single, want):
+    """What log-probabilities may be off by: four times what float32 is, and at least four of the roundings that a float32 number of this size has."""
+    return max(4 * float((single - want).abs().max()), 4 * torch.finfo(torch.float32).eps * float(want.abs().max()))
+
+
+def compare(out, name, got, want, bound, differs_from=None):
+    """Notes an error and its bound, and that an adapter changes far more than that."""
+    out[name] = (float((got - want).abs().max()), bound)
+    if differs_from is not None and float((want - differs_from).abs().max()) < 100 * bound:
+        raise RuntimeError(f"{name}: the adapter changes nothing, so this proves nothing")
+
+
 def prefixes_of(data):
     """Two beginnings of rows: most of the longest one, and a few tokens of another."""
     longest = max(data, key=lambda row: len(row["input_ids"]))["input_ids"]
@@ -159,40 +187,30 @@ def dequantized(folder, output, merged):
 
 def check(lancet, folder, is_on_experts, out):
     """Notes errors and their bounds by name."""
-    temporary, model = lancet.temporary, f"{folder}/model"
-    with open(f"{folder}/adapter/adapter_config.json") as f:
-        config = json.load(f)
-    with open(f"{folder}/data.jsonl") as f:
-        data = [json.loads(line) for line in f if line.strip()]
-    prefixes, base = prefixes_of(data), base_of(model)
+    temporary = lancet.temporary
+    model, config, data, prefixes, base = fixture(folder)
     vocabulary = base.config.vocab_size
     plain = log_probabilities(make_golden.in_double(base), prefixes)
-    # At least four of the roundings that a float32 number of this size has.
-    bound = max(4 * float((log_probabilities(base, prefixes) - plain).abs().max()), 4 * torch.finfo(torch.float32).eps * float(plain.abs().max()))
-
-    def compare(name, got, want, differs_from=None):
-        out[name] = (float((got - want).abs().max()), bound)
-        if differs_from is not None and float((want - differs_from).abs().max()) < 100 * bound:
-            raise RuntimeError(f"{name}: the adapter changes nothing, so this proves nothing")
+    bound = bound_of(log_probabilities(base, prefixes), plain)
 
     # Saved here.
     lancet.train(model, f"{folder}/data.jsonl", f"{temporary}/here", lora_options(config, is_on_experts))
     here = log_probabilities(loaded(model, f"{temporary}/here"), prefixes)
-    compare("saved here", lancet.log_probabilities(model, f"{temporary}/here", prefixes, vocabulary), here, plain)
+    compare(out, "saved here", lancet.log_probabilities(model, f"{temporary}/here", prefixes, vocabulary), here, bound, plain)
     lancet.export(model, f"{temporary}/here", f"{temporary}/merged", ["--dtype", "float32"])
-    compare("merged", log_probabilities(make_golden.in_double(base_of(f"{temporary}/merged")), prefixes), here)
+    compare(out, "merged", log_probabilities(make_golden.in_double(base_of(f"{temporary}/merged")), prefixes), here, bound)
     lancet.export(model, f"{temporary}/here", f"{temporary}/nf4", ["--format", "nf4"])
     out["nf4 codes"] = (dequantized(f"{temporary}/nf4", f"{temporary}/dense", f"{temporary}/merged"), 0)
     nf4 = log_probabilities(make_golden.in_double(base_of(f"{temporary}/dense")), prefixes)
-    compare("nf4", lancet.log_probabilities(f"{temporary}/nf4", None, prefixes, vocabulary), nf4, here)
+    compare(out, "nf4", lancet.log_probabilities(f"{temporary}/nf4", None, prefixes, vocabulary), nf4, bound, here)
     # Saved there.
     adapted = new_adapter(base, config, is_on_experts)
     adapted.save_pretrained(f"{temporary}/there")
     double = make_golden.in_double(adapted)
-    compare("saved there", lancet.log_probabilities(model, f"{temporary}/there", prefixes, vocabulary), log_probabilities(double, prefixes), plain)
+    compare(out, "saved there", lancet.log_probabilities(model, f"{temporary}/there", prefixes, vocabulary), log_probabilities(double, prefixes), bound, plain)
     rows = lancet.train(model, f"{folder}/data.jsonl", f"{temporary}/on", ["--adapter", f"{temporary}/there"])
     after = log_probabilities(loaded(model, f"{temporary}/on"), prefixes)
-    compare("back again", lancet.log_probabilities(model, f"{temporary}/on", prefixes, vocabulary), after, log_probabilities(loaded(model, f"{temporary}/there"), prefixes))
+    compare(out, "back again", lancet.log_probabilities(model, f"{temporary}/on", prefixes, vocabulary), after, bound, log_probabilities(loaded(model, f"{temporary}/there"), prefixes))
     want, single = make_golden.train(double, data, STEPS), make_golden.train(adapted, data, STEPS)
     worst = max(abs(a - b) for a, b in zip(single["train_loss"], want["train_loss"]))
     out["first loss"] = (abs(rows[0]["loss"] - want["train_loss"][0]), max(6 * worst, 1e-5))
@@ -203,14 +221,14 @@ def check(lancet, folder, is_on_experts, out):
     out["norm"] = (max(abs(row["grad_norm"] - x) / x for row, x in zip(rows, want["grad_norm"])), 3e-5)
 
 
-def row(command, device, folder, is_on_experts):
-    """Whether a fixture passes, and the line that says so."""
-    name = os.path.basename(os.path.realpath(folder)) + (EXPERTS if is_on_experts else "")
+def row(check, command, device, folder, *options):
+    """Runs check(lancet, folder, *options, out). Whether a fixture passes, and the line that says so."""
+    name = os.path.basename(os.path.realpath(folder)) + (EXPERTS if any(options) else "")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     temporary, res, problem = tempfile.mkdtemp(), {}, ""
     try:
-        check(Lancet(command, device, temporary), folder.rstrip("/"), is_on_experts, res)
+        check(Lancet(command, device, temporary), folder.rstrip("/"), *options, res)
     except Exception as error:
         problem = f"  {type(error).__name__}: {str(error)[:1200]}"
         traceback.print_exc()
@@ -220,21 +238,16 @@ def row(command, device, folder, is_on_experts):
     return ok, f"{'pass' if ok else 'FAIL'} {name:20s} " + "  ".join(f"{key} {v:.1e}{'/' if v <= limit else ' > '}{limit:.1e}" for key, (v, limit) in res.items()) + problem
 
 
-def main():
+def run_checks(check, title, device, options_of):
+    """Runs a check over the fixtures of the command line, several at a time, once for each of a fixture's options. Returns the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--lancet", required=True)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default=device)
     parser.add_argument("--jobs", type=int, default=max(1, min(6, (os.cpu_count() or 1) // 2)), help="fixtures at a time")
     parser.add_argument("fixtures", nargs="+")
     a = parser.parse_args()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}; errors / bounds", flush=True)
-    work = []
-    for folder in a.fixtures:
-        work.append((a.lancet, a.device, folder, False))
-        with open(f"{folder}/model/config.json") as f:
-            config = json.load(f)
-        if "num_local_experts" in config or "num_experts" in config:
-            work.append((a.lancet, a.device, folder, True))
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}{title}; errors / bounds", flush=True)
+    work = [(check, a.lancet, a.device, folder, *options) for folder in a.fixtures for options in options_of(folder)]
     passed = 0
     with concurrent.futures.ProcessPoolExecutor(a.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for ok, line in pool.map(row, *zip(*work)):
@@ -245,4 +258,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_checks(check, "", "cpu", lambda folder: [(False,), (True,)] if has_experts(folder) else [(False,)]))
