@@ -24,22 +24,15 @@ import transformers
 from safetensors.torch import load_file
 
 import make_golden
-from check_peft import base_of, bound_of, compare, dequantized, fixture, has_experts, loaded, log_probabilities, lora_options, run_checks
+from check_peft import MARK, base_of, bound_of, compare, dequantized, fixture, has_experts, loaded, log_probabilities, lora_options, quantized_in, run_checks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = torch.finfo(torch.float32).eps
-MARK = ".quant_state.bitsandbytes__nf4"
 
 
 def quantized_model(folder, **options):
     """A model in 4 bits that computes in float32."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", device_map={"": DEVICE}, **options).eval()
-
-
-def probabilities(model, prefixes):
-    """Of each token behind each prefix, on the CPU in float64."""
-    with torch.no_grad():
-        return torch.cat([torch.log_softmax(model(input_ids=torch.tensor([prefix], device=DEVICE)).logits[0, -1], -1) for prefix in prefixes]).double().cpu()
 
 
 def linears(model):
@@ -66,7 +59,7 @@ def check(lancet, folder, out):
     lancet.run(["export", "--model", model, "--output", nf4, "--format", "nf4", "--dtype", "float32", "--verify", "false"])
     tensors, weights = load_file(f"{nf4}/model.safetensors"), load_file(f"{model}/model.safetensors")
     codes = scales = mean = tables = 0
-    names = [name[:-len(MARK)] for name in tensors if name.endswith(MARK)]
+    names = quantized_in(tensors)
     for name in names:
         packed, state = bitsandbytes.functional.quantize_4bit(weights[name].float().to(DEVICE), blocksize=64, compress_statistics=True, quant_type="nf4")
         saved = json.loads(bytes(tensors[name + MARK].tolist()))
@@ -95,7 +88,7 @@ def check(lancet, folder, out):
     if not gaps:
         raise RuntimeError("no layer there has the name of a tensor here")
     out["values"] = (max(gaps), 2 * EPSILON)
-    compare(out, "loads", probabilities(there, prefixes), want, bound)
+    compare(out, "loads", log_probabilities(there, prefixes), want, bound)
     # Written there.
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
     saved = f"{temporary}/saved"
@@ -106,7 +99,7 @@ def check(lancet, folder, out):
     lancet.train(saved, f"{folder}/data.jsonl", f"{temporary}/adapter", lora_options(config, False), "qlora")
     adapted = log_probabilities(loaded(f"{temporary}/dense-saved", f"{temporary}/adapter"), prefixes)
     compare(out, "adapter", lancet.log_probabilities(saved, f"{temporary}/adapter", prefixes, vocabulary), adapted, bound, want)
-    compare(out, "adapter there", probabilities(peft.PeftModel.from_pretrained(quantized_model(saved), f"{temporary}/adapter").eval(), prefixes), adapted, bound)
+    compare(out, "adapter there", log_probabilities(peft.PeftModel.from_pretrained(quantized_model(saved), f"{temporary}/adapter").eval(), prefixes), adapted, bound)
 
 
 if __name__ == "__main__":

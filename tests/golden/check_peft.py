@@ -29,6 +29,8 @@ from check_golden import run
 
 STEPS, BATCH_SIZE, RANK = 4, 4, 3
 EXPERTS = " (experts)"
+# Behind the name of a weight in NF4: what bitsandbytes notes of it, as JSON.
+MARK = ".quant_state.bitsandbytes__nf4"
 
 
 def base_of(folder):
@@ -76,7 +78,7 @@ def prefixes_of(data):
 def log_probabilities(model, prefixes):
     """Of each token behind each prefix, in the model's dtype."""
     with torch.no_grad():
-        return torch.cat([torch.log_softmax(model(input_ids=torch.tensor([prefix])).logits[0, -1], -1) for prefix in prefixes]).double()
+        return torch.cat([torch.log_softmax(model(input_ids=torch.tensor([prefix], device=model.device)).logits[0, -1], -1) for prefix in prefixes]).double().cpu()
 
 
 class Lancet:
@@ -146,15 +148,20 @@ def loaded(model_folder, adapter):
     return make_golden.in_double(peft.PeftModel.from_pretrained(base_of(model_folder), adapter).eval())
 
 
+def quantized_in(tensors):
+    """Names of the weights in NF4."""
+    return [name[:-len(MARK)] for name in tensors if name.endswith(MARK)]
+
+
 def dequantized(folder, output, merged):
     """Writes an NF4 folder's values as float32; returns the share of values that are not the nearest of their block's."""
     tensors, wanted = load_file(f"{folder}/model.safetensors"), load_file(f"{merged}/model.safetensors")
-    mark, out, wrong, count = ".quant_state.bitsandbytes__nf4", {}, 0, 0
-    quantized = [name[:-len(mark)] for name in tensors if name.endswith(mark)]
+    out, wrong, count = {}, 0, 0
+    quantized = quantized_in(tensors)
     if not quantized:
         raise RuntimeError(f"{folder} has no tensor in NF4")
     for name in quantized:
-        state = json.loads(bytes(tensors[name + mark].tolist()))
+        state = json.loads(bytes(tensors[name + MARK].tolist()))
         # Scales: codes of 8 bits times a scale of their own, around their mean; then two codes of 4 bits a byte, the first in the high half.
         scales = tensors[name + ".nested_quant_map"][tensors[name + ".absmax"].long()]
         scales = scales * tensors[name + ".nested_absmax"].repeat_interleave(state["nested_blocksize"])[:scales.numel()] + state["nested_offset"]
@@ -173,7 +180,7 @@ def dequantized(folder, output, merged):
         wrong += int(((relative - table[torch.stack([codes >> 4, codes & 15], 1).flatten().long()]).abs() > nearest + 1e-6).sum())
         count += values.numel()
         out[name] = values.view(state["shape"]).clone()
-    parts = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map", mark)
+    parts = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map", MARK)
     out |= {name: value.float() for name, value in tensors.items() if name not in out and not name.endswith(parts)}
     os.makedirs(output)
     save_file(out, f"{output}/model.safetensors", metadata=dict(format="pt"))
