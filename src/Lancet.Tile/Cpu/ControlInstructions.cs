@@ -51,6 +51,16 @@ internal sealed unsafe class FlagInstruction(int pointer, int value, bool waits,
     }
 }
 
+/// <summary>A scalar of each program of the cluster, from their scratch memory, as a vector.</summary>
+internal sealed unsafe class GatherInstruction<T>(int source, int target) : Instruction
+    where T : unmanaged
+{
+    public override void Execute(ref Frame frame)
+    {
+        for (var program = 0; program < frame.Cluster; program++) frame.At<T>(target)[program] = *(T*)(frame.ClusterScratch + (program * frame.ScratchBytes) + source);
+    }
+}
+
 /// <summary>Address tile moved by an offset tile that is not affine.</summary>
 internal sealed unsafe class AddressInstruction(LaneView address, LaneView offset, LaneView z, bool isOffset32, int elementSize) : Instruction
 {

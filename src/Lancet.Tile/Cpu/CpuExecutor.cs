@@ -47,7 +47,7 @@ public static unsafe class CpuExecutor
         }
         else
         {
-            launch.Tasks = (int)Math.Min(grid.Count, pool.ThreadCount == 1 ? 1 : pool.ThreadCount * 4L);
+            launch.Tasks = (int)Math.Min(grid.Count / kernel.Cluster, pool.ThreadCount == 1 ? 1 : pool.ThreadCount * 4L);
             pool.Run(launch.Tasks, &RunTask, (nint)(&launch));
         }
         // The tasks know the program through a weak handle only, and this may be the last use of the kernel.
@@ -59,15 +59,23 @@ public static unsafe class CpuExecutor
         var launch = (LaunchState*)context;
         var program = (CpuProgram)GCHandle.FromIntPtr(launch->Program).Target!;
         var compiled = launch->IsDebug ? program.Checked : program.Fast;
-        var frame = new Frame { Scratch = Scratch(compiled.ScratchBytes), Arguments = launch->Arguments, Counts = launch->Counts, Grid = launch->Grid };
-        var count = launch->Grid.Count;
-        long first = count * task / launch->Tasks, last = count * (task + 1) / launch->Tasks;
-        for (var i = first; i < last; i++)
+        var frame = new Frame { Cluster = program.Cluster, ScratchBytes = compiled.ScratchBytes, Arguments = launch->Arguments, Counts = launch->Counts, Grid = launch->Grid };
+        frame.ClusterScratch = Scratch(frame.ScratchBytes * frame.Cluster);
+        var clusters = launch->Grid.Count / frame.Cluster;
+        long first = clusters * task / launch->Tasks, last = clusters * (task + 1) / launch->Tasks;
+        for (var i = first * frame.Cluster; i < last * frame.Cluster; i += frame.Cluster)
         {
-            frame.X = (int)(i % launch->Grid.X);
             frame.Y = (int)(i / launch->Grid.X % launch->Grid.Y);
             frame.Z = (int)(i / launch->Grid.X / launch->Grid.Y);
-            Instruction.Run(compiled.Code, ref frame);
+            foreach (var phase in compiled.Phases)
+            {
+                for (var member = 0; member < frame.Cluster; member++)
+                {
+                    frame.X = (int)(i % launch->Grid.X) + member;
+                    frame.Scratch = frame.ClusterScratch + (member * frame.ScratchBytes);
+                    Instruction.Run(phase, ref frame);
+                }
+            }
         }
     }
 
@@ -108,6 +116,8 @@ internal sealed class CpuProgram
 
     /// <summary>Lets a launch name the program in unmanaged memory; the kernel keeps the program alive.</summary>
     public GCHandle Handle { get; }
+
+    public int Cluster => _kernel.Cluster;
 
     public CompiledKernel Fast => _fast ??= KernelCompiler.Compile(_kernel, false);
 

@@ -1,9 +1,14 @@
 namespace Lancet.Tile.Cpu;
 
-/// <summary>What one running program sees: its scratch memory, the launch's arguments and its place in the grid.</summary>
+/// <summary>What one running program sees: its scratch memory and that of its cluster, the launch's arguments and its place in the grid.</summary>
 internal unsafe struct Frame
 {
     public byte* Scratch;
+
+    /// <summary>Scratch memory of the cluster's first program; that of the others follows, <see cref="ScratchBytes"/> each.</summary>
+    public byte* ClusterScratch;
+    public long ScratchBytes;
+    public int Cluster;
     public long* Arguments;
     public long* Counts;
     public int X, Y, Z;

@@ -57,6 +57,9 @@ internal sealed partial class KernelCompiler
             case Opcode.Await or Opcode.Signal:
                 _code.Add(new FlagInstruction(Dense(operation.Operands[0]).Offset, ScalarOf(operation.Operands[1]), operation.Opcode == Opcode.Await, $"{_kernel.Name}, {operation.Location}", _isChecked));
                 break;
+            case Opcode.Gather:
+                CompileGather(operation);
+                break;
             case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
                 CompileReduce(operation);
                 break;
@@ -79,6 +82,19 @@ internal sealed partial class KernelCompiler
                 CompileArithmetic(operation);
                 break;
         }
+    }
+
+    // A phase of its own: no program may have gone on, and used its scratch memory again, before all have gathered.
+    private void CompileGather(Operation operation)
+    {
+        var sources = operation.Operands.Select(value => Dense(value).Offset).ToArray();
+        EndPhase();
+        for (var i = 0; i < sources.Length; i++)
+        {
+            var target = NewLanes(operation.Results[i]).Offset;
+            _code.Add(LaneSize(operation.Results[i].Type) == 4 ? new GatherInstruction<int>(sources[i], target) : new GatherInstruction<long>(sources[i], target));
+        }
+        EndPhase();
     }
 
     private void CompileInterleave(Operation operation)

@@ -15,6 +15,7 @@ internal sealed partial class KernelCompiler
     private readonly ScratchLayout _layout = new();
     private readonly Dictionary<Value, Form> _forms = [];
     private readonly Dictionary<Value, MemoryRange> _ranges = [];
+    private readonly List<Instruction[]> _phases = [];
     private List<Instruction> _code = [];
     private Scope _scope = new([]);
 
@@ -25,7 +26,15 @@ internal sealed partial class KernelCompiler
         var compiler = new KernelCompiler(kernel, isChecked);
         for (var i = 0; i < kernel.Parameters.Count; i++) compiler.DeclareParameter(i);
         compiler.CompileRegion(kernel.Body);
-        return new CompiledKernel([.. compiler._code], compiler._layout.Size);
+        compiler.EndPhase();
+        return new CompiledKernel([.. compiler._phases], compiler._layout.Size);
+    }
+
+    // What follows waits until the whole cluster has come here.
+    private void EndPhase()
+    {
+        _phases.Add([.. _code]);
+        _code = [];
     }
 
     private void DeclareParameter(int index)
@@ -251,6 +260,6 @@ internal sealed partial class KernelCompiler
 }
 
 /// <summary>The result of compilation.</summary>
-/// <param name="Code">Instructions of one program.</param>
-/// <param name="ScratchBytes">Scratch memory that one program needs.</param>
-internal sealed record CompiledKernel(Instruction[] Code, int ScratchBytes);
+/// <param name="Phases">Instructions of one program, one list but where it gathers: a cluster's programs all run one before any runs the next.</param>
+/// <param name="ScratchBytes">Scratch memory that one program needs, whole cache lines.</param>
+internal sealed record CompiledKernel(Instruction[][] Phases, int ScratchBytes);

@@ -156,6 +156,9 @@ public enum Opcode
     /// <summary>Sets the int32 at a scalar pointer, after all that the program stored before: operands pointer, value.</summary>
     Signal,
 
+    /// <summary>Scalars of all programs of a cluster, as vectors in order of the programs; all wait here for each other: a result for each operand.</summary>
+    Gather,
+
     /// <summary>Sum along <see cref="Operation.Axis"/>, in a fixed order.</summary>
     ReduceSum,
 

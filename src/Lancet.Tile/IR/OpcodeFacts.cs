@@ -5,7 +5,7 @@ internal static class OpcodeFacts
 {
     /// <summary>Whether the result depends on the operands and attributes alone and nothing else happens.</summary>
     public static bool IsPure(this Opcode opcode) =>
-        !opcode.WritesMemory() && opcode is not (Opcode.Scratch or Opcode.Load or Opcode.For or Opcode.If or Opcode.Yield);
+        !opcode.WritesMemory() && opcode is not (Opcode.Scratch or Opcode.Load or Opcode.Gather or Opcode.For or Opcode.If or Opcode.Yield);
 
     /// <summary>Whether the operation changes memory, so that it stays even if nothing uses its result.</summary>
     public static bool WritesMemory(this Opcode opcode) => opcode is Opcode.Store or Opcode.Copy or Opcode.AwaitCopies or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal;

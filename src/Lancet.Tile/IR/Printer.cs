@@ -22,7 +22,7 @@ public static class Printer
         var text = new StringBuilder();
         text.Append("kernel ").Append(kernel.Name).Append('(');
         text.AppendJoin(", ", kernel.Parameters.Select(parameter => $"{parameter.Name}: {parameter.Value.Type} {parameter.Value}"));
-        text.Append(CultureInfo.InvariantCulture, $") warps {kernel.Warps}\n");
+        text.Append(CultureInfo.InvariantCulture, $") warps {kernel.Warps}{(kernel.Cluster > 1 ? $" cluster {kernel.Cluster}" : "")}\n");
         Print(text, kernel.Body, 1);
         return text.ToString();
     }

@@ -9,6 +9,8 @@ namespace Lancet.Tile.IR;
 internal sealed class Verifier
 {
     private const int LargestTile = 1 << 24;
+    // That every GPU with clusters has (CUDA programming guide, "Thread Block Clusters").
+    private const int LargestCluster = 8;
     private readonly Kernel _kernel;
     private readonly HashSet<Value> _visible = [];
     private readonly HashSet<int> _ids = [];
@@ -29,6 +31,8 @@ internal sealed class Verifier
     {
         Require(_kernel.Name.Length > 0 && _kernel.Name.All(letter => char.IsAsciiLetterOrDigit(letter) || letter == '_'), "a kernel's name consists of letters, digits and underscores");
         Require(BitOperations.IsPow2(_kernel.Warps) && _kernel.Warps <= 32, $"{_kernel.Warps} warps; a power of two up to 32 is needed");
+        Require(BitOperations.IsPow2(_kernel.Cluster) && _kernel.Cluster <= LargestCluster, $"a cluster of {_kernel.Cluster} programs; a power of two up to {LargestCluster} is needed");
+        Require(_kernel.Shape.ProgramsPerMultiprocessor >= 1, $"{_kernel.Shape.ProgramsPerMultiprocessor} programs a multiprocessor; 1 or more are needed");
         foreach (var parameter in _kernel.Parameters)
         {
             var type = parameter.Value.Type;
@@ -121,8 +125,26 @@ internal sealed class Verifier
                 Has(operands[1], new TileType(DType.Int32, false), "the value");
                 return;
         }
+        if (operation.Opcode == Opcode.Gather)
+        {
+            CheckGather(operation, owner);
+            return;
+        }
         Require(operation.Results.Length == 1, $"{operation.Results.Length} results; one is needed");
         CheckValue(operation, operands, operation.Result.Type);
+    }
+
+    private void CheckGather(Operation operation, Operation? owner)
+    {
+        Require(owner is null, "all programs of a cluster gather: it stands outside of loops and branches");
+        Require(_kernel.Cluster > 1, "the kernel's programs are alone");
+        Require(operation.Operands.Length > 0 && operation.Results.Length == operation.Operands.Length, $"{operation.Operands.Length} operands and {operation.Results.Length} results; one or more, and as many, are needed");
+        for (var i = 0; i < operation.Operands.Length; i++)
+        {
+            var type = operation.Operands[i].Type;
+            Require(type.IsScalar && !type.IsPointer && Computes(type.Element), $"Gather does not take {type}; scalars of 32 or 64 bits are needed");
+            Is(operation.Results[i].Type, type.WithShape(_kernel.Cluster));
+        }
     }
 
     private void CheckValue(Operation operation, Value[] operands, TileType type)

@@ -3,13 +3,13 @@ using Lancet.Tile.IR;
 namespace Lancet.Tile;
 
 /// <summary>
-/// A traced kernel: parameters and a body in tile IR. One program of the kernel runs for every point of the launch grid; programs are
-/// independent of each other and may run in any order.
+/// A traced kernel: parameters and a body in tile IR. One program of the kernel runs for every point of the launch grid; programs, or clusters of
+/// them, are independent of each other and may run in any order.
 /// </summary>
 public sealed class Kernel
 {
-    internal Kernel(string name, IReadOnlyList<Parameter> parameters, Region body, int warps) =>
-        (Name, Parameters, Body, Warps) = (name, parameters, body, warps);
+    internal Kernel(string name, IReadOnlyList<Parameter> parameters, Region body, ProgramShape shape) =>
+        (Name, Parameters, Body, Shape) = (name, parameters, body, shape);
 
     /// <summary>Name, for messages, caches and the PTX entry point.</summary>
     public string Name { get; }
@@ -21,7 +21,13 @@ public sealed class Kernel
     public Region Body { get; }
 
     /// <summary>Warps of 32 threads that run one program on a GPU.</summary>
-    public int Warps { get; }
+    public int Warps => Shape.Warps;
+
+    /// <summary>Programs that run at the same time and gather numbers from each other, see <see cref="KernelBuilder.Cluster"/>; 1 where each is alone.</summary>
+    public int Cluster => Shape.Cluster;
+
+    /// <summary>How programs lie on a GPU.</summary>
+    internal ProgramShape Shape { get; }
 
     /// <summary>Back ends keep what they compiled from this kernel here.</summary>
     internal object? CpuProgram;
@@ -43,6 +49,9 @@ public sealed class Kernel
         return builder.Finish();
     }
 }
+
+/// <summary>How a kernel's programs lie on a GPU, see <see cref="KernelBuilder"/>'s properties of these names.</summary>
+internal readonly record struct ProgramShape(int Warps, int Cluster = 1, int ProgramsPerMultiprocessor = 1);
 
 /// <summary>An error in a kernel's construction or launch; the message names kernel, operation and source line.</summary>
 public sealed class TileException(string message) : Exception(message);

@@ -24,6 +24,15 @@ public sealed partial class KernelBuilder
     /// <summary>Warps of 32 threads that run one program on a GPU; a power of two. Does not change results.</summary>
     public int Warps { get; set; } = 4;
 
+    /// <summary>Programs that one of a GPU's multiprocessors should have room for at the same time: each gets that share of the registers. Does not change results.</summary>
+    public int ProgramsPerMultiprocessor { get; set; } = 1;
+
+    /// <summary>
+    /// Programs, next to each other along grid axis 0, that run at the same time and may <see cref="Gather"/>: a power of two up to 8, by which the grid's extent is divisible. More than one takes a GPU that
+    /// has clusters (<see cref="Ptx.PtxTarget.HasClusters"/>), or the processor.
+    /// </summary>
+    public int Cluster { get; set; } = 1;
+
     /// <summary>Declares a pointer parameter to a buffer of the given element type.</summary>
     public Pointer Pointer(DType element, string? name = null) => new(this, Declare(new TileType(element, true), name ?? $"pointer{_parameters.Count}"));
 
@@ -146,6 +155,24 @@ public sealed partial class KernelBuilder
 
     /// <summary>Tells programs that <see cref="Await"/> <paramref name="value"/> at <paramref name="flag"/>, after all that this program has stored.</summary>
     public void Signal(Pointer flag, Tile value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) => At(file, line).EmitVoid(Opcode.Signal, [flag.Value, value.Value]);
+
+    /// <summary>
+    /// What each program of the cluster gives, as vectors of <see cref="Cluster"/> elements in order of the programs, the same in all of them. Every program waits until all have
+    /// come here, so it stands outside of loops and branches.
+    /// </summary>
+    /// <param name="values">Scalars of 32 or 64 bits.</param>
+    /// <param name="file">Filled in by the compiler.</param>
+    /// <param name="line">Filled in by the compiler.</param>
+    public Tile[] Gather(Tile[] values, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        At(file, line);
+        if (Cluster == 1) throw Error("a gather in a kernel whose programs are alone; set Cluster first");
+        foreach (var value in values)
+            if (value.Rank != 0 || !Verifier.Computes(value.Element)) throw Error($"gathering {value.Value.Type}; a scalar of 32 or 64 bits is needed");
+        var results = values.Select(value => NewValue(value.Value.Type.WithShape(Cluster))).ToArray();
+        Append(new Operation(Opcode.Gather, [.. values.Select(value => value.Value)], results, _location));
+        return [.. results.Select(value => new Tile(this, value))];
+    }
 
     /// <summary>
     /// Reads a matrix that <see cref="StoreOpaque"/> of the same kernel wrote at <paramref name="start"/>. Its order in memory is the compiler's choice, the
@@ -285,7 +312,7 @@ public sealed partial class KernelBuilder
     internal Kernel Finish()
     {
         if (_regions.Count != 1) throw Error("a region was left open");
-        var kernel = new Kernel(_name, _parameters, _regions.Pop(), Warps);
+        var kernel = new Kernel(_name, _parameters, _regions.Pop(), new(Warps, Cluster, ProgramsPerMultiprocessor));
         Verifier.Check(kernel);
         return kernel;
     }

@@ -71,5 +71,6 @@ public static class LaunchCheck
             throw new TileException($"kernel {kernel.Name}, argument {i} ({kernel.Parameters[i].Name}): {type} is needed, {given} was given.");
         }
         if (grid.X < 0 || grid.Y < 0 || grid.Z < 0 || grid.Count > int.MaxValue) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} × {grid.Y} × {grid.Z} programs is not possible.");
+        if (grid.X % kernel.Cluster != 0) throw new TileException($"kernel {kernel.Name}: a grid of {grid.X} programs along x cannot be parted into clusters of {kernel.Cluster}.");
     }
 }

@@ -28,7 +28,7 @@ internal sealed partial class KernelLowering
     private KernelLowering(Kernel kernel, PtxTarget target, ulong divisible)
     {
         (_kernel, _target, _divisible) = (kernel, target, divisible);
-        _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Parameters = kernel.Parameters };
+        _program = new ThreadProgram { Name = kernel.Name, Warps = kernel.Warps, Cluster = kernel.Cluster, ProgramsPerMultiprocessor = kernel.Shape.ProgramsPerMultiprocessor, Parameters = kernel.Parameters };
         _builder = new ThreadBuilder(_program);
         _copyingWarps = kernel.Warps;
         _plan = new LayoutPlan(kernel, target.HasWarpGroups);
@@ -58,11 +58,13 @@ internal sealed partial class KernelLowering
         _environments.Push([]);
         _builder.Special(SpecialRegister.ThreadId);
         for (var i = 0; i < _kernel.Parameters.Count; i++) DeclareParameter(i);
+        MeetCluster();
         LowerRegion(_kernel.Body);
         FinishCopies();
         AwaitProducts();
         _builder.Close();
         LowerProducer();
+        if (_program.ProducerWarps > 0 && _hasMetCluster) throw new TileException($"kernel {_kernel.Name}: a warp-specialized loop in a kernel that gathers: its producer would have to come to the cluster's meetings.");
         _program.SharedBytes = _shared.Finish();
         if (_program.SharedBytes > _target.MaxSharedMemoryPerBlock)
         {
@@ -135,6 +137,9 @@ internal sealed partial class KernelLowering
                     break;
                 case Opcode.Signal:
                     LowerSignal(operation);
+                    break;
+                case Opcode.Gather:
+                    LowerGather(operation);
                     break;
                 case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin:
                     Define(operation.Result, LowerReduce(operation));

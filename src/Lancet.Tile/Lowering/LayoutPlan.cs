@@ -140,6 +140,10 @@ internal sealed class LayoutPlan
             case Opcode.ReduceSum or Opcode.ReduceMax or Opcode.ReduceMin when !operation.Result.Type.IsScalar && Known(operation.Operands[0]) is { } layout:
                 Set(operation.Result, layout.Slice(operation.Axis));
                 break;
+            case Opcode.Gather:
+                // Every thread has all of a cluster's numbers.
+                foreach (var result in operation.Results) Set(result, LinearLayout.InEveryThread(result.Type.Count, _kernel.Warps));
+                break;
             case Opcode.For:
                 for (var i = 0; i < operation.Results.Length; i++)
                 {

@@ -162,6 +162,10 @@ internal sealed class LinearLayout : IEquatable<LinearLayout>
         return new(rank, registers, [.. Enumerable.Range(vectorBits, 5).Select(At)], [.. Enumerable.Range(vectorBits + 5, warpBits).Select(At)]);
     }
 
+    /// <summary>A vector that every thread holds whole.</summary>
+    public static LinearLayout InEveryThread(int count, int warps) =>
+        new(1, [.. Enumerable.Range(0, BitOperations.Log2((uint)count)).Select(bit => new[] { 1 << bit })], [.. Enumerable.Repeat(new int[1], 5)], [.. Enumerable.Repeat(new int[1], BitOperations.Log2((uint)warps))]);
+
     /// <summary>A basis that is a unit of one axis.</summary>
     public static int[] Basis(int rank, int axis, int value)
     {

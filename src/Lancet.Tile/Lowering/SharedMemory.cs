@@ -113,6 +113,12 @@ internal sealed class SharedMemory(ThreadBuilder builder)
     public void Barrier()
     {
         builder.Effect(ThreadOpcode.Barrier, ThreadType.B32, [], []);
+        NoteBarrier();
+    }
+
+    /// <summary>After all threads of the program, and maybe others, have met.</summary>
+    public void NoteBarrier()
+    {
         Barriers++;
         _isDirty = false;
         BarrierPassed?.Invoke();

@@ -38,6 +38,17 @@ internal sealed partial class PtxBody
                 var (sharedAddress, sharedValues) = (SharedAddress(i, 0, i.Immediate), Stored(i));
                 Guarded($"st.shared{Shape(i.Sources.Length - 1)}.{MemoryType(i)} {sharedAddress}, {sharedValues};");
                 break;
+            case ThreadOpcode.StoreCluster:
+                var (there, rank, number) = (Scratch(RegisterClass.Bits32), Operand(i, 1), InRegister(i, 2));
+                Line($"mapa.shared::cluster.u32 {there}, {SharedSum(i.Sources[0])}, {rank};");
+                Guarded($"st.shared::cluster.{Bits(i.Type)} [{there}{Offset(i.Immediate)}], {number};");
+                break;
+            case ThreadOpcode.ClusterArrive:
+                Line("barrier.cluster.arrive.aligned;");
+                break;
+            case ThreadOpcode.ClusterWait:
+                Line("barrier.cluster.wait.aligned;");
+                break;
             case ThreadOpcode.CopyAsync:
                 // .cg passes the first-level cache by, but only exists for 16 bytes.
                 var (to, from) = (SharedAddress(i, 0, i.Immediate), GlobalAddress(i, 1, i.SourceOffset));

@@ -16,6 +16,7 @@ internal sealed partial class PtxChecker
     private readonly HashSet<string> _labels = [];
     private readonly List<(string Label, int Line)> _jumps = [];
     private bool _hasWarpGroups;
+    private bool _hasClusters;
     private int _line;
     private string _text = "";
 
@@ -30,6 +31,7 @@ internal sealed partial class PtxChecker
         for (var i = 0; i < 3; i++)
             if (!lines[i].StartsWith(head[i], StringComparison.Ordinal)) throw new TileException($"PTX line {i + 1}: \"{head[i]}\" is needed.");
         _hasWarpGroups = lines[1].EndsWith('a');
+        _hasClusters = lines[1].StartsWith(".target sm_90", StringComparison.Ordinal);
         var depth = 0;
         for (var i = 3; i < lines.Length; i++)
         {
@@ -48,7 +50,7 @@ internal sealed partial class PtxChecker
 
     private void Line(string line)
     {
-        if (TableLine().IsMatch(line) || MaximumThreads().IsMatch(line) || EntryLine().IsMatch(line)) return;
+        if (TableLine().IsMatch(line) || ProgramLine().IsMatch(line) || EntryLine().IsMatch(line)) return;
         if (Declaration().Match(line) is { Success: true } symbol) Once(_symbols, symbol.Groups[1].Value);
         else if (ParameterLine().Match(line) is { Success: true } parameter) Once(_parameters, parameter.Groups[1].Value);
         else if (LabelLine().Match(line) is { Success: true } label) Once(_labels, label.Groups[1].Value);
@@ -78,6 +80,7 @@ internal sealed partial class PtxChecker
             return;
         }
         if (!_hasWarpGroups && (statement.StartsWith("wgmma", StringComparison.Ordinal) || statement.StartsWith("fence.proxy.async", StringComparison.Ordinal))) throw Error("an instruction of sm_90a");
+        if (!_hasClusters && statement.Contains("cluster", StringComparison.Ordinal)) throw Error("an instruction of sm_90");
         if (Guard().Match(statement) is { Success: true } guard)
         {
             Use(guard.Groups[1].Value, 'p');
@@ -199,8 +202,8 @@ internal sealed partial class PtxChecker
     [GeneratedRegex(@"^(0x[0-9A-F]{8}(, |,$|$))+$")]
     private static partial Regex TableLine();
 
-    [GeneratedRegex(@"^\.maxntid [0-9]+, 1, 1$")]
-    private static partial Regex MaximumThreads();
+    [GeneratedRegex(@"^\.maxntid [0-9]+, 1, 1$|^\.minnctapersm [0-9]+$|^\.explicitcluster$|^\.reqnctapercluster [248], 1, 1$")]
+    private static partial Regex ProgramLine();
 
     [GeneratedRegex(@"^\.visible \.entry [A-Za-z_][A-Za-z0-9_]*\(\)?$")]
     private static partial Regex EntryLine();

@@ -113,6 +113,11 @@ internal static class PtxInstructionTable
         Add("cp.async.wait_group", "=i");
         Add("shfl.sync.bfly.b32", "r=riii");
         Add("shfl.sync.idx.b32", "r=rRii");
+        Add("mapa.shared::cluster.u32", "r=rR");
+        Add("st.shared::cluster.b32", "=Sr");
+        Add("st.shared::cluster.b64", "=Sd");
+        Add("barrier.cluster.arrive.aligned", "=");
+        Add("barrier.cluster.wait.aligned", "=");
         Add("bar.sync", "=i", "=Ri");
         Add("bar.arrive", "=Ri");
         Add("setmaxnreg.inc.sync.aligned.u32", "=i");

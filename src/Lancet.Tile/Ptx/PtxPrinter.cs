@@ -36,7 +36,10 @@ internal static class PtxPrinter
             };
             text.Append(CultureInfo.InvariantCulture, $"{(i == 0 ? "\n" : ",\n")}    .param {kind} {PtxBody.ParameterName(program, i)}");
         }
-        text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Threads}, 1, 1\n{{\n");
+        text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Threads}, 1, 1\n");
+        if (program.ProgramsPerMultiprocessor > 1) text.Append(CultureInfo.InvariantCulture, $".minnctapersm {program.ProgramsPerMultiprocessor}\n");
+        if (program.Cluster > 1) text.Append(CultureInfo.InvariantCulture, $".explicitcluster\n.reqnctapercluster {program.Cluster}, 1, 1\n");
+        text.Append("{\n");
         body.AppendDeclarations(text);
         // What the kernel before wrote is complete and visible after it. The next kernel comes up when this one's last program ends: calling it up earlier (launch_dependents) slows both down.
         if (target.HasDependentLaunch) text.Append("    griddepcontrol.wait;\n");

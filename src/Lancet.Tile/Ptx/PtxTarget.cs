@@ -14,6 +14,9 @@ public sealed record PtxTarget(int ComputeCapability, int MaxSharedMemoryPerBloc
     /// <summary>Whether warp groups multiply matrices together (wgmma): Hopper, whose instruction no other GPU has.</summary>
     public bool HasWarpGroups { get; init; } = ComputeCapability == 90;
 
+    /// <summary>Whether programs form clusters, which run at the same time and reach each other's shared memory. Newer GPUs than Hopper have them, too, but it was tried on Hopper alone.</summary>
+    public bool HasClusters { get; init; } = ComputeCapability == 90;
+
     /// <summary>
     /// Whether a kernel is written so that it may be brought up while the one before it ends (programmatic dependent launch): it waits for that one before anything else.
     /// Newer GPUs have it, too, but it was tried on Hopper alone.

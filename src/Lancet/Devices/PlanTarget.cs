@@ -8,11 +8,12 @@ public sealed class PlanTarget
 {
     private readonly int _threads;
 
-    private PlanTarget(bool isCuda, int threads, int sharedMemory, bool hasWarpGroups) =>
-        (IsCuda, _threads, SharedMemoryPerProgram, HasWarpGroups, Rates) = (isCuda, threads, sharedMemory, hasWarpGroups, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
+    private PlanTarget(bool isCuda, int threads, int sharedMemory) =>
+        (IsCuda, _threads, SharedMemoryPerProgram, Rates) = (isCuda, threads, sharedMemory, isCuda ? DeviceRates.H100 : DeviceRates.Cpu(threads));
 
     private PlanTarget(PlanTarget other)
-        : this(other.IsCuda, other._threads, other.SharedMemoryPerProgram, other.HasWarpGroups) => (Rates, MemoryBytes) = (other.Rates, other.MemoryBytes);
+        : this(other.IsCuda, other._threads, other.SharedMemoryPerProgram) =>
+        (HasWarpGroups, HasClusters, Rates, MemoryBytes) = (other.HasWarpGroups, other.HasClusters, other.Rates, other.MemoryBytes);
 
     /// <summary>The GPU that is planned for where none is there: it gives a program 227 KiB of shared memory, like the H100, and has nothing that only Hopper has.</summary>
     public static PtxTarget AssumedGpu { get; } = PtxTarget.Sm80 with { MaxSharedMemoryPerBlock = PtxTarget.Sm90.MaxSharedMemoryPerBlock };
@@ -24,7 +25,10 @@ public sealed class PlanTarget
     public int SharedMemoryPerProgram { get; }
 
     /// <summary>Whether warp groups multiply matrices together, see <see cref="PtxTarget.HasWarpGroups"/>.</summary>
-    public bool HasWarpGroups { get; }
+    public bool HasWarpGroups { get; private init; }
+
+    /// <summary>Whether programs form clusters, see <see cref="PtxTarget.HasClusters"/>.</summary>
+    public bool HasClusters { get; private init; }
 
     /// <summary>Bytes of a GPU's whole memory, whatever is free; <see cref="long.MaxValue"/> where nobody knows.</summary>
     public long MemoryBytes { get; private init; } = long.MaxValue;
@@ -53,12 +57,13 @@ public sealed class PlanTarget
     internal PlanTarget WithMemory(long bytes) => MemoryBytes < long.MaxValue || bytes == 0 ? this : new(this) { MemoryBytes = bytes };
 
     /// <summary>A processor with a number of threads.</summary>
-    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue, false);
+    public static PlanTarget Cpu(int threads) => new(false, threads, int.MaxValue);
 
     /// <summary>An NVIDIA GPU.</summary>
     /// <param name="gpu">What its programs may use.</param>
     /// <param name="memoryBytes">See <see cref="MemoryBytes"/>.</param>
-    public static PlanTarget CudaOf(PtxTarget gpu, long memoryBytes = long.MaxValue) => new(true, 0, gpu.MaxSharedMemoryPerBlock, gpu.HasWarpGroups) { MemoryBytes = memoryBytes };
+    public static PlanTarget CudaOf(PtxTarget gpu, long memoryBytes = long.MaxValue) =>
+        new(true, 0, gpu.MaxSharedMemoryPerBlock) { HasWarpGroups = gpu.HasWarpGroups, HasClusters = gpu.HasClusters, MemoryBytes = memoryBytes };
 
     /// <summary>Workspace that a matrix product needs.</summary>
     public long MatMulWorkspaceBytes(in MatMul product) => IsCuda

@@ -56,6 +56,9 @@ public class CrossEntropyKernelTests
     [InlineData(DType.BFloat16, 33001, 1, 30)]
     [InlineData(DType.Float16, 49152, 1, 0)]
     [InlineData(DType.Float32, 90000, 1, 0)]
+    [InlineData(DType.Float32, 90001, 1, 0)]
+    [InlineData(DType.Float32, 131072, 0.5, 0)]
+    [InlineData(DType.BFloat16, 200016, 1, 0)]
     [InlineData(DType.Float64, 32769, 2, 30)]
     public void Large_vocabularies(DType dtype, int vocabulary, double scale, double softCap)
     {

@@ -45,3 +45,9 @@ public sealed class ExpertKernelHopperSimulatorTests : ExpertKernelTests
 {
     private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
 }
+
+/// <summary>Cross-entropy of a row over a cluster of programs.</summary>
+public sealed class CrossEntropyKernelHopperSimulatorTests : CrossEntropyKernelTests
+{
+    private protected override KernelLab NewLab(long seed = 1) => new(seed, new SimulatorDevice(PtxTarget.Sm90));
+}

@@ -283,11 +283,11 @@ public class VerifierTests
         return operation;
     }
 
-    private void Check() => Verifier.Check(new Kernel("by_hand", _parameters, _body, 4));
+    private void Check(int cluster = 1) => Verifier.Check(new Kernel("by_hand", _parameters, _body, new(4, cluster)));
 
     private void Fails(params string[] parts)
     {
-        var error = Assert.Throws<TileException>(Check);
+        var error = Assert.Throws<TileException>(() => Check());
         Assert.StartsWith("kernel by_hand", error.Message, StringComparison.Ordinal);
         foreach (var part in parts) Assert.Contains(part, error.Message, StringComparison.Ordinal);
     }

@@ -16,7 +16,7 @@ internal sealed class RetypedKernel
     {
         var rewriter = new RetypedKernel(type);
         var parameters = kernel.Parameters.Select(parameter => new Parameter(parameter.Name, rewriter.Map(parameter.Value))).ToArray();
-        return new Kernel($"{kernel.Name}_as_{type}", parameters, rewriter.Rewrite(kernel.Body), kernel.Warps);
+        return new Kernel($"{kernel.Name}_as_{type}", parameters, rewriter.Rewrite(kernel.Body), kernel.Shape);
     }
 
     private TileType Retyped(TileType type) => type.Element.IsFloat() ? new TileType(_type, type.IsPointer, type.Dimensions) : type;

@@ -17,6 +17,8 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
     /// <summary>What the program is printed for.</summary>
     public PtxTarget Target { get; init; } = PtxTarget.Sm80;
 
+    public int Cluster { get; init; } = 1;
+
     public List<float[]> Tables { get; } = [];
 
     /// <summary>The register of the predicate under which the next instructions run.</summary>
@@ -28,6 +30,7 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
     {
         Name = name,
         Warps = warps,
+        Cluster = Cluster,
         Parameters = _parameters,
         Body = _scopes.Peek(),
         Tables = Tables,

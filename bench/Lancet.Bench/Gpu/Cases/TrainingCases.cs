@@ -14,19 +14,17 @@ internal static class TrainingCases
 
     public static IEnumerable<KernelCase> All => CrossEntropy().Concat(Optimizer()).Concat(Quantization());
 
-    // In chunks as the engine's head cuts them, in its dtype of logits, and in chunks that fill the device.
+    // In chunks as the engine's head cuts them, in its dtype of logits, and in chunks that fill the device, for the vocabularies of Llama 3, Qwen, Gemma 3 and Gemma 2.
     private static IEnumerable<KernelCase> CrossEntropy()
     {
-        const int gemmaVocabulary = 256000;
+        const int qwenVocabulary = 151936, gemma2Vocabulary = 256000, gemma3Vocabulary = 262144;
         var engine = HeadChunk("llama-3.1-8b");
         var gemma = HeadChunk("gemma-2-2b");
-        var chunks = new HashSet<(int Rows, int Columns, DType DType, double SoftCap)>
+        var engines = new (int Rows, int Columns, DType DType, double SoftCap)[] { (engine.Rows, Vocabulary, engine.DType, 0), (gemma.Rows, gemma2Vocabulary, gemma.DType, 30) };
+        var others = from columns in (int[])[Vocabulary, qwenVocabulary, gemma3Vocabulary] from dtype in (DType[])[DType.BFloat16, DType.Float32] select (1024, columns, dtype, 0.0);
+        foreach (var (chunk, columns, dtype, softCap) in engines.Union(others))
         {
-            (engine.Rows, Vocabulary, engine.DType, 0), (1024, Vocabulary, DType.Float32, 0), (1024, Vocabulary, DType.BFloat16, 0), (gemma.Rows, gemmaVocabulary, gemma.DType, 30),
-        };
-        foreach (var (chunk, columns, dtype, softCap) in chunks)
-        {
-            var isEngines = (chunk, dtype) == (softCap > 0 ? gemma : engine);
+            var isEngines = engines.Contains((chunk, columns, dtype, softCap));
             yield return new($"cross-entropy forward+backward{(isEngines ? ", the engine's chunk" : "")}{(softCap > 0 ? $", soft cap {softCap}" : "")}", $"{chunk} × {columns}", dtype, chunk, (lab, type, rows) =>
             {
                 Tensor logits = lab.Rows(type, rows, columns, 4), labels = lab.Of(lab.RowIntegers(rows, columns)), losses = lab.Output(type.Accumulator(), new Shape(rows));
@@ -43,7 +41,7 @@ internal static class TrainingCases
     {
         var spy = DryStep.Run(model, 1, false, Tokens, SequenceLength);
         var launch = spy.Launches.First(item => item.Key.Kernel.Name.StartsWith("cross_entropy", StringComparison.Ordinal)).Value;
-        return (launch.Grid.X, launch.Arguments[0].Element);
+        return ((int)launch.Arguments[1].Count, launch.Arguments[0].Element);
     }
 
     private static IEnumerable<KernelCase> Optimizer()

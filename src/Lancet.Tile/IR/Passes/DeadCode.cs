@@ -29,7 +29,7 @@ internal sealed class DeadCode
         var parameters = kernel.Parameters.Select(parameter => new Parameter(parameter.Name, pass.Copy(parameter.Value))).ToArray();
         var body = new Region();
         pass.CopyOperations(kernel.Body, body);
-        return new Kernel(kernel.Name, parameters, body, kernel.Warps);
+        return new Kernel(kernel.Name, parameters, body, kernel.Shape);
     }
 
     private void Index(Region region, Operation? parent)

@@ -24,7 +24,7 @@ internal sealed class Rewriter
         pass._levels.Add(new Level(body, false));
         var parameters = kernel.Parameters.Select(parameter => new Parameter(parameter.Name, pass.Enter(parameter.Value))).ToArray();
         foreach (var operation in kernel.Body.Operations) pass.Visit(operation);
-        return new Kernel(kernel.Name, parameters, body, kernel.Warps);
+        return new Kernel(kernel.Name, parameters, body, kernel.Shape);
     }
 
     /// <summary>Adds a pure operation with one result, or finds what stands for it already.</summary>
@@ -66,7 +66,7 @@ internal sealed class Rewriter
             case Opcode.If:
                 VisitIf(operation);
                 break;
-            case Opcode.Scratch or Opcode.Load or Opcode.Store or Opcode.Copy or Opcode.AwaitCopies or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal:
+            case Opcode.Scratch or Opcode.Load or Opcode.Store or Opcode.Copy or Opcode.AwaitCopies or Opcode.AtomicAdd or Opcode.Await or Opcode.Signal or Opcode.Gather:
                 Append(operation, Mapped(operation.Operands), [.. operation.Results.Select(Enter)], null);
                 break;
             default:

@@ -57,6 +57,9 @@ internal sealed unsafe class GlobalMemory : IDisposable
 
     public IReadOnlyList<GlobalBuffer> Buffers => _buffers;
 
+    /// <summary>Number of the newest epoch of any program, see <see cref="Access"/>.</summary>
+    public int Epoch { get; set; }
+
     public long TableAddress(int table) => _tables[table];
 
     /// <summary>The buffer that holds all of the bytes, or null.</summary>

@@ -55,7 +55,7 @@ internal sealed partial class SimulatedBlock
         if (meeting.Waiting == 0) throw Error(warp, -1, step, "arrives a second time before the first has been waited for");
         for (var waiting = 0; waiting < _warps; waiting++) _isReleased[waiting] |= (meeting.Waiting >> waiting & 1) != 0;
         meeting = default;
-        _epoch++;
+        _epoch = ++_global.Epoch;
     }
 
     private void CheckNobodyArrived()

@@ -3,7 +3,7 @@ using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Lowering.Simulator;
 
-/// <summary>One program: its warps, their registers and its shared memory. Used again for every program of a grid. Memory and matrix instructions are in the other parts.</summary>
+/// <summary>One program: its warps, their registers and its shared memory. Used again for one program of every cluster of a grid. Memory and matrix instructions are in the other parts.</summary>
 internal sealed partial class SimulatedBlock
 {
     private readonly SimulatedCode _code;
@@ -22,6 +22,7 @@ internal sealed partial class SimulatedBlock
     private readonly int[] _decided;
     private int _x, _y, _z;
     private int _epoch;
+    private bool _descends;
     private int _serial;
     private long _executed;
 
@@ -33,6 +34,7 @@ internal sealed partial class SimulatedBlock
         _defined = new uint[code.SlotCount * _warps];
         _counters = new int[_warps];
         _decided = new int[_warps];
+        _arrivals = new int[_warps];
         _isWaiting = new bool[_warps];
         _isReleased = new bool[_warps];
         _shared = new byte[code.Program.SharedBytes];
@@ -53,8 +55,8 @@ internal sealed partial class SimulatedBlock
     /// <summary>Barriers passed by all programs so far.</summary>
     public long Barriers { get; private set; }
 
-    /// <summary>Runs the program of one grid point.</summary>
-    public void Run(int x, int y, int z)
+    /// <summary>Starts the program of one grid point, which <see cref="Advance"/> runs.</summary>
+    public void Begin(int x, int y, int z)
     {
         (_x, _y, _z) = (x, y, z);
         Array.Clear(_defined);
@@ -68,21 +70,33 @@ internal sealed partial class SimulatedBlock
             _values.AsSpan(slot * _warps * 32, _warps * 32).Fill(bits);
             _defined.AsSpan(slot * _warps, _warps).Fill(uint.MaxValue);
         }
-        var descends = ((x + y + z) & 1) != 0;
+        _descends = ((x + y + z) & 1) != 0;
+        BeginInCluster();
+    }
+
+    /// <summary>Runs the program to its end, or to where it waits for its cluster; whether it has ended.</summary>
+    public bool Advance()
+    {
         while (true)
         {
-            _epoch++;
+            _epoch = ++_global.Epoch;
             _decisions[0].Clear();
             Array.Clear(_decided, 0, Bodies);
-            RunToBarrier(descends);
+            RunToBarrier(_descends);
             for (var warp = 1; warp < Bodies; warp++)
                 if (_counters[warp] != _counters[0])
                     throw Error(0, -1, _steps[_counters[0]], $"warp 0 waits here while warp {warp} is at {_steps[_counters[warp]]}: barriers must be reached by all warps");
-            if (_steps[_counters[0]].Kind == StepKind.Exit) break;
-            _steps[_counters[0]].Executions += Bodies;
+            var step = _steps[_counters[0]];
+            if (step.Kind == StepKind.Exit) break;
+            step.Executions += Bodies;
             for (var warp = 0; warp < Bodies; warp++) _counters[warp]++;
+            _descends = !_descends;
+            if (step.Kind == StepKind.ClusterWait)
+            {
+                CheckArrived(step);
+                return false;
+            }
             Barriers++;
-            descends = !descends;
         }
         for (var warp = 0; warp < _warps; warp++)
         {
@@ -90,6 +104,8 @@ internal sealed partial class SimulatedBlock
             CheckNoProductsPending(warp);
         }
         CheckNobodyArrived();
+        CheckNothingOpenInCluster();
+        return true;
     }
 
     // Warps that run the body. Those behind them are producers.
@@ -108,10 +124,10 @@ internal sealed partial class SimulatedBlock
                 Run(warp, goesOn: descends == warp >= Bodies);
                 hasMoved |= _executed > before;
                 var kind = _steps[_counters[warp]].Kind;
-                isDone &= warp >= Bodies || kind is StepKind.Barrier or StepKind.Exit;
+                isDone &= warp >= Bodies || kind is StepKind.Barrier or StepKind.ClusterWait or StepKind.Exit;
                 isOver &= kind is StepKind.Exit;
             }
-            if (isOver || (isDone && _steps[_counters[0]].Kind == StepKind.Barrier)) break;
+            if (isOver || (isDone && _steps[_counters[0]].Kind is StepKind.Barrier or StepKind.ClusterWait)) break;
             if (hasMoved) continue;
             var stuck = Array.FindIndex(_counters, counter => _steps[counter].Kind == StepKind.NamedWait);
             if (stuck < 0) break;
@@ -129,7 +145,7 @@ internal sealed partial class SimulatedBlock
             var step = _steps[index];
             switch (step.Kind)
             {
-                case StepKind.Barrier or StepKind.Exit:
+                case StepKind.Barrier or StepKind.ClusterWait or StepKind.Exit:
                     return;
                 case StepKind.NamedArrive:
                     Arrive(step, warp);
@@ -242,6 +258,12 @@ internal sealed partial class SimulatedBlock
                 break;
             case ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared:
                 Store(step, index, warp, active);
+                break;
+            case ThreadOpcode.StoreCluster:
+                StoreInCluster(step, index, warp, active);
+                break;
+            case ThreadOpcode.ClusterArrive:
+                ArriveInCluster(step, warp);
                 break;
             case ThreadOpcode.AtomicAdd:
                 AddAtomically(step, index, warp, active);

@@ -8,7 +8,7 @@ namespace Lancet.Tile.Lowering.Simulator;
 /// </summary>
 internal static class ThreadSimulator
 {
-    /// <summary>Runs every program of the grid, one after the other.</summary>
+    /// <summary>Runs every program of the grid, one after the other, those of a cluster in turns.</summary>
     /// <param name="program">What each thread does.</param>
     /// <param name="grid">How many programs.</param>
     /// <param name="arguments">One for each parameter; pointers to host memory.</param>
@@ -23,17 +23,19 @@ internal static class ThreadSimulator
             if (type.IsPointer != arguments[i].IsPointer || type.Element != arguments[i].Element)
                 throw new TileException($"kernel {program.Name}, argument {i} ({program.Parameters[i].Name}): {type} is needed, {(arguments[i].IsPointer ? "a pointer to " : "a scalar of ")}{arguments[i].Element} was given.");
         }
+        if (grid.X % program.Cluster != 0) throw new TileException($"kernel {program.Name}: a grid of {grid.X} programs along x cannot be parted into clusters of {program.Cluster}.");
         var code = SimulatedCode.Compile(program);
         using var memory = new GlobalMemory(program, arguments);
-        var block = new SimulatedBlock(code, grid, memory, arguments.ToArray()) { InstructionLimit = instructionLimit };
+        var copy = arguments.ToArray();
+        SimulatedBlock[] cluster = [.. Enumerable.Range(0, program.Cluster).Select(_ => new SimulatedBlock(code, grid, memory, copy) { InstructionLimit = instructionLimit })];
         for (var z = 0; z < grid.Z; z++)
             for (var y = 0; y < grid.Y; y++)
-                for (var x = 0; x < grid.X; x++)
-                    block.Run(x, y, z);
-        return Report(code, block);
+                for (var x = 0; x < grid.X; x += cluster.Length)
+                    SimulatedBlock.Run(cluster, x, y, z);
+        return Report(code, cluster.Sum(block => block.Barriers));
     }
 
-    private static SimulationReport Report(SimulatedCode code, SimulatedBlock block)
+    private static SimulationReport Report(SimulatedCode code, long barriers)
     {
         var executed = code.Steps.Where(step => step.Instruction is not null && step.Executions > 0).ToArray();
         var counts = executed.GroupBy(step => step.Instruction!.Opcode).ToDictionary(group => group.Key, group => group.Sum(step => step.Executions));
@@ -42,6 +44,6 @@ internal static class ThreadSimulator
             .Select(group => new MemoryTraffic(group.Key.Location, group.Key.Opcode, group.Sum(step => step.Executions), group.Sum(step => step.IdealTraffic), group.Sum(step => step.ActualTraffic)))
             .OrderBy(line => line.Location.File, StringComparer.Ordinal).ThenBy(line => line.Location.Line)
             .ToArray();
-        return new SimulationReport(executed.Sum(step => step.Executions), block.Barriers, counts, traffic);
+        return new SimulationReport(executed.Sum(step => step.Executions), barriers, counts, traffic);
     }
 }

@@ -40,6 +40,7 @@ internal static class OperandTypes
         ThreadOpcode.StoreGlobal or ThreadOpcode.AtomicAdd or ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag or ThreadOpcode.AddGlobal when index == 0 => ThreadType.U64,
         ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => ThreadType.U32,
         ThreadOpcode.StoreShared when index == 0 => ThreadType.U32,
+        ThreadOpcode.StoreCluster when index < 2 => ThreadType.U32,
         ThreadOpcode.CopyAsync => index == 1 ? ThreadType.U64 : ThreadType.U32,
         ThreadOpcode.MatrixMultiply => index < 6 ? ThreadType.B32 : ThreadType.F32,
         ThreadOpcode.DescribeMatrix or ThreadOpcode.SharedUnits => ThreadType.U32,
@@ -73,8 +74,8 @@ internal static class OperandTypes
         ThreadOpcode.AtomicAdd => (1, 2),
         ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag => (0, 2),
         ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait => (0, 1),
-        ThreadOpcode.CopyAsync => (0, 3),
-        ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or
+        ThreadOpcode.CopyAsync or ThreadOpcode.StoreCluster => (0, 3),
+        ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait or
             ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => (0, 0),
         ThreadOpcode.MatrixMultiply => (4, 10),
         _ => (1, 2),
@@ -107,7 +108,7 @@ internal static class OperandTypes
     public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
         ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or
         ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or ThreadOpcode.AwaitFlag or
-        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait;
+        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";
 }

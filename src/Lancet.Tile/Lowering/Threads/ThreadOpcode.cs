@@ -167,6 +167,15 @@ internal enum ThreadOpcode
     /// <summary>Waits at the named barrier a until all have come. Immediate: threads that meet, arriving and waiting.</summary>
     NamedWait,
 
+    /// <summary>Shared memory of the cluster's program number b, at a + Immediate there, = c. That program must have been waited for once, and sees it after waiting again.</summary>
+    StoreCluster,
+
+    /// <summary>Tells the cluster that this thread has come here; what it wrote before is seen by those that wait.</summary>
+    ClusterArrive,
+
+    /// <summary>Waits until all threads of the cluster have come to their last <see cref="ClusterArrive"/>.</summary>
+    ClusterWait,
+
     /// <summary>d = a of the lane whose number is this lane's xor Immediate (all lanes take part).</summary>
     ShuffleXor,
 

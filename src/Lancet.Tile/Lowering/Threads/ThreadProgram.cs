@@ -102,6 +102,12 @@ internal sealed class ThreadProgram
 
     public required int Warps { get; init; }
 
+    /// <summary>Programs of a cluster.</summary>
+    public int Cluster { get; init; } = 1;
+
+    /// <summary>Programs for which a multiprocessor's registers must suffice.</summary>
+    public int ProgramsPerMultiprocessor { get; init; } = 1;
+
     public required IReadOnlyList<Parameter> Parameters { get; init; }
 
     public List<ThreadNode> Body { get; init; } = [];

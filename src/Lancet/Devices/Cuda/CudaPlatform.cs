@@ -41,7 +41,7 @@ public sealed record CudaDeviceInfo(int Ordinal, string Name, int ComputeCapabil
         get
         {
             var target = new PtxTarget(ComputeCapability, MaxSharedMemoryPerBlock);
-            return s_avoidsWarpGroups ? target with { HasWarpGroups = false } : target;
+            return s_avoidsWarpGroups ? target with { HasWarpGroups = false, HasClusters = false } : target;
         }
     }
 }

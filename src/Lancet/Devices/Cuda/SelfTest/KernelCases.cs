@@ -226,7 +226,7 @@ internal static partial class KernelCases
 
     private static IEnumerable<KernelCase> Losses()
     {
-        foreach (var (rows, vocabulary, cap) in ((int, int, double)[])[(7, 100, 0), (5, 12345, 0), (9, 32000, 30), (5, 40009, 30), (3, 128256, 0)])
+        foreach (var (rows, vocabulary, cap) in ((int, int, double)[])[(7, 100, 0), (5, 12345, 0), (9, 32000, 30), (5, 40009, 30), (3, 128256, 0), (3, 262144, 0)])
         {
             yield return new("cross-entropy", $"{rows} x {vocabulary}, cap {cap}", s_float, (lab, dtype) =>
             {
