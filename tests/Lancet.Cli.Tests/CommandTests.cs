@@ -74,8 +74,8 @@ public class CommandTests
     }
 
     [Theory]
-    [InlineData("cuda", 100_000_000, "--lora-rank", "8")]
-    [InlineData("cuda", 100_000_000, "--batch-size", "3")]
+    [InlineData("cuda", 170_000_000, "--lora-rank", "8")]
+    [InlineData("cuda", 170_000_000, "--batch-size", "3")]
     [InlineData("cpu", 50_000_000, "--method", "full")]
     public void The_longest_context_fits_and_a_longer_one_does_not(string device, long budget, string option, string value)
     {
@@ -86,15 +86,22 @@ public class CommandTests
         var plan = JsonNode.Parse(search.Output)!;
         var length = plan["max_context"]!.GetValue<int>();
         Assert.True(length > 0 && length % 128 == 0, $"{length}");
-        var driver = plan["driver_bytes"]!.GetValue<long>();
-        Assert.InRange(plan["peak_bytes"]!.GetValue<long>() + driver, 1, budget);
+        static long Bytes(JsonNode plan, params ReadOnlySpan<string> names)
+        {
+            var sum = 0L;
+            foreach (var name in names) sum += plan[name]!.GetValue<long>();
+            return sum;
+        }
+        var driver = Bytes(plan, "driver_bytes", "further_graph_bytes");
+        Assert.InRange(Bytes(plan, "peak_bytes") + driver, 1, budget);
         CommandResult At(int tokens) => LancetCommand.Run([.. shape, .. option == "--batch-size" ? (string[])[] : ["--batch-size", "1"], "--max-seq-length", $"{tokens}", "--memory-budget", $"{budget - driver}", "--json"]);
         var same = JsonNode.Parse(At(length).Output)!.AsObject();
         Assert.True(plan.AsObject().Remove("max_context"));
         Assert.True(JsonNode.DeepEquals(plan, same), same.ToJsonString());
         var longer = At(length + 128);
-        Assert.Equal(2, longer.ExitCode);
-        Assert.Contains("the budget is", longer.Error);
+        // Longer ones have no plan, or one of more operations, whose recordings take more.
+        if (longer.ExitCode == 0) Assert.True(Bytes(JsonNode.Parse(longer.Output)!, "peak_bytes", "driver_bytes", "further_graph_bytes") > budget, longer.Output);
+        else Assert.Contains("the budget is", longer.Error);
         Assert.Contains($"longest sequences {length,22:N0} tokens\n", LancetCommand.Run([.. shape, "--max-context", "--memory-budget", $"{budget}"]).Output);
     }
 

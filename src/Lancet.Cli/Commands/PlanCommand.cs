@@ -88,6 +88,7 @@ internal static class PlanCommand
         foreach (var entry in plan.Memory.Entries) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{entry.Purpose,-28}{entry.Bytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"peak",-28}{plan.Memory.PeakBytes / 1048576.0,12:N1} MiB"));
         if (plan.Memory.DriverBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"driver besides, about",-28}{plan.Memory.DriverBytes / 1048576.0,12:N1} MiB"));
+        if (plan.Memory.FurtherGraphBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"batches of other sizes",-28}{plan.Memory.FurtherGraphBytes / 1048576.0,12:N1} MiB at most"));
         if (plan.Memory.HostBytes > 0) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{"host memory besides",-28}{plan.Memory.HostBytes / 1048576.0,12:N1} MiB"));
         Console.WriteLine($"activations: {plan.Memory.ActivationPolicy}");
         if (plan.StreamedLayers.Count > 0) Console.WriteLine($"frozen matrices of {plan.StreamedLayers.Count} of {plan.Policies.Length} layers wait in host memory");
@@ -111,6 +112,7 @@ internal static class PlanCommand
         if (longest is { } length) json.WriteNumber("max_context", length);
         json.WriteNumber("peak_bytes", plan.Memory.PeakBytes);
         json.WriteNumber("driver_bytes", plan.Memory.DriverBytes);
+        json.WriteNumber("further_graph_bytes", plan.Memory.FurtherGraphBytes);
         json.WriteNumber("host_bytes", plan.Memory.HostBytes);
         json.WriteString("activation_policy", plan.Memory.ActivationPolicy);
         json.WriteNumber("streamed_layers", plan.StreamedLayers.Count);

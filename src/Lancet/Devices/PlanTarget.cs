@@ -35,11 +35,12 @@ public sealed class PlanTarget
 
     /// <summary>
     /// What the driver, its code of the kernels and cuBLASLt take of a GPU's memory once a step has run, about: 22 to 42 MB were measured on an H100
-    /// (driver 580), the more the smaller the model, whose allocations fill fewer of the driver's pages; and 8 bytes of page tables for each 4 KiB of page-locked host memory. With
-    /// those, 30 steps on an H200 with up to 40 GB of host memory took 1 to 35 MB less.
+    /// (driver 580), the more the smaller the model, whose allocations fill fewer of the driver's pages; 8 bytes of page tables for each 4 KiB of page-locked host memory; and the step's recording. With
+    /// the first two, 30 first steps, which are not recorded, took 1 to 35 MB less on an H200 with up to 40 GB of host memory.
     /// </summary>
     /// <param name="hostBytes">Page-locked host memory in bytes.</param>
-    public long DriverBytes(long hostBytes) => IsCuda ? (40 << 20) + (hostBytes / 512) : 0;
+    /// <param name="nodes">Nodes of the step's recording, see <see cref="GraphCache.NodeBytes"/>.</param>
+    public long DriverBytes(long hostBytes, int nodes) => IsCuda ? (36 << 20) + (hostBytes / 512) + (nodes * GraphCache.NodeBytes) : 0;
 
     /// <summary>Whether weights can be read in place from mapped files: only the processor can.</summary>
     public bool ReadsMappedFiles => !IsCuda;

@@ -15,8 +15,8 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     /// <summary>Takes down what runs; null for nobody.</summary>
     internal IDeviceTrace? Trace { get; init; }
 
-    /// <summary>Kernels and matrix products queued so far.</summary>
-    public long LaunchCount { get; private set; }
+    /// <summary>Kernels, matrix products, copies and clears queued so far: what a recording of them has nodes for.</summary>
+    public int NodeCount { get; private set; }
 
     /// <summary>Floating-point operations of the matrix products queued so far.</summary>
     public double MatMulOperations { get; private set; }
@@ -56,7 +56,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     /// <inheritdoc/>
     public override void Launch(Kernel kernel, Grid grid, ReadOnlySpan<KernelArgument> arguments)
     {
-        LaunchCount++;
+        NodeCount++;
         _kernels.Add(new(kernel, PtxCompiler.Divisible(arguments)));
         Trace?.Kernel(KernelArgument.TouchedBytes(arguments));
     }
@@ -64,7 +64,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     /// <inheritdoc/>
     public override void MatMul(in MatMul product)
     {
-        LaunchCount++;
+        NodeCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.M * product.N * product.K;
         Trace?.MatMul(product);
@@ -74,7 +74,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void MatMul(in GroupedMatMul product)
     {
         if (target.IsCuda) base.MatMul(product);
-        else LaunchCount++;
+        else NodeCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.Rows.Count * product.N * product.K;
         Trace?.GroupedOperations(2.0 * product.Rows.Count * product.N * product.K);
@@ -84,7 +84,7 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void MatMul(in GroupedGradient product)
     {
         if (target.IsCuda) base.MatMul(product);
-        else LaunchCount++;
+        else NodeCount++;
         MatMulWorkspaceBytes = Math.Max(MatMulWorkspaceBytes, target.MatMulWorkspaceBytes(product));
         MatMulOperations += 2.0 * product.Rows.Count * product.M * product.N;
         Trace?.GroupedOperations(2.0 * product.Rows.Count * product.M * product.N);
@@ -99,19 +99,35 @@ public sealed class PlanningDevice(PlanTarget target) : Device
     public override void CopyToHost(Tensor source, Span<byte> destination) => destination.Clear();
 
     /// <inheritdoc/>
-    public override void Copy(Tensor source, Tensor destination) => Trace?.Kernel(2 * source.Bytes);
+    public override void Copy(Tensor source, Tensor destination)
+    {
+        NodeCount++;
+        Trace?.Kernel(2 * source.Bytes);
+    }
 
     /// <inheritdoc/>
-    public override void CopyOut(Tensor source, Tensor host, int channel) => Trace?.CopyOut(source.Bytes, channel);
+    public override void CopyOut(Tensor source, Tensor host, int channel)
+    {
+        NodeCount++;
+        Trace?.CopyOut(source.Bytes, channel);
+    }
 
     /// <inheritdoc/>
-    public override void CopyIn(Tensor host, Tensor destination, int channel) => Trace?.CopyIn(host.Bytes, channel);
+    public override void CopyIn(Tensor host, Tensor destination, int channel)
+    {
+        NodeCount++;
+        Trace?.CopyIn(host.Bytes, channel);
+    }
 
     /// <inheritdoc/>
     public override void AwaitCopy(int channel) => Trace?.Await(channel);
 
     /// <inheritdoc/>
-    public override void Clear(Tensor destination) => Trace?.Kernel(destination.Bytes);
+    public override void Clear(Tensor destination)
+    {
+        NodeCount++;
+        Trace?.Kernel(destination.Bytes);
+    }
 
     /// <inheritdoc/>
     public override void Synchronize()

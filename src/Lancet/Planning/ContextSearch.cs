@@ -45,12 +45,12 @@ public static class ContextSearch
         // The driver's share depends on the host memory that a plan takes, so plans are made with what the one before has shown, a few times.
         (StepPlan Plan, EngineOptions Options)? Find(int length)
         {
-            var driverBytes = target.DriverBytes(0);
+            var driverBytes = target.DriverBytes(0, 0);
             for (var attempt = 0; attempt < MostAttempts; attempt++)
             {
                 var reduced = options with { MaxTokens = checked(length * rows), MaxSequenceLength = length, MemoryBudget = Math.Max(1, options.MemoryBudget - driverBytes) };
                 if (new StepPlanner(decoder, dtype, weightBytes, reduced, target).Find(out _) is not { } plan) return null;
-                driverBytes = plan.Memory.DriverBytes;
+                driverBytes = plan.Memory.DriverBytes + plan.Memory.FurtherGraphBytes;
                 if (plan.Memory.PeakBytes + driverBytes <= options.MemoryBudget) return (plan, reduced);
             }
             return null;

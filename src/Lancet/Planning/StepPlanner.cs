@@ -148,7 +148,7 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         using var device = NewDevice();
         StepMemory training = new(), evaluation = new();
         DryRun(device, training, choice.Policies, choice.Timing, null);
-        var operations = device.MatMulOperations;
+        var (operations, nodes) = (device.MatMulOperations, device.NodeCount);
         DryRun(device, evaluation, null, default, null);
 
         var trained = decoder.TrainedWeights.ToList();
@@ -173,7 +173,13 @@ internal sealed class StepPlanner(DecoderModel decoder, DType dtype, long weight
         entries.Sort((a, b) => b.Bytes.CompareTo(a.Bytes));
         var leftBytes = choice.Stream is { } stream && decoder.Projections.Any(projection => projection.Weight.Quantized is not null) ? stream.Schedule.Layers.Count * LeftBytesOfNf4Layer : 0;
         var hostBytes = training.HostBytes + (movesEmbedding ? EmbeddingBytes : 0) + (choice.Stream?.HostBytes ?? 0);
-        return new(choice, training, evaluation, new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies)) { HostBytes = hostBytes, DriverBytes = target.DriverBytes(hostBytes) + leftBytes }, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
+        var memory = new MemoryPlan(entries, PolicyForecast.Describe(choice.Policies))
+        {
+            HostBytes = hostBytes,
+            DriverBytes = target.DriverBytes(hostBytes, nodes) + leftBytes,
+            FurtherGraphBytes = target.IsCuda ? Math.Max(0, GraphCache.MostNodes - nodes) * GraphCache.NodeBytes : 0,
+        };
+        return new(choice, training, evaluation, memory, device) { MatMulOperations = operations, MovesEmbedding = movesEmbedding };
     }
 
     /// <summary>What a step asks for in which all layers keep the same.</summary>

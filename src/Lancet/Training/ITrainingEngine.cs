@@ -77,8 +77,11 @@ public sealed record MemoryPlan(IReadOnlyList<MemoryPlanEntry> Entries, string A
     /// <summary>Page-locked host memory besides, in bytes.</summary>
     public long HostBytes { get; init; }
 
-    /// <summary>What a GPU's driver and libraries take besides, about, in bytes; see <see cref="Devices.PlanTarget.DriverBytes(long)"/>.</summary>
+    /// <summary>What a GPU's driver and libraries take besides, about, in bytes; see <see cref="Devices.PlanTarget.DriverBytes(long, int)"/>.</summary>
     public long DriverBytes { get; init; }
+
+    /// <summary>What recordings of micro-batches of other sizes take of a GPU besides, at most, in bytes: the first is counted in <see cref="DriverBytes"/>.</summary>
+    public long FurtherGraphBytes { get; init; }
 
     /// <summary>Peak in bytes of what Lancet allocates.</summary>
     public long PeakBytes => Entries.Sum(entry => entry.Bytes);

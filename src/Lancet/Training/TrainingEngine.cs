@@ -19,7 +19,6 @@ public sealed class TrainingEngine : ITrainingEngine
 {
     private const int StateChunk = 1 << 26;
     private const int MaxGraphs = 32;
-    private const int UpdateKey = 0;
     private const int LossOffset = 256;
     private const int ResultBytes = LossOffset + sizeof(double);
 
@@ -33,6 +32,7 @@ public sealed class TrainingEngine : ITrainingEngine
     private readonly StepContext _evaluation;
     private readonly AdamWKernel _adamW;
     private readonly GraphCache _graphs;
+    private readonly GraphCache _updateGraph;
     private readonly Action _forwardBackward;
     private readonly Action _update;
     private readonly List<DeviceBuffer> _buffers = [];
@@ -89,7 +89,7 @@ public sealed class TrainingEngine : ITrainingEngine
         }
         _evaluation = new StepContext(_device, _plan.Evaluation, model.DType) { MlpChunks = TokenChunks.Of(options.MaxTokens, options.MlpChunkTokens) };
         _adamW = new AdamWKernel(options.AdamW);
-        _graphs = new GraphCache(_device, MaxGraphs);
+        (_graphs, _updateGraph) = (new GraphCache(_device, MaxGraphs), new GraphCache(_device, 1));
         (_forwardBackward, _update) = (ForwardBackward, Update);
 
         var (master, count) = (_arena.Parameters.DType, _arena.Count);
@@ -176,7 +176,7 @@ public sealed class TrainingEngine : ITrainingEngine
             _adamW.StepFactors(learningRate * _options.EmbeddingRateFactor, _step, factors);
             SendScalar(_embeddingFactors, factors);
         }
-        _graphs.Run(UpdateKey, _update);
+        _updateGraph.Run(0, _update);
         return ReadResult();
     }
 
@@ -242,6 +242,7 @@ public sealed class TrainingEngine : ITrainingEngine
     public void Dispose()
     {
         _graphs.Dispose();
+        _updateGraph.Dispose();
         foreach (var buffer in _buffers) buffer.Dispose();
         _inputs.Dispose();
     }
