@@ -45,7 +45,7 @@ internal static class Options
         new("layers-to-transform", null, "Layers with adapters, such as 0,1,2; all by default"),
         new("modules-to-save", null, "embed_tokens, lm_head: trained in full beside the adapter, for continued pretraining"),
         new("ensure-weight-tying", "false", "Keep tied embedding and head one matrix when --modules-to-save names either; by default each becomes its own", true),
-        new("memory-budget", null, "Most memory of the run, such as 8GB; the planner recomputes or offloads activations to fit"),
+        new("memory-budget", null, "Most memory that the run allocates, such as 8GB, to which a GPU's driver adds 0.1 to 0.2 GB (lancet plan says how much); the planner recomputes or offloads activations to fit"),
         new("host-memory-budget", null, "Most page-locked host memory that a GPU's activations and streamed weights may take, such as 64GB; half of the machine's if not given"),
         new("streamed-layers", "auto", "auto (as many as make a step within the memory budget faster), or the number of layers whose frozen matrices wait in host memory and are copied to a GPU for each pass; all give the same bits"),
         new("activation-policy", "auto", "auto (the fastest mix that fits), keep, recompute-mlp, keep-input, or to host memory: offload-input, offload, offload-qkv, offload-attention, offload-keep-mlp, offload-all, offload-half-mlp, offload-keep-half-mlp; all give the same bits"),

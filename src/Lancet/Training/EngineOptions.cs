@@ -46,7 +46,7 @@ public sealed record EngineOptions
     /// <summary>Tokens that MLPs take at a time.</summary>
     internal int MlpChunkTokens { get; init; } = TokenChunks.DefaultTokens;
 
-    /// <summary>Bytes that the run may use; 0 for no limit.</summary>
+    /// <summary>Bytes that the run may allocate, what a GPU's driver takes (<see cref="MemoryPlan.DriverBytes"/>, <see cref="MemoryPlan.FurtherGraphBytes"/>) not counted; 0 for no limit.</summary>
     public long MemoryBudget { get; init; }
 
     /// <summary>Bytes of page-locked host memory that may be used; 0 for half of the machine's, or for what a chosen <see cref="Policy"/> takes.</summary>

@@ -35,7 +35,7 @@ public sealed record CudaDeviceInfo(int Ordinal, string Name, int ComputeCapabil
 {
     private static readonly bool s_avoidsWarpGroups = Environment.GetEnvironmentVariable("LANCET_WARP_GROUPS") == "0";
 
-    /// <summary>What kernels are compiled for. <c>LANCET_WARP_GROUPS=0</c> has Hopper multiply as Ampere does, to compare.</summary>
+    /// <summary>What kernels are compiled for. <c>LANCET_WARP_GROUPS=0</c> has Hopper multiply as Ampere does, and without clusters, to compare.</summary>
     public PtxTarget PtxTarget
     {
         get
