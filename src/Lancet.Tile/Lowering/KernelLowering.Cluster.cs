@@ -11,9 +11,8 @@ internal sealed partial class KernelLowering
     // Shared memory of a program is there once the program runs: all say so at the start, and the first gather waits for it.
     private void MeetCluster()
     {
-        if (!_kernel.Body.Operations.Exists(operation => operation.Opcode == Opcode.Gather)) return;
-        if (!_target.HasClusters) throw new TileException($"kernel {_kernel.Name}: sm_{_target.ComputeCapability} has no clusters of programs.");
-        _builder.Effect(ThreadOpcode.ClusterArrive, ThreadType.B32, [], []);
+        if (_kernel.Cluster > 1 && !_target.HasClusters) throw new TileException($"kernel {_kernel.Name}: sm_{_target.ComputeCapability} has no clusters of programs.");
+        if (_kernel.Body.Operations.Exists(operation => operation.Opcode == Opcode.Gather)) _builder.Effect(ThreadOpcode.ClusterArrive, ThreadType.B32, [], []);
     }
 
     private void LowerGather(Operation operation)

@@ -40,7 +40,7 @@ internal sealed partial class PtxBody
                 break;
             case ThreadOpcode.StoreCluster:
                 var (there, rank, number) = (Scratch(RegisterClass.Bits32), Operand(i, 1), InRegister(i, 2));
-                Line($"mapa.shared::cluster.u32 {there}, {SharedSum(i.Sources[0])}, {rank};");
+                Guarded($"mapa.shared::cluster.u32 {there}, {SharedSum(i.Sources[0])}, {rank};");
                 Guarded($"st.shared::cluster.{Bits(i.Type)} [{there}{Offset(i.Immediate)}], {number};");
                 break;
             case ThreadOpcode.ClusterArrive:

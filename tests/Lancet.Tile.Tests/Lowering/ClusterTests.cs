@@ -127,6 +127,7 @@ public class ClusterTests
             k.Store(k.Pointer(DType.Int32) + k.ProgramId(0), k.ProgramId(0));
         });
         Assert.DoesNotContain("barrier.cluster", PtxCompiler.Compile(kernel, PtxTarget.Sm90).Text, StringComparison.Ordinal);
+        Assert.Contains("sm_80 has no clusters", Assert.Throws<TileException>(() => PtxCompiler.Compile(kernel, PtxTarget.Sm80)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
