@@ -89,7 +89,7 @@ internal static class DeadCode
     }
 
     private static bool HasEffect(ThreadInstruction instruction) => instruction.Opcode is ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared or ThreadOpcode.AtomicAdd or ThreadOpcode.CopyAsync
-        or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts
+        or ThreadOpcode.InitializeMbarrier or ThreadOpcode.ExpectBytes or ThreadOpcode.CopyTensor or ThreadOpcode.AwaitBytes or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts
         or ThreadOpcode.ProxyFence or ThreadOpcode.AddGlobal or ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag
         or ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or ThreadOpcode.StoreCluster or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait;
 }

@@ -46,35 +46,53 @@ internal sealed partial class KernelLowering
     /// </code>
     /// Behind the last iteration zeros are multiplied.
     /// </summary>
-    private sealed class AheadPipeline(KernelLowering lowering, Operation operation, List<Operation> loads, ProductAhead product) : Pipeline(lowering, operation, loads)
+    private sealed class AheadPipeline : Pipeline
     {
         /// <summary>One stage is read, the next one multiplied ahead, and another filled.</summary>
         public const int LeastStages = 3;
 
+        private readonly ProductAhead _product;
         private Register _readStage;
         private Register _writeStage;
+        private Register _filling;
+        private Register _awaited;
+        private Register _phase;
         private Register _parity;
         private Source _ahead;
         private Source _high;
         private int _scope;
         private bool _isNextShown;
 
+        public AheadPipeline(KernelLowering lowering, Operation operation, List<Operation> loads, ProductAhead product) : base(lowering, operation, loads)
+        {
+            _product = product;
+            // Mbarriers of a loop in another one would have phases left from its last run.
+            if (lowering._loops.Count == 0) TakeBlocks();
+        }
+
         public override bool KeepsProducts => true;
 
         public override void Prologue(Source low, Source high, Source step)
         {
             BeginCopies();
+            if (Blocks.Count > 0)
+            {
+                InitializeMbarriers();
+                Lowering._shared.Barrier();
+            }
             (_ahead, _high) = (low, high);
             for (var stage = 0; stage < Stages - 1; stage++)
             {
-                StartCopies(Source.Constant(stage * StageBytes));
+                StartCopies(Source.Constant(stage * StageBytes), MbarrierOf(stage));
                 _ahead = Builder.Add(ThreadType.S32, _ahead, step);
             }
             (_readStage, _writeStage) = (StageRegister(0), StageRegister(Stages - 1));
+            (_filling, _awaited, _phase) = (MbarrierRegister(Stages - 1), MbarrierRegister(1), Builder.Variable(RegisterClass.Bits32, Source.Constant(0)));
             _parity = Builder.Variable(RegisterClass.Bits32, Source.Constant(0));
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: Stages - 2);
+            AwaitBlocks(MbarrierOf(0), Source.Constant(0));
             Lowering.ShowToOthers();
-            StartAside(product, _readStage);
+            StartAside(_product, _readStage);
         }
 
         public override void BeginIteration(Register index, Source high, Source step)
@@ -84,7 +102,7 @@ internal sealed partial class KernelLowering
             Builder.Forget([_readStage]);
             DefineLoads(_readStage);
             ReadFirstVector();
-            product.End();
+            _product.End();
         }
 
         public override void BehindBody()
@@ -97,6 +115,7 @@ internal sealed partial class KernelLowering
             if (_isNextShown || Builder.Scope != _scope) return;
             _isNextShown = true;
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+            AwaitNextBlocks();
         }
 
         /// <summary>Of a place for two matrices, the one that the iteration before did not use. Products of the one before that, which did, have ended before a barrier that all threads have passed.</summary>
@@ -109,17 +128,26 @@ internal sealed partial class KernelLowering
             Advance(_readStage);
             // What this iteration has made of its own index and loads is of no use to others.
             var own = Lowering._environments.Pop();
-            StartAside(product, _readStage);
-            StartCopies(_writeStage);
+            StartAside(_product, _readStage);
+            StartCopies(_writeStage, _filling);
             Lowering._environments.Push(own);
             Advance(_writeStage);
+            if (Blocks.Count > 0) AdvanceMbarrier(_filling);
             Builder.Assign(_parity, Builder.Xor(ThreadType.B32, _parity, Source.Constant(1)));
         }
 
         public override void Epilogue()
         {
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
+            for (var stage = 2; stage < Stages; stage++) AwaitNextBlocks();
             Lowering.EndProducts();
+        }
+
+        private void AwaitNextBlocks()
+        {
+            if (Blocks.Count == 0) return;
+            AwaitBlocks(_awaited, _phase);
+            AdvanceMbarrier(_awaited, _phase);
         }
 
         // Before products are waited for, whose results it will soon be used with; registers for all vectors would be too many.
@@ -130,9 +158,9 @@ internal sealed partial class KernelLowering
             Lowering.Define(vector, new TileItem(Lowering._converter, vector.Type, layout, Lowering.Get(vector).In(layout)));
         }
 
-        private void StartCopies(Source stage)
+        private void StartCopies(Source stage, Source mbarrier)
         {
-            Copy(_ahead, stage, Builder.Compare(ThreadType.S32, Comparison.Less, _ahead, _high));
+            Copy(_ahead, stage, mbarrier, Builder.Compare(ThreadType.S32, Comparison.Less, _ahead, _high));
             Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
         }
     }

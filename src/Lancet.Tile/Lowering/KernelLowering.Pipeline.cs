@@ -1,5 +1,6 @@
 using Lancet.Tile.IR;
 using Lancet.Tile.Lowering.Threads;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tile.Lowering;
 
@@ -11,7 +12,9 @@ internal sealed partial class KernelLowering
     /// </summary>
     private abstract class Pipeline
     {
+        private const int MbarrierBytes = 8;
         private readonly Operation _for;
+        private int _mbarriers;
 
         protected Pipeline(KernelLowering lowering, Operation operation, List<Operation> loads)
         {
@@ -39,6 +42,9 @@ internal sealed partial class KernelLowering
         protected int Stages { get; }
 
         protected int StageBytes { get; }
+
+        /// <summary>Loads that the hardware copies by itself, if <see cref="TakeBlocks"/> found any; the first thread starts them.</summary>
+        protected Dictionary<Operation, TensorBlock> Blocks { get; } = [];
 
         /// <summary>The pipeline of a loop, or null if it has nothing to pipeline.</summary>
         public static Pipeline? Plan(KernelLowering lowering, Operation operation)
@@ -126,19 +132,86 @@ internal sealed partial class KernelLowering
             return new StoredItem(type, layout => Lowering.LoadTile(pointer, null, ElementArithmetic.Constant(type.Element, 0, 0), layout));
         }
 
-        /// <summary>Starts the copies of an iteration, a group; copies of zeros if a condition does not hold.</summary>
-        protected void Copy(Source index, Source stage, Source? condition = null)
+        /// <summary>Starts the copies of an iteration, of blocks besides a group; copies of zeros if a condition does not hold.</summary>
+        protected void Copy(Source index, Source stage, Source mbarrier, Source? condition = null)
         {
             Lowering._environments.Push([]);
             Lowering.Define(_for.Body!.Arguments[0], new ScalarItem(_for.Body.Arguments[0].Type, new Element(index)));
+            if (Blocks.Count > 0) Builder.Effect(ThreadOpcode.ExpectBytes, ThreadType.B32, [], [mbarrier], FirstThread(), Loads.Where(load => Blocks.ContainsKey(load.Load)).Sum(load => load.Tile.Bytes));
             foreach (var (load, tile) in Loads)
             {
+                var place = tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) };
+                if (Blocks.TryGetValue(load, out var block))
+                {
+                    CopyBlock(block, place, mbarrier, condition);
+                    continue;
+                }
                 Lowering.Evaluate(load);
-                Lowering.CopyToShared(load, tile with { Offset = Builder.Add(ThreadType.U32, tile.Offset, stage) }, condition);
+                Lowering.CopyToShared(load, place, condition);
             }
             Lowering._environments.Pop();
             Lowering._hasPendingCopies = false;
         }
+
+        // Panel by panel. Behind the last row there are zeros.
+        private void CopyBlock(TensorBlock block, SharedTile place, Source mbarrier, Source? condition)
+        {
+            var (row, column) = (ScalarOf(block.Row), block.Column is { } first ? ScalarOf(first) : Source.Constant(0));
+            if (condition is { } isThere) row = Builder.Select(ThreadType.B32, isThere, row, Lowering.Scalar(Lowering._kernel.Parameters[block.Map.Rows].Value).Source);
+            for (var panel = 0; panel < place.Columns / place.PanelColumns; panel++)
+            {
+                Source[] sources = [Builder.Add(ThreadType.U32, place.Offset, Source.Constant(panel * place.PanelBytes)), Builder.Add(ThreadType.S32, column, Source.Constant(panel * place.PanelColumns)), row, mbarrier];
+                Builder.Effect(ThreadOpcode.CopyTensor, ThreadType.B32, [], sources, FirstThread(), Lowering.NumberOf(block.Map));
+            }
+        }
+
+        /// <summary>Has the hardware copy those loads that are blocks of matrices; each stage has an mbarrier for them.</summary>
+        protected void TakeBlocks()
+        {
+            foreach (var (load, _) in Loads)
+                if (TensorBlock.Of(load, Lowering._kernel, Lowering._divisible) is { } block) Blocks.Add(load, block);
+            if (Blocks.Count > 0) _mbarriers = Lowering._shared.Allocate(Stages * MbarrierBytes);
+        }
+
+        /// <summary>Before a pipeline's first copies.</summary>
+        protected void InitializeMbarriers()
+        {
+            if (Blocks.Count == 0) return;
+            for (var stage = 0; stage < Stages; stage++) Builder.Effect(ThreadOpcode.InitializeMbarrier, ThreadType.B32, [], [MbarrierOf(stage)], FirstThread());
+        }
+
+        /// <summary>The mbarrier of a stage.</summary>
+        protected Source MbarrierOf(int stage) => Source.Constant(_mbarriers + (stage * MbarrierBytes));
+
+        /// <summary>A register for the mbarrier of one stage after the other.</summary>
+        protected Register MbarrierRegister(int first) => Builder.Variable(RegisterClass.Bits32, MbarrierOf(first));
+
+        /// <summary>Goes on to the next stage's mbarrier, and from the last one to the first, whose phase is the other one then.</summary>
+        protected void AdvanceMbarrier(Register mbarrier, Register? phase = null)
+        {
+            var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, mbarrier, MbarrierOf(Stages - 1));
+            if (phase is { } parity)
+            {
+                Builder.Assign(parity, Builder.Select(ThreadType.B32, isLast, Builder.Xor(ThreadType.B32, parity, Source.Constant(1)), parity));
+                Builder.Forget([parity]);
+            }
+            Builder.Assign(mbarrier, Builder.Select(ThreadType.B32, isLast, MbarrierOf(0), Builder.Add(ThreadType.U32, mbarrier, Source.Constant(MbarrierBytes))));
+            Builder.Forget([mbarrier]);
+        }
+
+        /// <summary>Waits for a stage's blocks.</summary>
+        protected void AwaitBlocks(Source mbarrier, Source phase)
+        {
+            if (Blocks.Count > 0) Builder.Effect(ThreadOpcode.AwaitBytes, ThreadType.B32, [], [mbarrier, phase]);
+        }
+
+        protected Source ScalarOf(Value value)
+        {
+            Lowering.Evaluate(value);
+            return Lowering.Scalar(value).Source;
+        }
+
+        private Register FirstThread() => Lowering._converter.Guard(Lowering.IsFirstThread());
 
         /// <summary>Before a pipeline's first copies: copies from outside it are older groups, so that waiting for the pipeline's first waits for them, and nobody reads the stages of an outer loop's iteration before.</summary>
         protected void BeginCopies()
@@ -235,7 +308,7 @@ internal sealed partial class KernelLowering
                 Builder.Append(branch);
                 Builder.Open(branch.Body);
             }
-            Copy(index, stage);
+            Copy(index, stage, default);
             if (branch is not null) Builder.Close();
             Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
         }
@@ -253,6 +326,13 @@ internal sealed partial class KernelLowering
         var definition = value.Definition!;
         foreach (var operand in definition.Operands) Evaluate(operand);
         Define(value, definition.Opcode == Opcode.Load ? LowerLoad(definition) : LowerPure(definition));
+    }
+
+    // The program's number of a matrix.
+    private int NumberOf(TensorMap map)
+    {
+        if (!_program.TensorMaps.Contains(map)) _program.TensorMaps.Add(map);
+        return _program.TensorMaps.IndexOf(map);
     }
 
     private Item Root(Operation load)

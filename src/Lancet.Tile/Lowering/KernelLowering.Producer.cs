@@ -18,7 +18,8 @@ internal sealed partial class KernelLowering
     /// producer   for i: if i ≥ stages, wait until both groups have read iteration i − stages; start copies of i; when they have landed, tell both groups
     /// group      for i: wait until iteration i is there; compute; if there is an iteration i + stages, tell the producer
     /// </code>
-    /// With more than two stages the producer starts the copies of i + 1 before it waits for those of i.
+    /// With more than two stages the producer starts the copies of i + 1 before it waits for those of i. Where all loads are blocks of matrices, one thread has the hardware copy them,
+    /// and each stage has an mbarrier besides, where the thread's warp waits for the bytes.
     /// </summary>
     private sealed class ProducerPipeline : Pipeline
     {
@@ -32,7 +33,6 @@ internal sealed partial class KernelLowering
         public const int MostStages = 3;
 
         private const int FirstBarrier = 4;
-        private const int Meeting = 2 * 32 * GroupWarps;
         private readonly Operation _loop;
         private Register _readStage;
         private Register _full;
@@ -43,7 +43,14 @@ internal sealed partial class KernelLowering
         {
             _loop = operation;
             lowering._producer = this;
+            if (loads.TrueForAll(load => TensorBlock.Of(load, lowering._kernel, lowering._divisible) is not null)) TakeBlocks();
         }
+
+        /// <summary>Warps of the producer that copy.</summary>
+        public int CopyingWarps => Blocks.Count == 0 ? GroupWarps : 1;
+
+        // Threads of a group and of the producer.
+        private int Meeting => 32 * (GroupWarps + CopyingWarps);
 
         // Barriers where the first group waits until stages are full; the second group's follow; behind them those where the producer waits.
         private Source FirstFull => Builder.Add(ThreadType.U32, Builder.Multiply(ThreadType.U32, Lowering.WarpGroup(), Source.Constant(Stages)), Source.Constant(FirstBarrier));
@@ -95,6 +102,8 @@ internal sealed partial class KernelLowering
             var writeStage = StageRegister(0);
             var full = Builder.Variable(RegisterClass.Bits32, Source.Constant(FirstBarrier));
             var told = Builder.Variable(RegisterClass.Bits32, full);
+            var (filling, awaited, phase) = (MbarrierRegister(0), MbarrierRegister(0), Builder.Variable(RegisterClass.Bits32, Source.Constant(0)));
+            InitializeMbarriers();
             var loop = new ThreadLoop();
             Builder.Append(loop);
             Builder.Open(loop.Header);
@@ -102,8 +111,9 @@ internal sealed partial class KernelLowering
             Builder.Close();
             Builder.Open(loop.Body);
             Where(Builder.Compare(ThreadType.S32, Comparison.LessOrEqual, firstRefill, index), () => AtBoth(ThreadOpcode.NamedWait, full, ToRead));
-            Copy(index, writeStage);
-            Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
+            Copy(index, writeStage, filling);
+            if (Blocks.Count == 0) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
+            else AdvanceMbarrier(filling);
             if (StartsBeforeTelling)
             {
                 Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, index), () => Tell(told, 1));
@@ -114,6 +124,19 @@ internal sealed partial class KernelLowering
             Builder.Assign(index, Builder.Add(ThreadType.S32, index, step));
             Builder.Close();
             if (StartsBeforeTelling) Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, high), () => Tell(told, 0));
+
+            // When all but the newest copies have landed, the groups that compute may read.
+            void Tell(Register full, int newest)
+            {
+                if (Blocks.Count == 0) Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: newest);
+                else
+                {
+                    AwaitBlocks(awaited, phase);
+                    AdvanceMbarrier(awaited, phase);
+                }
+                Builder.Effect(ThreadOpcode.ProxyFence, ThreadType.B32, [], []);
+                AtBoth(ThreadOpcode.NamedArrive, full, 0);
+            }
         }
 
         // The next stage and its barrier, which from the last one is the first again.
@@ -124,19 +147,7 @@ internal sealed partial class KernelLowering
             Advance(stage);
         }
 
-        private Source Bound(int operand)
-        {
-            Lowering.Evaluate(_loop.Operands[operand]);
-            return Lowering.Scalar(_loop.Operands[operand]).Source;
-        }
-
-        // When all but the newest groups of copies have landed, the groups that compute may read.
-        private void Tell(Register full, int newest)
-        {
-            Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: newest);
-            Builder.Effect(ThreadOpcode.ProxyFence, ThreadType.B32, [], []);
-            AtBoth(ThreadOpcode.NamedArrive, full, 0);
-        }
+        private Source Bound(int operand) => ScalarOf(_loop.Operands[operand]);
 
         private void AtBoth(ThreadOpcode opcode, Register full, int offset)
         {
@@ -176,6 +187,7 @@ internal sealed partial class KernelLowering
     {
         if (_producer is null) return;
         (_program.ProducerWarps, _copyingWarps) = (ProducerPipeline.GroupWarps, ProducerPipeline.GroupWarps);
+        _program.IdleProducerWarps = ProducerPipeline.GroupWarps - _producer.CopyingWarps;
         _builder.Open(_program.Producer);
         _builder.FirstThread = 32 * _kernel.Warps;
         _environments.Clear();

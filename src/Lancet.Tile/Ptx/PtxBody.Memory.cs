@@ -55,6 +55,26 @@ internal sealed partial class PtxBody
                 var count = i.Sources[2].IsConstant && i.Sources[2].Bits == i.Width ? "" : ", " + Operand(i, 2);
                 Guarded($"cp.async.{(i.Width == 16 ? "cg" : "ca")}.shared.global {to}, {from}, {i.Width}{count};");
                 break;
+            case ThreadOpcode.InitializeMbarrier:
+                var mbarrier = SharedAddress(i, 0, 0);
+                Guarded($"mbarrier.init.shared::cta.b64 {mbarrier}, 1;");
+                Guarded("fence.mbarrier_init.release.cluster;");
+                Line("bar.warp.sync 0xffffffff;");
+                break;
+            case ThreadOpcode.ExpectBytes:
+                var expecting = SharedAddress(i, 0, 0);
+                Guarded($"mbarrier.arrive.expect_tx.shared::cta.b64 _, {expecting}, {i.Immediate};");
+                break;
+            case ThreadOpcode.CopyTensor:
+                WriteCopyTensor(i);
+                break;
+            case ThreadOpcode.AwaitBytes:
+                var (awaitedBarrier, parity, isComplete) = (SharedAddress(i, 0, 0), InRegister(i, 1), Scratch(RegisterClass.Predicate));
+                var round = _labels++;
+                Label($"$phase_{round}");
+                Line($"mbarrier.try_wait.parity.shared::cta.b64 {isComplete}, {awaitedBarrier}, {parity};");
+                Line($"@!{isComplete} bra $phase_{round};");
+                break;
             case ThreadOpcode.CommitCopies:
                 Line("cp.async.commit_group;");
                 break;
@@ -111,6 +131,15 @@ internal sealed partial class PtxBody
     }
 
     // One lane's reading counts, so that the warp leaves the loop together.
+    private void WriteCopyTensor(ThreadInstruction i)
+    {
+        var (block, column, row, mbarrier) = (SharedAddress(i, 0, 0), InRegister(i, 1), InRegister(i, 2), SharedAddress(i, 3, 0));
+        var (parameter, map) = (Scratch(RegisterClass.Bits64), Scratch(RegisterClass.Bits64));
+        Line($"mov.b64 {parameter}, {MapName(program, (int)i.Immediate)};");
+        Line($"cvta.param.u64 {map}, {parameter};");
+        Guarded($"cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes {block}, [{map}, {{{column}, {row}}}], {mbarrier};");
+    }
+
     private void WriteAwait(ThreadInstruction i)
     {
         var (address, awaited) = (GlobalAddress(i, 0, 0), InRegister(i, 1));

@@ -40,6 +40,8 @@ internal sealed partial class PtxBody(ThreadProgram program)
 
     public static string ParameterName(ThreadProgram program, int parameter) => $"{program.Name}_param_{parameter}";
 
+    public static string MapName(ThreadProgram program, int map) => $"{program.Name}_map_{map}";
+
     /// <summary>Writes the whole body.</summary>
     public void Write()
     {
@@ -57,9 +59,18 @@ internal sealed partial class PtxBody(ThreadProgram program)
             Line("ret;");
             Label("$producer");
             Line($"setmaxnreg.dec.sync.aligned.u32 {ProducerRegisters};");
+            if (program.IdleProducerWarps > 0) LeaveIdleWarps();
             Write(program.Producer);
         }
         if (UsesSharedMemory) _text.Insert(0, $"    mov.u32 %shared, {SharedName(program)};\n");
+    }
+
+    private void LeaveIdleWarps()
+    {
+        var (thread, isIdle) = (Scratch(RegisterClass.Bits32), Scratch(RegisterClass.Predicate));
+        Line($"mov.u32 {thread}, %tid.x;");
+        Line($"setp.ge.u32 {isIdle}, {thread}, {program.Threads - (program.IdleProducerWarps * 32)};");
+        Line($"@{isIdle} ret;");
     }
 
     /// <summary>Appends the declarations of all registers.</summary>

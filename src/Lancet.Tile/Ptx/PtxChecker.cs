@@ -127,6 +127,9 @@ internal sealed partial class PtxChecker
         'S' => Address().Match(operand) is { Success: true } match && KindOf(match.Groups[1].Value) == 'r',
         'A' => operand.Length > 2 && _parameters.Contains(operand[1..^1]),
         'V' => _symbols.Contains(operand),
+        'P' => _parameters.Contains(operand),
+        'T' => Block().Match(operand) is { Success: true } match && KindOf(match.Groups[1].Value) == 'd' && KindOf(match.Groups[2].Value) == 'r' && KindOf(match.Groups[3].Value) == 'r',
+        'W' => operand == "_",
         'L' => operand.StartsWith('$'),
         _ => KindOf(operand) == kind,
     };
@@ -140,8 +143,9 @@ internal sealed partial class PtxChecker
             if (kinds[i] == "L") _jumps.Add((operands[i], _line));
             foreach (var part in kinds[i].Length == 1 ? [operands[i]] : Vector(operands[i]))
             {
-                var register = Address().Match(part) is { Success: true } match ? match.Groups[1].Value : part;
-                if (KindOf(register) is { } kind) Use(register, kind);
+                string[] registers = Address().Match(part) is { Success: true } match ? [match.Groups[1].Value] : Block().Match(part) is { Success: true } block ? [.. block.Groups.Values.Skip(1).Select(group => group.Value)] : [part];
+                foreach (var register in registers)
+                    if (KindOf(register) is { } kind) Use(register, kind);
             }
         }
         for (var i = 0; i < destinations; i++)
@@ -211,7 +215,7 @@ internal sealed partial class PtxChecker
     [GeneratedRegex(@"^(?:\.global \.align 16 \.b32|\.extern \.shared \.align 1024 \.b8) ([A-Za-z_][A-Za-z0-9_]*)\[[0-9]*\](?:;| = \{)$")]
     private static partial Regex Declaration();
 
-    [GeneratedRegex(@"^\.param \.(?:u64|s64|f64|u32|s32|f32) ([A-Za-z_][A-Za-z0-9_]*),?$")]
+    [GeneratedRegex(@"^\.param \.(?:u64|s64|f64|u32|s32|f32|align 64 \.b8) ([A-Za-z_][A-Za-z0-9_]*)(?:\[128\])?,?$")]
     private static partial Regex ParameterLine();
 
     [GeneratedRegex(@"^(\$[a-z_0-9]+):$")]
@@ -237,6 +241,9 @@ internal sealed partial class PtxChecker
 
     [GeneratedRegex(@"^0d[0-9A-F]{16}$")]
     private static partial Regex Double();
+
+    [GeneratedRegex(@"^\[(%[a-z]+[0-9]+), \{(%[a-z]+[0-9]+), (%[a-z]+[0-9]+)\}\]$")]
+    private static partial Regex Block();
 
     [GeneratedRegex(@"^\[(%[a-z]+[0-9]*)([+-][0-9]+)?\]$")]
     private static partial Regex Address();

@@ -13,7 +13,7 @@ public static class PtxCompiler
     public static PtxKernel Compile(Kernel kernel, PtxTarget target, ulong divisibleArguments = 0)
     {
         var program = KernelLowering.Lower(kernel, target, divisibleArguments);
-        return new(kernel.Name, PtxPrinter.Print(program, target), program.Threads, program.SharedBytes, kernel.Parameters);
+        return new(kernel.Name, PtxPrinter.Print(program, target), program.Threads, program.SharedBytes, kernel.Parameters) { TensorMaps = program.TensorMaps };
     }
 
     /// <summary>

@@ -4,7 +4,7 @@ namespace Lancet.Tile.Ptx;
 /// The PTX instructions that the printer may use, with the operands that the PTX ISA gives them. A signature is destinations, '=', sources; a letter
 /// an operand: p, h, r, d are registers of 1, 16, 32 and 64 bits; R, D, F, E are registers of 32 or 64 bits or an immediate, integer for the first two
 /// and floating-point for the others; i is an integer; G, S and A are global, shared and parameter addresses; V is a symbol or special register;
-/// L a label; braces make a vector.
+/// L a label; P the name of a parameter; T the place of a block in a tensor map; W no result; braces make a vector.
 /// </summary>
 internal static class PtxInstructionTable
 {
@@ -67,7 +67,7 @@ internal static class PtxInstructionTable
         Add("mov.pred", "p=p", "p=i");
         Add("mov.b16", "h=i");
         Add("mov.b32", "r=R", "{hh}=r", "r={hh}");
-        Add("mov.b64", "d=D", "{rr}=d", "d={rr}");
+        Add("mov.b64", "d=D", "{rr}=d", "d={rr}", "d=P");
         Add("mov.u32", "r=V");
         Add("mov.u64", "d=V");
         Add("cvt.f32.f16", "r=h");
@@ -111,6 +111,13 @@ internal static class PtxInstructionTable
         Add("cp.async.ca.shared.global", "=SGi", "=SGiR");
         Add("cp.async.commit_group", "=");
         Add("cp.async.wait_group", "=i");
+        Add("mbarrier.init.shared::cta.b64", "=Si");
+        Add("mbarrier.arrive.expect_tx.shared::cta.b64", "=WSi");
+        Add("mbarrier.try_wait.parity.shared::cta.b64", "p=SR");
+        Add("fence.mbarrier_init.release.cluster", "=");
+        Add("bar.warp.sync", "=i");
+        Add("cvta.param.u64", "d=d");
+        Add("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes", "=STS");
         Add("shfl.sync.bfly.b32", "r=riii");
         Add("shfl.sync.idx.b32", "r=rRii");
         Add("mapa.shared::cluster.u32", "r=rR");

@@ -4,7 +4,7 @@ using Lancet.Tile.Lowering.Threads;
 
 namespace Lancet.Tile.Ptx;
 
-/// <summary>Prints a thread program as a PTX module with one entry point. Instructions are those of PTX 7.0 and sm_80, and wgmma and dependent launch where the target has them.</summary>
+/// <summary>Prints a thread program as a PTX module with one entry point. Instructions are those of PTX 7.0 and sm_80, and wgmma, clusters, copies of blocks and dependent launch where the target has them.</summary>
 internal static class PtxPrinter
 {
     /// <summary>The module's text.</summary>
@@ -36,6 +36,7 @@ internal static class PtxPrinter
             };
             text.Append(CultureInfo.InvariantCulture, $"{(i == 0 ? "\n" : ",\n")}    .param {kind} {PtxBody.ParameterName(program, i)}");
         }
+        for (var map = 0; map < program.TensorMaps.Count; map++) text.Append(CultureInfo.InvariantCulture, $",\n    .param .align {TensorMap.Alignment} .b8 {PtxBody.MapName(program, map)}[{TensorMap.Bytes}]");
         text.Append(CultureInfo.InvariantCulture, $"\n)\n.maxntid {program.Threads}, 1, 1\n");
         if (program.ProgramsPerMultiprocessor > 1) text.Append(CultureInfo.InvariantCulture, $".minnctapersm {program.ProgramsPerMultiprocessor}\n");
         if (program.Cluster > 1) text.Append(CultureInfo.InvariantCulture, $".explicitcluster\n.reqnctapercluster {program.Cluster}, 1, 1\n");

@@ -20,7 +20,8 @@ internal static partial class ScalarOperations
             ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or ThreadOpcode.MatrixMultiply or
             ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or
             ThreadOpcode.AddGlobal or ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag or ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or
-            ThreadOpcode.StoreCluster or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait => null,
+            ThreadOpcode.StoreCluster or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait or
+            ThreadOpcode.InitializeMbarrier or ThreadOpcode.ExpectBytes or ThreadOpcode.CopyTensor or ThreadOpcode.AwaitBytes => null,
         _ => Create(instruction) ?? throw new TileException($"kernel {program.Name}, {instruction.Location}: {instruction.Opcode} does not exist for {(instruction.Opcode == ThreadOpcode.Convert ? instruction.SourceType + " to " : "")}{instruction.Type}."),
     };
 

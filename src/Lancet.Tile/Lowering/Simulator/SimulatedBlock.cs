@@ -62,6 +62,7 @@ internal sealed partial class SimulatedBlock
         Array.Clear(_defined);
         Array.Fill(_counters, 0, 0, Bodies);
         Array.Fill(_counters, _code.ProducerStart, Bodies, _producers);
+        Array.Fill(_counters, _steps.Length - 1, _warps - _code.Program.IdleProducerWarps, _code.Program.IdleProducerWarps);
         Array.Clear(_decided);
         _decisions[1].Clear();
         Array.Clear(_sharedShadow);
@@ -104,6 +105,7 @@ internal sealed partial class SimulatedBlock
             CheckNoProductsPending(warp);
         }
         CheckNobodyArrived();
+        CheckNoBlocksPending();
         CheckNothingOpenInCluster();
         return true;
     }
@@ -129,7 +131,7 @@ internal sealed partial class SimulatedBlock
             }
             if (isOver || (isDone && _steps[_counters[0]].Kind is StepKind.Barrier or StepKind.ClusterWait)) break;
             if (hasMoved) continue;
-            var stuck = Array.FindIndex(_counters, counter => _steps[counter].Kind == StepKind.NamedWait);
+            var stuck = Array.FindIndex(_counters, counter => _steps[counter].Kind is StepKind.NamedWait or StepKind.AwaitBytes);
             if (stuck < 0) break;
             throw Error(stuck, -1, _steps[_counters[stuck]], "waits forever");
         }
@@ -155,6 +157,10 @@ internal sealed partial class SimulatedBlock
                     break;
                 case StepKind.NamedWait:
                     if (!MayPass(step, warp)) return;
+                    _counters[warp]++;
+                    break;
+                case StepKind.AwaitBytes:
+                    if (!HasBytes(step, warp)) return;
                     _counters[warp]++;
                     break;
                 case StepKind.Jump:
@@ -279,6 +285,15 @@ internal sealed partial class SimulatedBlock
                 break;
             case ThreadOpcode.CopyAsync:
                 StartCopy(step, index, warp, active);
+                break;
+            case ThreadOpcode.InitializeMbarrier:
+                InitializeMbarrier(step, warp, active);
+                break;
+            case ThreadOpcode.ExpectBytes:
+                ExpectBytes(step, warp, active);
+                break;
+            case ThreadOpcode.CopyTensor:
+                StartBlockCopy(step, index, warp, active);
                 break;
             case ThreadOpcode.CommitCopies:
                 CommitCopies(warp);

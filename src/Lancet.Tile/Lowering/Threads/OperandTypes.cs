@@ -41,6 +41,8 @@ internal static class OperandTypes
         ThreadOpcode.LoadShared or ThreadOpcode.LoadMatrix => ThreadType.U32,
         ThreadOpcode.StoreShared when index == 0 => ThreadType.U32,
         ThreadOpcode.StoreCluster when index < 2 => ThreadType.U32,
+        ThreadOpcode.InitializeMbarrier or ThreadOpcode.ExpectBytes or ThreadOpcode.AwaitBytes => ThreadType.U32,
+        ThreadOpcode.CopyTensor => index is 1 or 2 ? ThreadType.S32 : ThreadType.U32,
         ThreadOpcode.CopyAsync => index == 1 ? ThreadType.U64 : ThreadType.U32,
         ThreadOpcode.MatrixMultiply => index < 6 ? ThreadType.B32 : ThreadType.F32,
         ThreadOpcode.DescribeMatrix or ThreadOpcode.SharedUnits => ThreadType.U32,
@@ -73,7 +75,9 @@ internal static class OperandTypes
         ThreadOpcode.StoreGlobal or ThreadOpcode.StoreShared or ThreadOpcode.AddGlobal => (0, -1),
         ThreadOpcode.AtomicAdd => (1, 2),
         ThreadOpcode.AwaitFlag or ThreadOpcode.SignalFlag => (0, 2),
-        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait => (0, 1),
+        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or ThreadOpcode.InitializeMbarrier or ThreadOpcode.ExpectBytes => (0, 1),
+        ThreadOpcode.AwaitBytes => (0, 2),
+        ThreadOpcode.CopyTensor => (0, 4),
         ThreadOpcode.CopyAsync or ThreadOpcode.StoreCluster => (0, 3),
         ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.Barrier or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait or
             ThreadOpcode.WarpGroupFence or ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence => (0, 0),
@@ -108,7 +112,7 @@ internal static class OperandTypes
     public static bool IsCollective(this ThreadOpcode opcode) => opcode is ThreadOpcode.Barrier or ThreadOpcode.ShuffleXor or ThreadOpcode.ShuffleIndex or ThreadOpcode.LoadMatrix or
         ThreadOpcode.MatrixMultiply or ThreadOpcode.CommitCopies or ThreadOpcode.WaitCopies or ThreadOpcode.WarpGroupMultiply or ThreadOpcode.WarpGroupFence or
         ThreadOpcode.CommitProducts or ThreadOpcode.WaitProducts or ThreadOpcode.ProxyFence or ThreadOpcode.AwaitFlag or
-        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait;
+        ThreadOpcode.NamedArrive or ThreadOpcode.NamedWait or ThreadOpcode.ClusterArrive or ThreadOpcode.ClusterWait or ThreadOpcode.AwaitBytes;
 
     private static string Describe(Register register) => register.Exists ? $"register {register.Id} of {register.Class}" : "no register";
 }

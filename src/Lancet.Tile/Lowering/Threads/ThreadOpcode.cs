@@ -158,6 +158,18 @@ internal enum ThreadOpcode
     /// <summary>Waits until at most <see cref="ThreadInstruction.Immediate"/> of the thread's newest groups are pending.</summary>
     WaitCopies,
 
+    /// <summary>Shared address a becomes an mbarrier that one arrival and the bytes it expects complete; seen by the warp's lanes.</summary>
+    InitializeMbarrier,
+
+    /// <summary>Arrives at the mbarrier a, whose phase is then complete when copies have brought it Immediate bytes.</summary>
+    ExpectBytes,
+
+    /// <summary>Starts copying the block of tensor map number <see cref="ThreadInstruction.Immediate"/> whose first element is in column b and row c to shared address a, a multiple of 1,024; tells the mbarrier d of its bytes. Lands when waited for.</summary>
+    CopyTensor,
+
+    /// <summary>Waits until the phase of the mbarrier a with parity b is complete, whose copies the warp then sees.</summary>
+    AwaitBytes,
+
     /// <summary>All threads of the program wait for each other; shared and global writes before it are seen after it.</summary>
     Barrier,
 

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Lancet.Tile.IR;
+using Lancet.Tile.Ptx;
 
 namespace Lancet.Tile.Lowering.Threads;
 
@@ -115,6 +116,9 @@ internal sealed class ThreadProgram
     /// <summary>Warps behind the others, which run <see cref="Producer"/> instead of the body and take no part in barriers.</summary>
     public int ProducerWarps { get; set; }
 
+    /// <summary>The last of the producer warps, which do nothing but give up registers.</summary>
+    public int IdleProducerWarps { get; set; }
+
     /// <summary>What the producer warps do.</summary>
     public List<ThreadNode> Producer { get; init; } = [];
 
@@ -123,6 +127,9 @@ internal sealed class ThreadProgram
 
     /// <summary>Constant fp32 tables, in global memory.</summary>
     public List<float[]> Tables { get; init; } = [];
+
+    /// <summary>Matrices that blocks are copied from.</summary>
+    public List<TensorMap> TensorMaps { get; init; } = [];
 
     /// <summary>Bytes of shared memory.</summary>
     public int SharedBytes { get; set; }

@@ -23,9 +23,10 @@ internal sealed unsafe class CudaFunction : IDisposable
 {
     private const int DefaultSharedBytes = 48 << 10;
     private readonly LoadedModuleHandle _module;
+    private readonly TensorMap[] _maps;
 
     private CudaFunction(Kernel kernel, PtxKernel ptx, LoadedModuleHandle module, nint handle, CudaKernelInfo info) =>
-        (Kernel, Threads, SharedBytes, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, module, handle, info);
+        (Kernel, Threads, SharedBytes, _maps, _module, Handle, Info) = (kernel, (uint)ptx.ThreadsPerBlock, (uint)ptx.SharedMemoryBytes, [.. ptx.TensorMaps], module, handle, info);
 
     public Kernel Kernel { get; }
 
@@ -80,11 +81,19 @@ internal sealed unsafe class CudaFunction : IDisposable
     {
         // The driver reads as many bytes of each slot as the parameter has; little-endian, so the low half of a slot is a 4-byte value.
         var slots = stackalloc long[arguments.Length + 1];
-        var pointers = stackalloc void*[arguments.Length + 1];
+        var pointers = stackalloc void*[arguments.Length + _maps.Length + 1];
+        var maps = stackalloc byte[(_maps.Length * TensorMap.Bytes) + TensorMap.Alignment];
+        maps += TensorMap.Alignment - (int)((nuint)maps % TensorMap.Alignment);
         for (var i = 0; i < arguments.Length; i++)
         {
             slots[i] = arguments[i].Bits;
             pointers[i] = slots + i;
+        }
+        for (var i = 0; i < _maps.Length; i++)
+        {
+            var map = maps + (i * TensorMap.Bytes);
+            Encode(_maps[i], arguments, map);
+            pointers[arguments.Length + i] = map;
         }
         if (!overlaps)
         {
@@ -108,6 +117,17 @@ internal sealed unsafe class CudaFunction : IDisposable
         };
         var answer = Driver.cuLaunchKernelEx(&configuration, Handle, pointers, null);
         if (answer != 0) Fail(answer, nameof(Driver.cuLaunchKernelEx), grid);
+    }
+
+    private void Encode(TensorMap map, ReadOnlySpan<KernelArgument> arguments, byte* target)
+    {
+        var sizes = stackalloc ulong[2] { (ulong)map.Stride, (ulong)Math.Max(1, (int)arguments[map.Rows].Bits) };
+        var stride = (ulong)(map.Stride * map.Element.SizeInBytes());
+        var block = stackalloc uint[2] { TensorMap.BlockColumns, (uint)map.BlockRows };
+        var steps = stackalloc uint[2] { 1, 1 };
+        var dtype = map.Element == DType.BFloat16 ? TensorMapFormat.BFloat16 : TensorMapFormat.Float16;
+        var code = Driver.cuTensorMapEncodeTiled(target, dtype, 2, (void*)arguments[map.Pointer].Bits, sizes, &stride, block, steps, 0, TensorMapFormat.Swizzle128Bytes, TensorMapFormat.Promote256Bytes, 0);
+        if (code != 0) CudaCheck.Throw(code, nameof(Driver.cuTensorMapEncodeTiled), $"kernel {Kernel.Name}, {sizes[1]} rows of {map.Stride}, blocks of {map.BlockRows} × {TensorMap.BlockColumns}");
     }
 
     /// <summary>Throws an error of this kernel.</summary>

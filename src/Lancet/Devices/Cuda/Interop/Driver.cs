@@ -111,6 +111,10 @@ internal static unsafe partial class Driver
     internal static partial int cuLaunchKernel(
         nint function, uint gridX, uint gridY, uint gridZ, uint blockX, uint blockY, uint blockZ, uint sharedBytes, nint stream, void** parameters, void** extra);
 
+    [LibraryImport(Library)]
+    internal static partial int cuTensorMapEncodeTiled(
+        void* map, int format, uint rank, void* address, ulong* sizes, ulong* strides, uint* block, uint* elementStrides, int interleave, int swizzle, int promotion, int outside);
+
     [LibraryImport(Library)] internal static partial int cuLaunchKernelEx(LaunchConfiguration* configuration, nint function, void** parameters, void** extra);
 }
 
@@ -142,6 +146,15 @@ internal enum DeviceAttribute
     ComputeCapabilityMajor = 75,
     ComputeCapabilityMinor = 76,
     MaxSharedMemoryPerBlockOptin = 97,
+}
+
+/// <summary>CUtensorMapDataType, CUtensorMapSwizzle and CUtensorMapL2promotion, as far as they are used.</summary>
+internal static class TensorMapFormat
+{
+    internal const int Float16 = 6;
+    internal const int BFloat16 = 9;
+    internal const int Swizzle128Bytes = 3;
+    internal const int Promote256Bytes = 3;
 }
 
 /// <summary>CUfunction_attribute.</summary>
