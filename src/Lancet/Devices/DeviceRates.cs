@@ -7,10 +7,10 @@ namespace Lancet.Devices;
 /// <param name="LaunchSeconds">What a kernel takes before and after its work.</param>
 public sealed record DeviceRates(double MatMulOperations, double MemoryBytes, double HostBytes, double LaunchSeconds)
 {
-    // Attention's rate grows with the length of the sequences, n / (n + this) of its limit. Fitted to the lengths 2,048 and 8,192 of docs/benchmarks.md, as are its shares of the products' rate.
-    private const double AttentionHalfLength = 800;
-    private const double AttentionForwardShare = 0.76;
-    private const double AttentionBackwardShare = 0.61;
+    // Attention's rate grows with the length of the sequences, n / (n + this) of its limit. Fitted to steps of 4 × 2,048, 1 × 32,768 and 57,000 to 127,000 tokens of docs/benchmarks.md, as are its shares of the products' rate.
+    private const double AttentionHalfLength = 1200;
+    private const double AttentionForwardShare = 0.86;
+    private const double AttentionBackwardShare = 0.69;
 
     // Of the tile language's product of experts' rows, about.
     private const double GroupedShare = 0.6;
