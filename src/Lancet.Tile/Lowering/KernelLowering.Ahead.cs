@@ -90,7 +90,7 @@ internal sealed partial class KernelLowering
             (_filling, _awaited, _phase) = (MbarrierRegister(Stages - 1), MbarrierRegister(1), Builder.Variable(RegisterClass.Bits32, Source.Constant(0)));
             _parity = Builder.Variable(RegisterClass.Bits32, Source.Constant(0));
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: Stages - 2);
-            AwaitBlocks(MbarrierOf(0), Source.Constant(0));
+            if (Blocks.Count > 0) Builder.Effect(ThreadOpcode.AwaitBytes, ThreadType.B32, [], [MbarrierOf(0), Source.Constant(0)]);
             Lowering.ShowToOthers();
             StartAside(_product, _readStage);
         }
@@ -115,7 +115,7 @@ internal sealed partial class KernelLowering
             if (_isNextShown || Builder.Scope != _scope) return;
             _isNextShown = true;
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
-            AwaitNextBlocks();
+            AwaitBlocks(_awaited, _phase);
         }
 
         /// <summary>Of a place for two matrices, the one that the iteration before did not use. Products of the one before that, which did, have ended before a barrier that all threads have passed.</summary>
@@ -132,22 +132,15 @@ internal sealed partial class KernelLowering
             StartCopies(_writeStage, _filling);
             Lowering._environments.Push(own);
             Advance(_writeStage);
-            if (Blocks.Count > 0) AdvanceMbarrier(_filling);
+            AdvanceMbarrier(_filling);
             Builder.Assign(_parity, Builder.Xor(ThreadType.B32, _parity, Source.Constant(1)));
         }
 
         public override void Epilogue()
         {
             Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], []);
-            for (var stage = 2; stage < Stages; stage++) AwaitNextBlocks();
+            for (var stage = 2; stage < Stages; stage++) AwaitBlocks(_awaited, _phase);
             Lowering.EndProducts();
-        }
-
-        private void AwaitNextBlocks()
-        {
-            if (Blocks.Count == 0) return;
-            AwaitBlocks(_awaited, _phase);
-            AdvanceMbarrier(_awaited, _phase);
         }
 
         // Before products are waited for, whose results it will soon be used with; registers for all vectors would be too many.

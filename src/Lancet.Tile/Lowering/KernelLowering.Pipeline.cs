@@ -189,6 +189,7 @@ internal sealed partial class KernelLowering
         /// <summary>Goes on to the next stage's mbarrier, and from the last one to the first, whose phase is the other one then.</summary>
         protected void AdvanceMbarrier(Register mbarrier, Register? phase = null)
         {
+            if (Blocks.Count == 0) return;
             var isLast = Builder.Compare(ThreadType.U32, Comparison.Equal, mbarrier, MbarrierOf(Stages - 1));
             if (phase is { } parity)
             {
@@ -199,10 +200,12 @@ internal sealed partial class KernelLowering
             Builder.Forget([mbarrier]);
         }
 
-        /// <summary>Waits for a stage's blocks.</summary>
-        protected void AwaitBlocks(Source mbarrier, Source phase)
+        /// <summary>Waits for a stage's blocks, if there are any, and goes on to the next stage.</summary>
+        protected void AwaitBlocks(Register mbarrier, Register phase)
         {
-            if (Blocks.Count > 0) Builder.Effect(ThreadOpcode.AwaitBytes, ThreadType.B32, [], [mbarrier, phase]);
+            if (Blocks.Count == 0) return;
+            Builder.Effect(ThreadOpcode.AwaitBytes, ThreadType.B32, [], [mbarrier, phase]);
+            AdvanceMbarrier(mbarrier, phase);
         }
 
         protected Source ScalarOf(Value value)

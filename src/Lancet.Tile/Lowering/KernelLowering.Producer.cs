@@ -112,8 +112,8 @@ internal sealed partial class KernelLowering
             Builder.Open(loop.Body);
             Where(Builder.Compare(ThreadType.S32, Comparison.LessOrEqual, firstRefill, index), () => AtBoth(ThreadOpcode.NamedWait, full, ToRead));
             Copy(index, writeStage, filling);
+            AdvanceMbarrier(filling);
             if (Blocks.Count == 0) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
-            else AdvanceMbarrier(filling);
             if (StartsBeforeTelling)
             {
                 Where(Builder.Compare(ThreadType.S32, Comparison.Less, low, index), () => Tell(told, 1));
@@ -128,12 +128,8 @@ internal sealed partial class KernelLowering
             // When all but the newest copies have landed, the groups that compute may read.
             void Tell(Register full, int newest)
             {
+                AwaitBlocks(awaited, phase);
                 if (Blocks.Count == 0) Builder.Effect(ThreadOpcode.WaitCopies, ThreadType.B32, [], [], immediate: newest);
-                else
-                {
-                    AwaitBlocks(awaited, phase);
-                    AdvanceMbarrier(awaited, phase);
-                }
                 Builder.Effect(ThreadOpcode.ProxyFence, ThreadType.B32, [], []);
                 AtBoth(ThreadOpcode.NamedArrive, full, 0);
             }
