@@ -6,7 +6,7 @@ namespace Lancet.Tile.Lowering;
 /// <summary>
 /// A load that reads one block of a matrix whose rows are a constant apart, with zeros past the matrix's last row:
 /// <code>load(p + (row + range)·stride + (column + range), (row + range &lt; rows) and …)</code>
-/// where p and rows are parameters, so that the hardware can copy it by itself.
+/// where p and rows are parameters, so that the hardware can copy it by itself. The kernel writes nothing through p: what threads write the hardware would see behind a fence only.
 /// </summary>
 /// <param name="Map">The matrix.</param>
 /// <param name="Row">First row of the block, a scalar.</param>
@@ -26,7 +26,7 @@ internal sealed record TensorBlock(TensorMap Map, Value Row, Value? Column)
     {
         var type = load.Result.Type;
         if (load.IsOpaque || load.Operands.Length != 2 || type.Rank != 2 || type.Element.SizeInBytes() != 2 || type.Dimensions[0] is < LeastRows or > MostRows || type.Dimensions[1] % TensorMap.BlockColumns != 0) return null;
-        if (load.Operands[0].Definition is not { Opcode: Opcode.PointerAdd } address || ParameterOf(address.Operands[0], kernel) is not (>= 0 and < 64 and var pointer) || (divisible >> pointer & 1) == 0) return null;
+        if (load.Operands[0].Definition is not { Opcode: Opcode.PointerAdd } address || ParameterOf(address.Operands[0], kernel) is not (>= 0 and < 64 and var pointer) || (divisible >> pointer & 1) == 0 || IsWritten(kernel.Body, kernel.Parameters[pointer].Value)) return null;
         if (address.Operands[1].Definition is not { Opcode: Opcode.Add } offset) return null;
         for (var i = 0; i < 2; i++)
         {
@@ -67,6 +67,15 @@ internal sealed record TensorBlock(TensorMap Map, Value Row, Value? Column)
         for (var i = 0; i < 2 && start is null; i++)
             if (sum.Operands[1 - i].Definition is { Opcode: Opcode.Range } && sum.Operands[i].Definition is { Opcode: Opcode.Broadcast } splat && splat.Operands[0].Type is { IsScalar: true, Element: DType.Int32 }) start = splat.Operands[0];
         return start is not null;
+    }
+
+    private static bool IsWritten(Region region, Value pointer) => region.Operations.Exists(operation =>
+        (operation.Opcode is Opcode.Store or Opcode.AtomicAdd && Root(operation.Operands[0]) == pointer) || (operation.Body is { } body && IsWritten(body, pointer)));
+
+    private static Value Root(Value address)
+    {
+        while (address.Definition is { } definition) address = definition.Operands[0];
+        return address;
     }
 
     private static int ParameterOf(Value value, Kernel kernel)

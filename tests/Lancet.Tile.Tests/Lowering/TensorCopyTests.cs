@@ -93,6 +93,7 @@ public class TensorCopyTests
     [InlineData("no mask")]
     [InlineData("columns")]
     [InlineData("fewer columns")]
+    [InlineData("written")]
     public void What_is_no_block_is_copied_as_before(string what)
     {
         var kernel = Chain(2, what);
@@ -180,6 +181,7 @@ public class TensorCopyTests
         }, stages: stages, warpSpecialized: !startsAhead, startsAhead: startsAhead);
         Tile[] zeros = [k.Zeros(DType.Float32, Rows, width)];
         var sum = (isNested ? k.For(0, 2, 1, zeros, (_, carried) => Sum(carried)) : Sum(zeros))[0];
+        if (what == "written") k.If(count > Rows, () => k.Store(b + k.ProgramId(0), k.Constant(DType.BFloat16, 0.0)));
         k.Store(d + ((k.ProgramId(0) * (Rows * width)) + (k.Range(Rows) * width).AsColumn() + k.Range(width).AsRow()), sum);
     });
 
