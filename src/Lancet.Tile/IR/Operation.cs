@@ -21,6 +21,17 @@ public sealed class Value(int id, TileType type)
     /// <summary>The operation that produces it; null for kernel parameters and region arguments.</summary>
     public Operation? Definition { get; internal set; }
 
+    /// <summary>Of an address, the pointer that it follows from: a kernel parameter, or a region's argument.</summary>
+    internal Value Root
+    {
+        get
+        {
+            var value = this;
+            while (value.Definition is { } definition) value = definition.Operands[0];
+            return value;
+        }
+    }
+
     /// <inheritdoc/>
     public override string ToString() => $"%{Id}";
 }

@@ -222,7 +222,7 @@ internal sealed partial class KernelLowering
             if (Lowering._hasPendingCopies) Builder.Effect(ThreadOpcode.CommitCopies, ThreadType.B32, [], []);
             Lowering._hasPendingCopies = false;
             if (Lowering._loops.Count > 0) Lowering._shared.Barrier();
-            foreach (var (load, _) in Loads) Lowering._order.Load((PointerItem)Lowering.Root(load), null);
+            foreach (var (load, _) in Loads) Lowering._order.Load((PointerItem)Lowering.Get(load.Operands[0].Root), null);
         }
 
         private static bool IsVector(Operation load) => load.Result.Type.Rank == 1 && !load.IsOpaque && load.Result.Type.Element.SizeInBytes() == 4;
@@ -336,12 +336,5 @@ internal sealed partial class KernelLowering
     {
         if (!_program.TensorMaps.Contains(map)) _program.TensorMaps.Add(map);
         return _program.TensorMaps.IndexOf(map);
-    }
-
-    private Item Root(Operation load)
-    {
-        var value = load.Operands[0];
-        while (value.Definition is { } definition) value = definition.Operands[0];
-        return Get(value);
     }
 }

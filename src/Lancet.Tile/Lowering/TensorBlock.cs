@@ -70,13 +70,7 @@ internal sealed record TensorBlock(TensorMap Map, Value Row, Value? Column)
     }
 
     private static bool IsWritten(Region region, Value pointer) => region.Operations.Exists(operation =>
-        (operation.Opcode is Opcode.Store or Opcode.AtomicAdd && Root(operation.Operands[0]) == pointer) || (operation.Body is { } body && IsWritten(body, pointer)));
-
-    private static Value Root(Value address)
-    {
-        while (address.Definition is { } definition) address = definition.Operands[0];
-        return address;
-    }
+        (operation.Opcode is Opcode.Store or Opcode.AtomicAdd && operation.Operands[0].Root == pointer) || (operation.Body is { } body && IsWritten(body, pointer)));
 
     private static int ParameterOf(Value value, Kernel kernel)
     {

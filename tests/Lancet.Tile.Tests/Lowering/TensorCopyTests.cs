@@ -140,16 +140,14 @@ public class TensorCopyTests
     [InlineData(ThreadOpcode.InitializeMbarrier, 16384, "no place for an mbarrier")]
     internal void What_is_wrong_is_found(ThreadOpcode opcode, int place, string message)
     {
-        using var data = new Data(Block);
-        var lowered = KernelLowering.Lower(Chain(2), PtxTarget.Sm90, PtxCompiler.Divisible(data.Arguments));
-        var program = new ThreadProgram { Name = "wrong", Warps = 1, Parameters = lowered.Parameters, TensorMaps = lowered.TensorMaps, SharedBytes = 16384 };
-        var isFirst = new Register(1, RegisterClass.Predicate);
-        var thread = new Register(2, RegisterClass.Bits32);
-        program.Body.Add(new ThreadInstruction(ThreadOpcode.ReadSpecial, ThreadType.U32, [thread], []) { Immediate = (long)SpecialRegister.ThreadId });
-        program.Body.Add(new ThreadInstruction(ThreadOpcode.Compare, ThreadType.U32, [isFirst], [thread, Source.Constant(0)]) { Comparison = Comparison.Equal });
-        Source[] sources = opcode == ThreadOpcode.CopyTensor ? [Source.Constant(place), Source.Constant(0), Source.Constant(0), Source.Constant(8)] : [Source.Constant(place)];
-        program.Body.Add(new ThreadInstruction(opcode, ThreadType.B32, [], sources) { Guard = isFirst });
-        Assert.Contains(message, Assert.Throws<TileException>(() => ThreadSimulator.Run(program, new Grid(1), data.Arguments)).Message, StringComparison.Ordinal);
+        using var matrix = new HostArray<ushort>(Block * Stride, DType.BFloat16);
+        var lab = new ThreadLab(1, 16384) { Target = PtxTarget.Sm90 };
+        lab.TensorMaps.Add(new(0, 1, Stride, Block, DType.BFloat16));
+        lab.Pointer(DType.BFloat16);
+        lab.Parameter(DType.Int32, false);
+        lab.Guard = lab.Emit(ThreadOpcode.Compare, ThreadType.U32, [lab.ThreadId(), Source.Constant(0)], comparison: Comparison.Equal);
+        lab.Do(opcode, ThreadType.B32, [], opcode == ThreadOpcode.CopyTensor ? [Source.Constant(place), Source.Constant(0), Source.Constant(0), Source.Constant(8)] : [Source.Constant(place)]);
+        Assert.Contains(message, lab.Failure(matrix.Argument, Block), StringComparison.Ordinal);
     }
 
     // Σ (A·Bᵢᵀ)·Cᵢ over blocks of rows of B and C, as far as there are any; programs take other columns.

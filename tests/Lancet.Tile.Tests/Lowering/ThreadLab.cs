@@ -21,6 +21,8 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
 
     public List<float[]> Tables { get; } = [];
 
+    public List<TensorMap> TensorMaps { get; } = [];
+
     /// <summary>The register of the predicate under which the next instructions run.</summary>
     public Register Guard { get; set; }
 
@@ -34,6 +36,7 @@ internal sealed class ThreadLab(int warps = 1, int sharedBytes = 0, string name 
         Parameters = _parameters,
         Body = _scopes.Peek(),
         Tables = Tables,
+        TensorMaps = TensorMaps,
         SharedBytes = sharedBytes,
     };
 

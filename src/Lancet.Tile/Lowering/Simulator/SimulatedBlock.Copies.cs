@@ -25,19 +25,24 @@ internal sealed unsafe partial class SimulatedBlock
             if (count < 0 || count > width) throw Error(warp, lane, step, $"copies {count} of {width} bytes");
             if (source % width != 0) throw Error(warp, lane, step, $"global address 0x{source:X} is not aligned to {width} bytes");
             if (count > 0) ReadGlobal(step, index, warp, lane, source, count, false, 1);
-            var access = new Access(_epoch, index, _serial, warp, lane);
-            for (var i = target; i < target + width; i++)
-            {
-                ref var shadow = ref _sharedShadow[i];
-                if (shadow.IsPending) throw Race(step, warp, lane, $"shared address {i}", "overwrites what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
-                if (MemoryShadow.Write(ref shadow, access, WriteKind.Asynchronous, false, false, out var other) is { } problem) throw Race(step, warp, lane, $"shared address {i}", problem, other);
-                CheckNotReadByProducts(step, warp, lane, i, shadow);
-                shadow.IsPending = true;
-            }
+            BeginCopy(step, new Access(_epoch, index, _serial, warp, lane), target, width);
             touched[lane] = target;
             _open[warp].Add(new PendingCopy(index, lane, target, source, width, count));
         }
         CountTraffic(step, touched, width, false);
+    }
+
+    /// <summary>From now on until the copy lands its target counts as being written.</summary>
+    private void BeginCopy(Step step, in Access access, int target, long bytes)
+    {
+        for (var i = target; i < target + bytes; i++)
+        {
+            ref var shadow = ref _sharedShadow[i];
+            if (shadow.IsPending) throw Race(step, access.Warp, access.Lane, $"shared address {i}", "overwrites what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
+            if (MemoryShadow.Write(ref shadow, access, WriteKind.Asynchronous, false, false, out var other) is { } problem) throw Race(step, access.Warp, access.Lane, $"shared address {i}", problem, other);
+            CheckNotReadByProducts(step, access.Warp, access.Lane, i, shadow);
+            shadow.IsPending = true;
+        }
     }
 
     private void CommitCopies(int warp)

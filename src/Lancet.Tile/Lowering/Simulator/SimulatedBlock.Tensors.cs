@@ -53,15 +53,7 @@ internal sealed unsafe partial class SimulatedBlock
         var copy = new BlockCopy(map, (int)Lanes(step.Sources[0], warp)[lane], (int)Lanes(step.Sources[1], warp)[lane], (int)Lanes(step.Sources[2], warp)[lane]);
         if (copy.Target % BlockAlignment != 0) throw Error(warp, lane, step, $"shared address {copy.Target} is not aligned to {BlockAlignment} bytes");
         if (copy.Target < 0 || copy.Target + copy.Bytes > _shared.Length) throw Error(warp, lane, step, $"{copy.Bytes} bytes at shared address {copy.Target} are outside the {_shared.Length} bytes of shared memory");
-        var access = new Access(_epoch, index, _serial, warp, lane);
-        for (var i = copy.Target; i < copy.Target + copy.Bytes; i++)
-        {
-            ref var shadow = ref _sharedShadow[i];
-            if (shadow.IsPending) throw Race(step, warp, lane, $"shared address {i}", "overwrites what an asynchronous copy is still bringing: a wait is missing or covers too few groups", shadow.WriteStep);
-            if (MemoryShadow.Write(ref shadow, access, WriteKind.Asynchronous, false, false, out var other) is { } problem) throw Race(step, warp, lane, $"shared address {i}", problem, other);
-            CheckNotReadByProducts(step, warp, lane, i, shadow);
-            shadow.IsPending = true;
-        }
+        BeginCopy(step, new Access(_epoch, index, _serial, warp, lane), copy.Target, copy.Bytes);
         for (var row = 0; row < map.BlockRows; row++)
             if (RowAddress(copy, row) is { } address) ReadGlobal(step, index, warp, lane, address, TensorMap.BlockColumns * 2, false, PieceBytes);
         MbarrierAt(step, warp, lane, 3).Copies.Add(copy);
